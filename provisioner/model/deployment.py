@@ -1,0 +1,120 @@
+"""Nodes on record, deployments and their steps."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from provisioner.model.hardware import HardwareReport, NodeSpec, Power
+from provisioner.model.states import NodeState
+from provisioner.model.value import Value
+
+
+class StepName(StrEnum):
+    """The steps of a deployment, in order."""
+
+    RESERVE = "reserve"
+    BOOT_FILES = "boot-files"
+    BOOT_DEVICE = "boot-device"
+    POWER = "power"
+    HELLO = "hello"
+    CHOOSE_DISK = "choose-disk"
+    STORAGE = "storage"
+    WRITE_IMAGE = "write-image"
+    SEED_INSTANCE = "seed-instance"
+    BOOT_LOADER = "boot-loader"
+    BOOT_DISK = "boot-disk"
+    RESTART = "restart"
+    CONFIGURE = "configure"
+    PROBE = "probe"
+
+
+STEPS: tuple[StepName, ...] = tuple(StepName)
+AGENT_STEPS: frozenset[StepName] = frozenset(
+    {StepName.STORAGE, StepName.WRITE_IMAGE, StepName.SEED_INSTANCE, StepName.BOOT_LOADER}
+)
+"""Steps that the ramdisk agent does, by order of the conductor."""
+
+
+class StepState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Step(Value):
+    """One journaled step. Times are seconds since the epoch; ``detail`` is what the step says of itself:
+    for ``write-image`` ``bytes``, ``total``, ``rate`` (bytes per second) and ``remaining`` (seconds)."""
+
+    name: StepName
+    state: StepState = StepState.WAITING
+    started: float | None = None
+    ended: float | None = None
+    attempts: int = 0
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class Address(Value):
+    """An instance's address on a network of the cloud. ``address`` with prefix length, ``10.0.0.5/24``."""
+
+    network: str
+    address: str
+    gateway: str | None = None
+    dns: tuple[str, ...] = ()
+    mtu: int = 1500
+    mac: str
+
+
+class Placement(Value):
+    """One slot of a role: which node takes it, under which host name, with which image and addresses."""
+
+    cloud: str
+    role: str
+    index: int
+    hostname: str
+    node: str
+    image: str
+    addresses: tuple[Address, ...]
+    wipe: bool = False
+
+
+class DeploymentState(StrEnum):
+    RUNNING = "running"
+    ACTIVE = "active"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+class Deployment(Value):
+    """One role put on one node."""
+
+    id: str
+    placement: Placement
+    state: DeploymentState = DeploymentState.RUNNING
+    created: float
+    steps: tuple[Step, ...] = ()
+    failure: dict[str, Any] | None = None
+
+
+class Node(Value):
+    """A node on record. ``failure`` is an error as :meth:`ProvisionerError.to_dict` gives it."""
+
+    uuid: str
+    spec: NodeSpec
+    state: NodeState
+    power: Power = Power.UNKNOWN
+    deployment: str | None = None
+    hardware: HardwareReport | None = None
+    bmc_facts: dict[str, Any] = Field(default_factory=dict)
+    generation: int = 0
+    applied: int = 0
+    healthy: bool | None = None
+    failure: dict[str, Any] | None = None
+    updated: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.spec.name

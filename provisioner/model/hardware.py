@@ -1,0 +1,127 @@
+"""What hardware files say: nodes, their ports and management controllers."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from provisioner.model.value import Value
+
+MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
+NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+
+
+class Firmware(StrEnum):
+    UEFI = "uefi"
+    BIOS = "bios"
+
+
+class Power(StrEnum):
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+class BootDevice(StrEnum):
+    """Words of the IPMI boot option parameter 5 that the product uses (IPMI 2.0, table 28-14)."""
+
+    PXE = "pxe"
+    DISK = "disk"
+
+
+class SecretRef(Value):
+    """Where a secret is kept; the secret itself never stands in a manifest. Exactly one field is set."""
+
+    file: str | None = None
+    env: str | None = None
+
+
+class BmcAddress(Value):
+    """How to reach a management controller. ``password`` is a reference, never the password."""
+
+    driver: Literal["ipmi", "redfish"] = "ipmi"
+    address: str
+    port: int = Field(default=623, ge=1, le=65535)
+    username: str
+    password: SecretRef
+
+
+class Port(Value):
+    """One network interface of a node, known by its MAC address (lower case, colons)."""
+
+    mac: str
+
+    @field_validator("mac")
+    @classmethod
+    def _mac(cls, value: str) -> str:
+        mac = value.lower().replace("-", ":")
+        if not MAC.match(mac):
+            raise ValueError("not a MAC address; write six hexadecimal pairs such as 52:54:00:12:34:56")
+        return mac
+
+
+class NodeSpec(Value):
+    """One node as its hardware file describes it.
+
+    ``root_disk`` holds ironic-lib root device hints (``size`` in GiB, ``model``, ``serial``, ...).
+    ``properties`` are facts a role may match on, for example ``memory_mib``, ``cpus``, ``disk_gib``.
+    """
+
+    name: str
+    bmc: BmcAddress
+    ports: tuple[Port, ...] = Field(min_length=1)
+    firmware: Firmware = Firmware.UEFI
+    tags: tuple[str, ...] = ()
+    properties: dict[str, int | str | bool] = Field(default_factory=dict)
+    root_disk: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("not a host name; write lower-case letters, digits and dashes, at most 63")
+        return value
+
+
+class Disk(Value):
+    """A disk as the ramdisk agent saw it.
+
+    :param size: bytes. :param signatures: file systems, partition tables and RAID members found on it, by blkid's
+        names, for example ``gpt`` or ``ext4``. :param gpt_uuid: the GPT disk GUID, lower case, if there is one.
+    """
+
+    name: str
+    size: int
+    sector: int = 512
+    model: str = ""
+    serial: str = ""
+    wwn: str = ""
+    vendor: str = ""
+    rotational: bool = False
+    by_path: str = ""
+    signatures: tuple[str, ...] = ()
+    gpt_uuid: str | None = None
+
+
+class Nic(Value):
+    name: str
+    mac: str
+    link: bool = True
+
+
+class HardwareReport(Value):
+    """What the ramdisk agent found on a node. Memory in MiB, disk sizes in bytes."""
+
+    cpus: int
+    memory_mib: int
+    firmware: Firmware
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    virtualisation: bool = False
+    product: str = ""
+    serial: str = ""
+    uuid: str = ""
+    arch: str = "x86_64"

@@ -1,0 +1,92 @@
+"""Plans: ordered actions from the actual to the desired, each with the guard that must still hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from provisioner.model.deployment import Deployment, Node, Placement
+from provisioner.model.role import Desired
+from provisioner.model.states import NodeState
+from provisioner.model.value import Value
+
+
+class Change(Value):
+    """One value that differs. ``path`` is dotted, ``galera.max_connections``; ``None`` stands for absent."""
+
+    path: str
+    old: Any = None
+    new: Any = None
+
+
+class Guard(Value):
+    """What must still be true of the node when the action runs."""
+
+    state: NodeState
+    deployment: str | None = None
+    generation: int = 0
+
+
+class Deploy(Value):
+    """Put a role on a node."""
+
+    kind: Literal["deploy"] = "deploy"
+    placement: Placement
+    guard: Guard
+    why: str
+
+
+class Configure(Value):
+    """Give a running instance a new generation of its metadata."""
+
+    kind: Literal["configure"] = "configure"
+    node: str
+    hostname: str
+    role: str
+    changes: tuple[Change, ...]
+    guard: Guard
+    why: str
+
+
+class Release(Value):
+    """Take a node that the cloud no longer uses out of it."""
+
+    kind: Literal["release"] = "release"
+    node: str
+    hostname: str
+    guard: Guard
+    why: str
+
+
+Action = Annotated[Deploy | Configure | Release, Field(discriminator="kind")]
+
+
+class Observed(Value):
+    """The actual: what ``plan`` compares the desired with.
+
+    :param images: newest image id by name, only images whose signature holds.
+    :param deployments: by id, those that are running or active.
+    :param metadata: by node name, the ``values`` of the newest generation.
+    """
+
+    nodes: tuple[Node, ...] = ()
+    deployments: dict[str, Deployment] = Field(default_factory=dict)
+    images: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class Plan(Value):
+    """What ``provisioner plan`` shows and ``provisioner apply`` does, no more and no less.
+
+    ``notes`` are facts worth a line that change nothing, for example that a newer image exists.
+    """
+
+    cloud: str
+    desired: Desired
+    actions: tuple[Action, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return not self.actions

@@ -1,0 +1,134 @@
+"""Roles and clouds: what the operator wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from provisioner.model.hardware import NAME
+from provisioner.model.value import Value
+
+
+class ImageSpec(Value):
+    """What a role's image is built from: diskimage-builder elements and a template tree under ``templates/``."""
+
+    elements: tuple[str, ...] = Field(min_length=1)
+    templates: tuple[str, ...] = ()
+
+
+class Match(Value):
+    """Which nodes may take a role: all tags present, every property at least (numbers) or equal to (text) this."""
+
+    tags: tuple[str, ...] = ()
+    properties: dict[str, int | str | bool] = Field(default_factory=dict)
+
+
+class Storage(Value):
+    """How the root disk is laid out. Sizes in MiB. ``wipe`` lets a disk with foreign signatures be overwritten."""
+
+    filesystem: str = "ext4"
+    esp_mib: int = Field(default=128, ge=32)
+    grow: bool = True
+    wipe: bool = False
+
+
+class Probe(Value):
+    """A health check that runs inside the instance.
+
+    Green when ``command`` exits with 0 and, if ``expect`` is given, prints exactly that (white space stripped).
+    ``{count}`` in ``expect`` stands for the number of members of the role.
+    """
+
+    name: str
+    command: tuple[str, ...] = Field(min_length=1)
+    expect: str | None = None
+    timeout: float = Field(default=20.0, gt=0, le=600)
+
+
+class Health(Value):
+    """``node``: each node's own probe, it makes the node active. ``role``: makes the role, and so the cloud, ready."""
+
+    node: tuple[Probe, ...] = ()
+    role: tuple[Probe, ...] = ()
+    wait: float = Field(default=600.0, gt=0, description="seconds until a probe that is not green is a failure")
+
+
+class Config(Value):
+    """Default values of the role's templates; the cloud file may override each of them, and add none."""
+
+    values: dict[str, Any] = Field(default_factory=dict)
+
+
+class Role(Value):
+    """One ``roles/NAME.yaml``.
+
+    ``once``: things done once in the life of a cluster, for example ``galera-bootstrap``; the server grants each to
+    one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
+    ``after``: roles that must be ready before this one is deployed. ``at_a_time``: how many members may change or
+    join together (permits).
+    """
+
+    role: str
+    description: str = ""
+    image: ImageSpec
+    match: Match = Match()
+    storage: Storage = Storage()
+    networks: tuple[str, ...] = Field(min_length=1)
+    config: Config = Config()
+    secrets: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    at_a_time: int = Field(default=1, ge=1)
+    health: Health = Health()
+
+    @field_validator("role")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("not a role name; write lower-case letters, digits and dashes")
+        return value
+
+
+class Network(Value):
+    """A network of the cloud. ``pool``: ``FIRST-LAST`` addresses that instances may get."""
+
+    cidr: str
+    pool: str
+    gateway: str | None = None
+    dns: tuple[str, ...] = ()
+    mtu: int = Field(default=1500, ge=576, le=9216)
+
+
+class RoleUse(Value):
+    """How a cloud uses a role. ``nodes`` names the nodes; without it any that match are taken, in name order.
+
+    ``wipe`` names nodes whose root disk may be overwritten although it holds something.
+    """
+
+    count: int = Field(ge=1)
+    nodes: tuple[str, ...] = ()
+    wipe: tuple[str, ...] = ()
+    values: dict[str, Any] = Field(default_factory=dict)
+
+
+class Cloud(Value):
+    """One cloud file, the top manifest."""
+
+    cloud: str
+    networks: dict[str, Network] = Field(min_length=1)
+    roles: dict[str, RoleUse] = Field(min_length=1)
+
+    @field_validator("cloud")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("not a cloud name; write lower-case letters, digits and dashes")
+        return value
+
+
+class Desired(Value):
+    """A cloud file with the roles it uses, checked against each other: what ``manifest`` gives to ``plan``."""
+
+    cloud: Cloud
+    roles: dict[str, Role]

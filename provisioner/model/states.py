@@ -1,0 +1,59 @@
+"""The life cycle of a node: its states, the legal moves between them, and each state's exits."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from provisioner.errors import Conflict
+
+
+class NodeState(StrEnum):
+    ENROLLED = "enrolled"
+    INSPECTING = "inspecting"
+    AVAILABLE = "available"
+    DEPLOYING = "deploying"
+    ACTIVE = "active"
+    CLEANING = "cleaning"
+    FAILED = "failed"
+
+
+MOVES: dict[NodeState, frozenset[NodeState]] = {
+    NodeState.ENROLLED: frozenset({NodeState.INSPECTING, NodeState.AVAILABLE, NodeState.FAILED}),
+    NodeState.INSPECTING: frozenset({NodeState.AVAILABLE, NodeState.CLEANING, NodeState.FAILED}),
+    NodeState.AVAILABLE: frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.FAILED}),
+    NodeState.DEPLOYING: frozenset({NodeState.ACTIVE, NodeState.CLEANING, NodeState.FAILED}),
+    NodeState.ACTIVE: frozenset({NodeState.CLEANING, NodeState.DEPLOYING, NodeState.FAILED}),
+    NodeState.CLEANING: frozenset({NodeState.AVAILABLE, NodeState.FAILED}),
+    NodeState.FAILED: frozenset({NodeState.DEPLOYING, NodeState.AVAILABLE, NodeState.CLEANING, NodeState.ACTIVE}),
+}
+
+EXITS: dict[NodeState, tuple[str, ...]] = {
+    NodeState.ENROLLED: ("forget",),
+    NodeState.INSPECTING: ("abort", "forget"),
+    NodeState.AVAILABLE: ("forget",),
+    NodeState.DEPLOYING: ("abort",),
+    NodeState.ACTIVE: ("release",),
+    NodeState.CLEANING: ("abort",),
+    NodeState.FAILED: ("retry", "abort", "forget"),
+}
+"""The operator's verbs that each state offers; ``provisioner node --help`` and the server read this table."""
+
+
+def check_move(node: str, old: NodeState, new: NodeState) -> None:
+    """Raise :class:`~provisioner.errors.Conflict` unless a node may go from ``old`` to ``new``."""
+    if new is not old and new not in MOVES[old]:
+        raise Conflict(
+            f"a node that is {old} cannot become {new}",
+            where=node,
+            hint=f"from {old} the exits are: {', '.join(EXITS[old])}",
+        )
+
+
+def check_verb(node: str, state: NodeState, verb: str) -> None:
+    """Raise :class:`~provisioner.errors.Conflict` unless ``state`` offers the operator's ``verb``."""
+    if verb not in EXITS[state]:
+        raise Conflict(
+            f"{verb} is not offered for a node that is {state}",
+            where=node,
+            hint=f"from {state} the exits are: {', '.join(EXITS[state])}",
+        )

@@ -1,0 +1,64 @@
+"""What the service answers when asked how things stand."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from provisioner.model.deployment import Deployment, Node
+from provisioner.model.hardware import NodeSpec
+from provisioner.model.value import Value
+
+
+class EnrollItem(Value):
+    """One node to enroll; the password has been read from where the hardware file says it is."""
+
+    spec: NodeSpec
+    password: str = Field(repr=False)
+
+
+class EnrollResult(Value):
+    """How enrolling one node went. ``changes`` are ``path: old → new`` lines when the file differs from the record."""
+
+    node: str
+    result: Literal["enrolled", "updated", "unchanged", "failed"]
+    changes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    error: dict[str, Any] | None = None
+
+
+class NodeView(Value):
+    """A node with its current deployment, for ``node show``."""
+
+    node: Node
+    deployment: Deployment | None = None
+    exits: tuple[str, ...] = ()
+
+
+class MemberStatus(Value):
+    """One member of a cloud: where its deployment is and what it last said."""
+
+    node: str
+    role: str
+    hostname: str
+    state: str
+    step: str | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = 0.0
+    generation: int = 0
+    applied: int = 0
+    healthy: bool | None = None
+    waiting: str | None = None
+    failure: dict[str, Any] | None = None
+    addresses: tuple[str, ...] = ()
+
+
+class CloudStatus(Value):
+    """A cloud: ``ready`` when every member is active at its newest generation and every role probe is green."""
+
+    cloud: str
+    ready: bool
+    failed: bool
+    members: tuple[MemberStatus, ...] = ()
+    roles: dict[str, str] = Field(default_factory=dict)

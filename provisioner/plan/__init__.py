@@ -1,0 +1,7 @@
+"""From the actual to the desired.
+
+Takes: desired and observed.
+Gives: a plan; its text.
+May import: manifest, trust, model, errors, events
+May touch: nothing
+"""

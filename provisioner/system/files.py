@@ -1,0 +1,43 @@
+"""Files: whole-file reads and writes that are never half done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_file(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data`` at once: written beside it, flushed to the disk, renamed.
+
+    The parent folder is made when missing. A crash leaves the old file or the new one, never a mixture.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = data.encode() if isinstance(data, str) else data
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def ensure_file(path: Path, data: str | bytes, *, mode: int = 0o644) -> bool:
+    """Write ``path`` unless it holds ``data`` already; True when it was written."""
+    content = data.encode() if isinstance(data, str) else data
+    if path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o7777 == mode:
+        return False
+    write_file(path, content, mode=mode)
+    return True
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

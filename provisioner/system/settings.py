@@ -1,0 +1,101 @@
+"""The service's own options, read with oslo.config from one INI file and shared as a frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioner.errors import UsageError
+
+CONFIG_FILE = Path("/etc/provisioner/provisioner.conf")
+SOURCE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are and which network the seed serves.
+
+    :param state_dir: records, keys, images; survives a reboot. :param run_dir: sockets and process ids; need not.
+    :param source_dir: folder that holds ``elements/ templates/ roles/``.
+    :param elements_path: further folders of diskimage-builder elements, searched after ours.
+    :param interface: the network interface that DHCP, TFTP and HTTP are served on.
+    :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
+        addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
+    """
+
+    state_dir: Path = Path("/var/lib/provisioner")
+    run_dir: Path = Path("/run/provisioner")
+    source_dir: Path = SOURCE
+    elements_path: tuple[Path, ...] = ()
+    interface: str = ""
+    address: str = ""
+    dhcp_first: str = ""
+    dhcp_last: str = ""
+    http_port: int = 8080
+
+    @property
+    def socket(self) -> Path:
+        """The operator API's unix socket (mode 0600)."""
+        return self.run_dir / "api.sock"
+
+    @property
+    def keys(self) -> Path:
+        return self.state_dir / "keys"
+
+    @property
+    def images(self) -> Path:
+        return self.state_dir / "images"
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.state_dir / 'provisioner.db'}"
+
+    @property
+    def url(self) -> str:
+        """Where guests find the server: ``http://ADDRESS:PORT``."""
+        return f"http://{self.address.partition('/')[0]}:{self.http_port}"
+
+
+def read_settings(path: Path | None = None) -> Settings:
+    """Read the options; a file that does not exist means the defaults.
+
+    :raises UsageError: the file cannot be parsed or holds a wrong value.
+    """
+    from oslo_config import cfg  # only here: its import costs more than most commands take
+
+    conf = cfg.ConfigOpts()
+    defaults = Settings()
+    conf.register_opts(
+        [
+            cfg.StrOpt("state_dir", default=str(defaults.state_dir), help="records, keys and images"),
+            cfg.StrOpt("run_dir", default=str(defaults.run_dir), help="sockets and process ids"),
+            cfg.StrOpt("source_dir", default=str(defaults.source_dir), help="holds elements/ templates/ roles/"),
+            cfg.ListOpt("elements_path", default=[], help="further folders of diskimage-builder elements"),
+        ]
+    )
+    conf.register_opts(
+        [
+            cfg.StrOpt("interface", default="", help="interface of the provisioning network"),
+            cfg.StrOpt("address", default="", help="the seed's address on it, with prefix length"),
+            cfg.StrOpt("dhcp_first", default="", help="first address for the ramdisk"),
+            cfg.StrOpt("dhcp_last", default="", help="last address for the ramdisk"),
+            cfg.PortOpt("http_port", default=8080, help="port of boot scripts, images and agents"),
+        ],
+        group="network",
+    )
+    chosen = path or CONFIG_FILE
+    try:
+        conf(args=[], project="provisioner", default_config_files=[str(chosen)] if chosen.is_file() else [])
+        return Settings(
+            state_dir=Path(conf.state_dir),
+            run_dir=Path(conf.run_dir),
+            source_dir=Path(conf.source_dir),
+            elements_path=tuple(Path(folder) for folder in conf.elements_path),
+            interface=conf.network.interface,
+            address=conf.network.address,
+            dhcp_first=conf.network.dhcp_first,
+            dhcp_last=conf.network.dhcp_last,
+            http_port=conf.network.http_port,
+        )
+    except (cfg.Error, ValueError) as error:
+        raise UsageError("the configuration file is wrong", where=str(chosen), cause=str(error)) from error

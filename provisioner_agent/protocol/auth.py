@@ -1,0 +1,58 @@
+"""Authentication of both directions by HMAC-SHA256 (RFC 2104) over a key that only the two ends hold.
+
+A token is ``ID.SECRET``: the ID travels with every request, the SECRET never does after the boot script.
+Request headers: ``Provisioner-Id``, ``Provisioner-Nonce`` (32 hex digits, never used twice), ``Provisioner-Mac``.
+The answer's ``Provisioner-Mac`` covers the request's nonce, so an old answer cannot be played again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+ID_HEADER = "Provisioner-Id"
+NONCE_HEADER = "Provisioner-Nonce"
+MAC_HEADER = "Provisioner-Mac"
+
+
+class AuthError(Exception):
+    """A message is not from who it says it is."""
+
+
+def split_token(token: str) -> tuple[str, str]:
+    """``ID.SECRET`` → (ID, SECRET).
+
+    :raises AuthError: it has another form.
+    """
+    ident, dot, secret = token.partition(".")
+    if not (ident and dot and secret):
+        raise AuthError("the token is not of the form ID.SECRET")
+    return ident, secret
+
+
+def new_nonce() -> str:
+    return secrets.token_hex(16)
+
+
+def request_mac(secret: str, method: str, target: str, nonce: str, body: bytes) -> str:
+    """The MAC of a request. ``target`` is path and query as sent, ``/agent/v1/metadata?since=3``."""
+    return _mac(secret, "request", method.upper(), target, nonce, hashlib.sha256(body).hexdigest())
+
+
+def answer_mac(secret: str, nonce: str, status: int, body: bytes) -> str:
+    """The MAC of the answer to the request with ``nonce``."""
+    return _mac(secret, "answer", nonce, str(status), hashlib.sha256(body).hexdigest())
+
+
+def check_mac(expected: str, given: str | None) -> None:
+    """Compare in constant time.
+
+    :raises AuthError: they differ, or none was given.
+    """
+    if given is None or not hmac.compare_digest(expected, given):
+        raise AuthError("the message authentication code does not hold")
+
+
+def _mac(secret: str, *parts: str) -> str:
+    return hmac.new(secret.encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()

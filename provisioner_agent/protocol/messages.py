@@ -1,0 +1,55 @@
+"""Paths and shapes of the messages. All bodies are JSON maps; an error answer is ``{"error", "summary", "hint"}``.
+
+Ramdisk agent (key: the boot token of the kernel command line, ``provisioner.token=ID.SECRET``):
+
+=====================  ==================================================================================
+``POST HELLO``         ``{"boot_id", "hardware": {...}}`` → ``{"clock": seconds since the epoch}``
+``GET ORDER?wait=S``   → ``{"order": {...}}`` or ``{}`` after S seconds; the same order until its result came
+``POST PROGRESS``      ``{"order": id, "bytes", "total", "rate", "remaining"}`` → ``{}``
+``POST RESULT``        ``{"order": id, "ok": bool, "detail": {...}, "error": {"summary", "cause"}}`` → ``{}``
+=====================  ==================================================================================
+
+An order is ``{"id": text, "step": step name, ...}`` with, by step:
+
+``storage``        ``disk`` (kernel name), ``disk_guid``, ``esp_guid``, ``root_guid`` (GPT GUIDs), ``esp_mib``,
+                   ``root_min`` (bytes), ``firmware`` (``uefi``/``bios``)
+``write-image``    ``disk``, ``root_guid``, ``image`` (id), ``index_sha256``, ``grow`` (bool), ``filesystem``
+``seed-instance``  ``disk``, ``root_guid``, ``files``: ``[{"path", "mode" (int), "content" (text)}]``
+``boot-loader``    ``disk``, ``root_guid``, ``esp_guid``, ``firmware``, ``cmdline`` (extra kernel arguments)
+``power-off``      sync, then halt: sent when the deployment was aborted
+
+Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
+
+================================  =======================================================================
+``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}}`` as soon as G2 > G, or ``{}``
+``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id"}``
+``POST PERMIT``                   ``{"action": "acquire" | "release", "generation", "wait"}`` →
+                                  ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
+================================  =======================================================================
+
+``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``.
+``probes``: ``{name: {"ok": bool, "output": text, "scope": "node" | "role"}}``.
+``phases``: ``[{"phase", "script", "seconds", "code"}]``.
+"""
+
+from __future__ import annotations
+
+HELLO = "/agent/v1/ramdisk/hello"
+ORDER = "/agent/v1/ramdisk/order"
+PROGRESS = "/agent/v1/ramdisk/progress"
+RESULT = "/agent/v1/ramdisk/result"
+METADATA = "/agent/v1/metadata"
+REPORT = "/agent/v1/report"
+PERMIT = "/agent/v1/permit"
+IMAGES = "/images"
+"""``GET IMAGES/ID/NAME`` serves a file of an image, with ranges (RFC 9110, section 14); not authenticated, since
+every byte is checked against hashes that came in an authenticated order."""
+
+RAMDISK_TOKEN_ARGUMENT = "provisioner.token"
+RAMDISK_URL_ARGUMENT = "provisioner.url"
+
+AGENT_CONFIG = "/etc/provisioner-agent/agent.json"
+"""``{"url": server, "token": "ID.SECRET", "node": name, "hostname": text}``, mode 0600."""
+
+LONG_POLL = 25.0
+"""Seconds a guest asks the server to hold a request open."""
