@@ -92,11 +92,12 @@ class HostRunner:
         outputs: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
         def read(name: str, stream: IO[bytes]) -> None:
-            for raw in stream:
-                line = raw.decode(errors="replace")
-                outputs[name].append(line)
-                if on_line is not None:
-                    on_line(line.rstrip("\n"))
+            with stream:
+                for raw in stream:
+                    line = raw.decode(errors="replace")
+                    outputs[name].append(line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
 
         assert process.stdout is not None and process.stderr is not None
         threads = [
@@ -108,8 +109,8 @@ class HostRunner:
         try:
             if data is not None and process.stdin is not None:
                 try:
-                    process.stdin.write(data)
-                    process.stdin.close()
+                    with process.stdin:
+                        process.stdin.write(data)
                 except BrokenPipeError:
                     pass  # it ended without reading; its exit code says why
             process.wait(timeout=deadline)
