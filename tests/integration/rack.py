@@ -1,0 +1,151 @@
+"""A virtual rack of its own for the tests: its namespace, records and service stand apart from any other lab.
+
+Everything goes through the program's command line and the rack's network, as an operator's hands would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMESPACE = "provisioner-test"
+PROGRAM = str(Path(sys.executable).with_name("provisioner"))
+
+
+@dataclass
+class Rack:
+    """A rack under test. ``folder`` holds its manifests, ``state`` its records and images."""
+
+    folder: Path
+    state: Path
+    service: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "provisioner.conf"
+
+    def run(self, *words: str, codes: tuple[int, ...] = (0,), timeout: float = 1800) -> str:
+        """Run a command of the program; its standard output. Fails the test on another exit code."""
+        done = subprocess.run(
+            [PROGRAM, "--config", str(self.config), *words], capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode in codes, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + (done.stderr if done.returncode else "")
+
+    def json(self, *words: str, codes: tuple[int, ...] = (0,)) -> Any:
+        done = self.run(*words, "-o", "json", codes=codes)
+        return json.loads(done)
+
+    def start(self) -> None:
+        log = (self.folder / "serve.log").open("ab")
+        self.service = subprocess.Popen(
+            ["ip", "netns", "exec", NAMESPACE, PROGRAM, "--config", str(self.config), "serve"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        self.wait("the service answers", self.answers, 60)
+
+    def answers(self) -> bool:
+        words = [PROGRAM, "--config", str(self.config), "node", "list"]
+        return subprocess.run(words, capture_output=True).returncode == 0
+
+    def kill(self) -> None:
+        """kill -9 of the service alone, as a crash would be: its children stay."""
+        assert self.service is not None
+        os.kill(self.service.pid, signal.SIGKILL)
+        self.service.wait()
+
+    def stop(self) -> None:
+        if self.service is not None and self.service.poll() is None:
+            self.service.terminate()
+            try:
+                self.service.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.service.kill()
+                self.service.wait()
+
+    def wait(self, what: str, holds: Callable[[], bool], seconds: float) -> None:
+        """Wait until something holds, at most ``seconds``."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if holds():
+                return
+            time.sleep(1)
+        raise AssertionError(f"not within {seconds:g} s: {what}\n{self.log()}")
+
+    def log(self) -> str:
+        path = self.folder / "serve.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-60:]) if path.exists() else ""
+
+    def cloud(self, **galera: Any) -> Path:
+        """Write the rack's cloud file: cloud-lab.yaml with this use of the role galera."""
+        cloud = yaml.safe_load((ROOT / "cloud-lab.yaml").read_text())
+        cloud["roles"]["galera"] |= galera
+        path = self.folder / "cloud.yaml"
+        path.write_text(yaml.safe_dump(cloud))
+        return path
+
+    def member(self, hostname: str) -> dict[str, Any]:
+        members = self.json("cloud", "status", "lab")["members"]
+        return next(member for member in members if member["hostname"] == hostname)
+
+    def sql(self, address: str, statement: str) -> str:
+        """Run a statement on a member over the rack's network; values are separated by tabs."""
+        password = self.run("cloud", "secret", "lab", "galera_app_password").strip()
+        done = subprocess.run(
+            ["ip", "netns", "exec", NAMESPACE, "mariadb", "-NB", "-h", address, "-u", "app", "--connect-timeout=10"]
+            + ["-e", statement],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "MYSQL_PWD": password},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@contextmanager
+def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
+    """A rack with ``nodes`` nodes, powered off, with images built and its service running; gone afterwards.
+
+    Records and images stay in ``.tox/rack`` so that a second run of the tests starts with warm layers.
+    """
+    state = ROOT / ".tox" / "rack"
+    for name in ("provisioner.db", "provisioner.db-wal", "provisioner.db-shm"):
+        (state / name).unlink(missing_ok=True)
+    rack = Rack(folder, state)
+    lab = yaml.safe_load((ROOT / "seed" / "lab.yaml").read_text())
+    lab["namespace"] = NAMESPACE
+    lab["nodes"] = lab["nodes"][:nodes]
+    (folder / "lab.yaml").write_text(yaml.safe_dump(lab))
+    hardware = yaml.safe_load((ROOT / "hardware" / "lab.yaml").read_text())
+    hardware["nodes"] = hardware["nodes"][:nodes]
+    text = yaml.safe_dump(hardware).replace("/var/lib/provisioner/lab", str(state / "lab"))
+    (folder / "hardware.yaml").write_text(text)
+    rack.config.write_text(
+        f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
+        "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
+    )
+    try:
+        rack.run("image", "build")
+        rack.run("lab", "up", "--file", str(folder / "lab.yaml"))
+        rack.start()
+        yield rack
+    finally:
+        rack.stop()
+        rack.run("lab", "down", "--file", str(folder / "lab.yaml"), codes=(0, 1))
