@@ -21,6 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "provisioner-test"
+INSIDE = ("ip", "netns", "exec", NAMESPACE)
 PROGRAM = str(Path(sys.executable).with_name("provisioner"))
 
 
@@ -51,7 +52,7 @@ class Rack:
     def start(self) -> None:
         log = (self.folder / "serve.log").open("ab")
         self.service = subprocess.Popen(
-            ["ip", "netns", "exec", NAMESPACE, PROGRAM, "--config", str(self.config), "serve"],
+            [*INSIDE, PROGRAM, "--config", str(self.config), "serve"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -108,8 +109,7 @@ class Rack:
         """Run a statement on a member over the rack's network; values are separated by tabs."""
         password = self.run("cloud", "secret", "lab", "galera_app_password").strip()
         done = subprocess.run(
-            ["ip", "netns", "exec", NAMESPACE, "mariadb", "-NB", "-h", address, "-u", "app", "--connect-timeout=10"]
-            + ["-e", statement],
+            [*INSIDE, "mariadb", "-NB", "-h", address, "-u", "app", "--connect-timeout=10", "-e", statement],
             capture_output=True,
             text=True,
             timeout=60,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rack import NAMESPACE, PROGRAM, Rack, started_rack
+from rack import INSIDE, PROGRAM, Rack, started_rack
 
 STEPS = [
     "reserve", "boot-files", "boot-device", "power", "hello", "choose-disk", "storage", "write-image",
@@ -135,18 +135,17 @@ def check_stranger_gets_no_address(rack: Rack) -> None:
         "try: print('answered',s.recv(1500)[16:20].hex())\n"
         "except TimeoutError: print('silence')\n"
     )
-    inside = ["ip", "netns", "exec", NAMESPACE]
     link = ["ip", "link", "add", "stranger0", "type", "veth", "peer", "name", "stranger1"]
-    subprocess.run([*inside, *link], check=True)
+    subprocess.run([*INSIDE, *link], check=True)
     try:
         for words in ("stranger0 master rack0 up", "stranger1 up"):
-            subprocess.run([*inside, "ip", "link", "set", *words.split()], check=True)
+            subprocess.run([*INSIDE, "ip", "link", "set", *words.split()], check=True)
         done = subprocess.run(
-            [*inside, "python3", "-c", program, "525400abcdef"], capture_output=True, text=True, timeout=30
+            [*INSIDE, "python3", "-c", program, "525400abcdef"], capture_output=True, text=True, timeout=30
         )
         assert done.stdout.strip() == "silence", done
     finally:
-        subprocess.run([*inside, "ip", "link", "del", "stranger0"], check=True)
+        subprocess.run([*INSIDE, "ip", "link", "del", "stranger0"], check=True)
 
 
 def change_a_value(rack: Rack, count: int) -> None:
