@@ -1,0 +1,118 @@
+"""The site's keys: one that encrypts secrets at rest, one that signs images; and fresh tokens and secrets."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import string
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from provisioner.errors import TrustError
+
+ENCRYPTION_KEY = "encryption.key"
+SIGNING_KEY = "signing.key"
+
+
+class SiteKeys:
+    """The keys of one site, kept in a folder that only its owner can read.
+
+    Encryption is Fernet (AES-128-CBC with HMAC-SHA256); signatures are Ed25519 (RFC 8032).
+    """
+
+    def __init__(self, encryption: bytes, signing: bytes) -> None:
+        self._fernet = Fernet(encryption)
+        key = serialization.load_pem_private_key(signing, password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise TrustError("the signing key is not an Ed25519 key", where=SIGNING_KEY)
+        self._signing = key
+
+    @classmethod
+    def ensure(cls, folder: Path) -> SiteKeys:
+        """Read the keys of ``folder``; make them first where they are missing.
+
+        :raises TrustError: others may read a key, or it is not one.
+        """
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        encryption = _ensure_key(folder / ENCRYPTION_KEY, Fernet.generate_key())
+        signing = _ensure_key(
+            folder / SIGNING_KEY,
+            Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
+        try:
+            return cls(encryption, signing)
+        except ValueError as error:
+            raise TrustError(
+                "a key of the site cannot be read", where=str(folder), cause=str(error), hint="restore it from a backup"
+            ) from error
+
+    def encrypt(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def decrypt(self, token: str) -> str:
+        """The inverse of :meth:`encrypt`.
+
+        :raises TrustError: it was encrypted with another key, or changed since.
+        """
+        try:
+            return self._fernet.decrypt(token.encode()).decode()
+        except InvalidToken as error:
+            raise TrustError(
+                "a secret on record cannot be decrypted", hint="restore the keys that belong to these records"
+            ) from error
+
+    def sign(self, data: bytes) -> bytes:
+        return self._signing.sign(data)
+
+    def verify(self, data: bytes, signature: bytes) -> None:
+        """:raises TrustError: the signature is not this site's, or the data changed since."""
+        try:
+            self._signing.public_key().verify(signature, data)
+        except InvalidSignature as error:
+            raise TrustError("the signature does not hold") from error
+
+    @property
+    def public_key_pem(self) -> bytes:
+        return self._signing.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+
+def _ensure_key(path: Path, fresh: bytes) -> bytes:
+    """Read a key file; link a fresh one into place if there is none. Of two processes at once, one wins for both."""
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(fresh)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            pass  # the other process was first; its key counts
+        finally:
+            temporary.unlink()
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise TrustError(
+            f"others may read this key (mode {mode:04o})", where=str(path), hint=f"chmod 0600 {path}"
+        )
+    return path.read_bytes()
+
+
+def new_token() -> str:
+    """``ID.SECRET``: 16 hex digits that may be seen, 43 characters (256 bits) that may not."""
+    return f"{secrets.token_hex(8)}.{secrets.token_urlsafe(32)}"
+
+
+def new_secret() -> str:
+    """A password of 32 letters and digits (190 bits): safe in any configuration file."""
+    alphabet = string.ascii_letters + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(32))
