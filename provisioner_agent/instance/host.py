@@ -1,0 +1,279 @@
+"""The door to the instance: its files, its programs, its clock. The fake beside it lives in memory.
+
+All paths are absolute as the instance sees them; the real door may be rooted in another folder, for trials.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KEPT_OUTPUT = 64 * 1024
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as it stands: content, permission bits and the names of owner and group."""
+
+    data: bytes
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended. ``output`` is the end of both its outputs, at most 64 KiB."""
+
+    code: int
+    output: str
+    timed_out: bool = False
+
+
+class Host(Protocol):
+    def read(self, path: str) -> FileState | None:
+        """A file, or None when there is none."""
+
+    def write(self, path: str, state: FileState) -> None:
+        """Replace a file at once and flush it to the disk; a crash leaves the old one or the new one."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder with all it holds; nothing there is good too."""
+
+    def tree(self, folder: str) -> dict[str, str]:
+        """All regular files below a folder: text by relative path."""
+
+    def scripts(self, folder: str) -> list[str]:
+        """Names of the executable regular files in a folder, sorted; none when there is no folder."""
+
+    def real(self, path: str) -> str:
+        """The path by which programs find the file."""
+
+    def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
+        """Run a program with nothing on its standard input; after ``limit`` seconds it and its children are killed."""
+
+    def boot_id(self) -> str:
+        """Differs after each boot of the kernel."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class LinuxHost:
+    """The real door. Below another root than ``/``, or without being root, files keep this process's owner."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+        self.owns = os.geteuid() == 0 and root == Path("/")
+
+    def _at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def real(self, path: str) -> str:
+        return str(self._at(path))
+
+    def read(self, path: str) -> FileState | None:
+        file = self._at(path)
+        try:
+            stat = file.stat()
+            data = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        if not self.owns:
+            return FileState(data, stat.st_mode & 0o7777)
+        return FileState(data, stat.st_mode & 0o7777, _user_name(stat.st_uid), _group_name(stat.st_gid))
+
+    def write(self, path: str, state: FileState) -> None:
+        file = self._at(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(state.data)
+                if self.owns:
+                    os.fchown(stream.fileno(), _user_id(state.owner), _group_id(state.group))
+                os.fchmod(stream.fileno(), state.mode)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _flush_folder(file.parent)
+
+    def remove(self, path: str) -> None:
+        file = self._at(path)
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
+        if file.parent.is_dir():
+            _flush_folder(file.parent)
+
+    def tree(self, folder: str) -> dict[str, str]:
+        top = self._at(folder)
+        return {str(p.relative_to(top)): p.read_text() for p in sorted(top.rglob("*")) if p.is_file()}
+
+    def scripts(self, folder: str) -> list[str]:
+        top = self._at(folder)
+        if not top.is_dir():
+            return []
+        return sorted(p.name for p in top.iterdir() if p.is_file() and os.access(p, os.X_OK))
+
+    def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
+        base = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
+        with tempfile.TemporaryFile() as output:  # a file, since a daemon that a script leaves behind may hold a pipe open
+            try:
+                process = subprocess.Popen(
+                    list(argv),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=base | dict(env or {}),
+                    cwd=self.root,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                return Finished(127, f"{argv[0]}: {error.strerror}")
+            late = False
+            try:
+                code = process.wait(timeout=limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                code, late = process.wait(), True
+            end = output.seek(0, os.SEEK_END)
+            output.seek(max(0, end - KEPT_OUTPUT))
+            return Finished(code, output.read().decode(errors="replace"), late)
+
+    def boot_id(self) -> str:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _user_id(name: str) -> int:
+    return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+
+
+def _group_id(name: str) -> int:
+    return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+
+
+class Killed(BaseException):
+    """The process was killed, as tests play it."""
+
+
+Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
+
+
+class FakeHost:
+    """An instance in memory. ``programs`` answers what is run, by the first word; what is not there succeeds.
+
+    ``kill_before`` counts down on each write and removal; at zero the process is :class:`Killed` before it.
+    """
+
+    def __init__(self, files: Mapping[str, FileState] | None = None) -> None:
+        self.files: dict[str, FileState] = dict(files or {})
+        self.programs: dict[str, Script] = {}
+        self.runs: list[tuple[tuple[str, ...], dict[str, str]]] = []
+        self.boot = "boot-1"
+        self.time = 1_700_000_000.0
+        self.kill_before: int | None = None
+        self.on_sleep: Callable[[float], None] | None = None
+
+    def _step(self) -> None:
+        if self.kill_before is not None:
+            self.kill_before -= 1
+            if self.kill_before < 0:
+                raise Killed
+
+    def read(self, path: str) -> FileState | None:
+        return self.files.get(path)
+
+    def write(self, path: str, state: FileState) -> None:
+        self._step()
+        self.files[path] = state
+
+    def remove(self, path: str) -> None:
+        self._step()
+        for name in [name for name in self.files if name == path or name.startswith(f"{path}/")]:
+            del self.files[name]
+
+    def tree(self, folder: str) -> dict[str, str]:
+        top = f"{folder}/"
+        return {
+            path.removeprefix(top): state.data.decode() for path, state in self.files.items() if path.startswith(top)
+        }
+
+    def scripts(self, folder: str) -> list[str]:
+        found = (path.removeprefix(f"{folder}/") for path, state in self.files.items() if state.mode & 0o100)
+        return sorted(name for name in found if "/" not in name)
+
+    def real(self, path: str) -> str:
+        return path
+
+    def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
+        words = tuple(argv)
+        self.runs.append((words, dict(env or {})))
+        program = self.programs.get(words[0])
+        return program(words, dict(env or {})) if program else Finished(0, "")
+
+    def boot_id(self) -> str:
+        return self.boot
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        if self.on_sleep is not None:
+            self.on_sleep(seconds)

@@ -1,0 +1,18 @@
+"""Where the config agent keeps things in the instance."""
+
+from __future__ import annotations
+
+TEMPLATES = "/usr/libexec/provisioner-agent/templates"
+PHASES = "/usr/libexec/os-refresh-config"
+
+STATE = "/var/lib/provisioner-agent/state.json"
+METADATA = "/var/lib/provisioner-agent/metadata.json"
+"""The newest metadata that the server gave, mode 0600: it holds secrets."""
+APPLIED = "/var/lib/provisioner-agent/applied.json"
+"""The metadata of the generation that is applied, for the boot without a server."""
+JOURNAL = "/var/lib/provisioner-agent/journal"
+CANDIDATE = "/var/lib/provisioner-agent/candidate"
+
+RUN_STATUS = "/run/provisioner-agent/status.json"
+RUN_METADATA = "/run/provisioner-agent/metadata.json"
+RUN_PERMIT = "/run/provisioner-agent/permit.json"

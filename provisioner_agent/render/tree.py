@@ -1,0 +1,119 @@
+"""A template tree with its control files and data becomes files in memory."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provisioner_agent.render.problem import Problem, RenderError
+from provisioner_agent.render.template import render_template
+
+CONTROL = ".control"
+RESERVED = ("cloud", "role", "node", "members", "secrets")
+"""Top-level names of the data that are not values."""
+
+MODE = re.compile(r"^0?[0-7]{3}$")
+ACCOUNT = re.compile(r"^[a-z_][a-z0-9_-]*$")
+
+
+@dataclass(frozen=True)
+class RenderedFile:
+    """A file as it is to stand in the instance.
+
+    :param path: absolute. :param validate: a command that ends with 0 when the file at ``{path}`` is good.
+    :param sensitive: its content is never shown.
+    """
+
+    path: str
+    content: str
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+    validate: tuple[str, ...] = ()
+    sensitive: bool = False
+
+
+def split_tree(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """{relative path: text} of a template folder → (templates, control files), both by the template's path."""
+    templates = {path: text for path, text in files.items() if not path.endswith(CONTROL)}
+    controls = {path.removesuffix(CONTROL): text for path, text in files.items() if path.endswith(CONTROL)}
+    return templates, controls
+
+
+def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The data that templates see: the values at the top, beside them cloud, role, node, members and secrets.
+
+    :raises RenderError: a value has one of those names.
+    """
+    values = dict(metadata.get("values") or {})
+    taken = [Problem("metadata", f"a value may not be called {name}") for name in RESERVED if name in values]
+    if taken:
+        raise RenderError(taken)
+    return values | {name: metadata[name] for name in RESERVED if name in metadata}
+
+
+def render_tree(
+    templates: Mapping[str, str], controls: Mapping[str, str], data: Mapping[str, Any]
+) -> dict[str, RenderedFile]:
+    """Render all templates.
+
+    :param templates: text by path below the root, ``etc/motd``. :param controls: control files by the path of their
+        template; each is a JSON map with any of ``mode`` (octal text, ``"0640"``), ``owner``, ``group``, ``validate``
+        (argv, with ``{path}`` in one of its words) and ``sensitive`` (bool).
+    :returns: the files by their absolute path.
+    :raises RenderError: with every problem of every template.
+    """
+    problems: list[Problem] = []
+    files: dict[str, RenderedFile] = {}
+    for orphan in sorted(set(controls) - set(templates)):
+        problems.append(Problem(orphan + CONTROL, "there is no template beside it"))
+    for path in sorted(templates):
+        if path != posixpath.normpath(path) or path.startswith(("/", "..")):
+            problems.append(Problem(path, "not a path below the root of the template tree"))
+            continue
+        control = _parse_control(path, controls.get(path, "{}"), problems)
+        content = render_template(path, templates[path], data, problems)
+        files[f"/{path}"] = RenderedFile(f"/{path}", content, **control)
+    if problems:
+        raise RenderError(problems)
+    return files
+
+
+def _parse_control(path: str, text: str, problems: list[Problem]) -> dict[str, Any]:
+    where = path + CONTROL
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        problems.append(Problem(where, f"not JSON: {error}"))
+        return {}
+    if not isinstance(raw, dict):
+        problems.append(Problem(where, "not a JSON map"))
+        return {}
+    control: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key == "mode" and isinstance(value, str) and MODE.match(value):
+            control[key] = int(value, 8)
+        elif key == "validate" and _is_command(value):
+            control[key] = tuple(value)
+        elif (key in ("owner", "group") and _is_account(value)) or (key == "sensitive" and isinstance(value, bool)):
+            control[key] = value
+        else:
+            problems.append(Problem(where, f"{key}: {json.dumps(value)} is not what a control file may say"))
+    return control
+
+
+def _is_account(value: Any) -> bool:
+    return isinstance(value, str) and bool(ACCOUNT.match(value))
+
+
+def _is_command(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(word, str) for word in value)
+        and any("{path}" in word for word in value)
+    )
