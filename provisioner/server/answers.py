@@ -1,0 +1,118 @@
+"""Requests read and errors answered in one way by both listeners."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from provisioner.errors import (
+    BmcError,
+    BmcSilent,
+    Conflict,
+    DeadlinePassed,
+    ManifestError,
+    NotFound,
+    ProvisionerError,
+    UsageError,
+)
+from provisioner.model.value import Value
+
+V = TypeVar("V", bound=Value)
+
+STATUS: tuple[tuple[type[ProvisionerError], int], ...] = (
+    (NotFound, 404),
+    (Conflict, 409),
+    (ManifestError, 422),
+    (UsageError, 400),
+    (BmcSilent, 504),
+    (BmcError, 502),
+    (DeadlinePassed, 504),
+)
+"""The first class that an error belongs to gives its HTTP status; any other is 500."""
+
+
+def error_answer(error: ProvisionerError) -> JSONResponse:
+    status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
+    return JSONResponse(error.to_dict(), status)
+
+
+def build_app(routes: list[Route]) -> Starlette:
+    """An application whose every error is the JSON of a :class:`ProvisionerError`."""
+    return Starlette(
+        routes=routes,
+        exception_handlers={ProvisionerError: _ours, HTTPException: _of_http, Exception: _unexpected},
+    )
+
+
+async def read_value(request: Request, kind: type[V]) -> V:
+    """The body as a value.
+
+    :raises UsageError: it is not one; says which fields are wrong, and never repeats what they held.
+    """
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise UsageError("the request cannot be understood", where=request.url.path, cause=faults) from None
+
+
+async def read_map(request: Request) -> dict[str, Any]:
+    """The body as a JSON map.
+
+    :raises UsageError: it is none.
+    """
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise UsageError("the body is not a JSON map", where=request.url.path)
+    return body
+
+
+def read_number(request: Request, name: str, default: float) -> float:
+    """A query parameter that is a number and not negative.
+
+    :raises UsageError: it is something else.
+    """
+    text = request.query_params.get(name)
+    try:
+        number = float(text) if text else default
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 2**53:
+        raise UsageError(f"{name} is not a number of 0 or more", where=request.url.path, cause=f"{name}={text}")
+    return number
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProvisionerError)
+    return error_answer(error)
+
+
+async def _of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = {404: "NotFound", 405: "UsageError"}.get(error.status_code, "ProvisionerError")
+    summary = {404: "there is nothing at this path", 405: "this path does not take that method"}
+    said = {"error": kind, "summary": summary.get(error.status_code, error.detail), "where": request.url.path}
+    return JSONResponse(said | {"cause": None, "hint": None}, error.status_code, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log has the traceback, the answer says where to look and not what was in it."""
+    said = ProvisionerError(
+        "the service failed on this request",
+        where=f"{request.method} {request.url.path}",
+        cause=type(error).__name__,
+        hint="read the service's log; this is a fault in the program",
+    )
+    return JSONResponse(said.to_dict(), 500)

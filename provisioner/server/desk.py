@@ -1,0 +1,106 @@
+"""What the server asks of the conductor, and the threads in which it asks: no call of it stops the listeners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from provisioner.model.deployment import Node
+from provisioner.model.hardware import Power
+from provisioner.model.plan import Plan
+from provisioner.model.role import Desired
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OPERATOR_THREADS = 8
+GUEST_THREADS = 8
+
+
+class Subscribed(Protocol):
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback``, from any thread, after each change of a record; the answer ends that."""
+
+
+class ForOperators(Subscribed, Protocol):
+    """The conductor as operators see it. Each method may block, and raises errors of ours."""
+
+    def enroll(self, items: Sequence[EnrollItem]) -> Iterable[EnrollResult]: ...
+
+    def nodes(self) -> Sequence[Node]: ...
+
+    def node(self, name: str) -> NodeView: ...
+
+    def set_power(self, name: str, want: str | None) -> Power: ...
+
+    def verb(self, name: str, verb: str) -> Node: ...
+
+    def plan(self, desired: Desired) -> Plan: ...
+
+    def apply(self, plan: Plan) -> CloudStatus: ...
+
+    def clouds(self) -> Sequence[str]: ...
+
+    def cloud_status(self, name: str) -> CloudStatus: ...
+
+    def cloud_secret(self, cloud: str, name: str) -> str: ...
+
+    def events(self, since: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Events with an ``id`` above ``since``, oldest first."""
+
+
+class ForGuests(Subscribed, Protocol):
+    """The conductor as guests see it: by the id of a token whose message has been authenticated."""
+
+    def guest_secret(self, token_id: str, kind: str) -> str:
+        """The secret of a token. ``kind``: ``boot`` or ``instance``.
+
+        :raises NotFound: there is no such token, or it is over.
+        """
+
+    def boot_script(self, mac: str) -> str | None: ...
+
+    def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
+
+    def order(self, token_id: str) -> dict[str, Any] | None: ...
+
+    def progress(self, token_id: str, message: dict[str, Any]) -> None: ...
+
+    def result(self, token_id: str, message: dict[str, Any]) -> None: ...
+
+    def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
+        """``{"generation", "metadata"}`` when there is a generation above ``since``."""
+
+    def report(self, token_id: str, message: dict[str, Any]) -> None: ...
+
+    def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class Desk:
+    """Threads for blocking calls. Operators and guests have their own: a silent BMC delays no guest."""
+
+    def __init__(self) -> None:
+        self._operators = ThreadPoolExecutor(OPERATOR_THREADS, thread_name_prefix="operator")
+        self._guests = ThreadPoolExecutor(GUEST_THREADS, thread_name_prefix="guest")
+
+    async def for_operator(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._operators, lambda: call(*args, **kwargs))
+
+    async def for_guest(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._guests, lambda: call(*args, **kwargs))
+
+    def close(self) -> None:
+        """Take no more calls. One that waits for a BMC right now is left to its own deadline."""
+        for pool in (self._operators, self._guests):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+END = object()
+
+
+def take(iterator: Iterator[T]) -> T | object:
+    """The next item, or :data:`END`: a StopIteration cannot pass through a future."""
+    return next(iterator, END)

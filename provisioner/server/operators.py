@@ -1,0 +1,146 @@
+"""The operator API. It listens on the unix socket alone: who may open that may do all of this."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from provisioner.errors import ProvisionerError
+from provisioner.model.image import Image
+from provisioner.model.plan import Plan
+from provisioner.model.role import Desired
+from provisioner.model.status import EnrollItem, EnrollResult
+from provisioner.model.value import Value
+from provisioner.server.answers import build_app, read_number, read_value
+from provisioner.server.changes import Changes
+from provisioner.server.desk import END, Desk, ForOperators, take
+
+EVENTS = 1000
+"""Events in one answer at most."""
+
+
+class EnrollRequest(Value):
+    items: tuple[EnrollItem, ...]
+
+
+class PowerRequest(Value):
+    """``want`` null only asks the BMC."""
+
+    want: Literal["on", "off", "reset"] | None = None
+
+
+def operator_app(
+    conductor: ForOperators,
+    images: Callable[[], Sequence[Image]],
+    about: dict[str, Any],
+    desk: Desk,
+    changes: Changes,
+) -> Starlette:
+    """:param about: facts of the service for ``GET /v1/status``."""
+    api = _Api(conductor, images, about, desk, changes)
+    return build_app(
+        [
+            Route("/v1/status", api.status, methods=["GET"]),
+            Route("/v1/nodes/enroll", api.enroll, methods=["POST"]),
+            Route("/v1/nodes", api.nodes, methods=["GET"]),
+            Route("/v1/nodes/{name}", api.node, methods=["GET"]),
+            Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
+            Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
+            Route("/v1/plan", api.plan, methods=["POST"]),
+            Route("/v1/apply", api.apply, methods=["POST"]),
+            Route("/v1/clouds", api.clouds, methods=["GET"]),
+            Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
+            Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
+            Route("/v1/events", api.events, methods=["GET"]),
+            Route("/v1/images", api.images, methods=["GET"]),
+        ]
+    )
+
+
+def _json(value: Value) -> Any:
+    return value.model_dump(mode="json")
+
+
+class _Api:
+    def __init__(
+        self,
+        conductor: ForOperators,
+        images: Callable[[], Sequence[Image]],
+        about: dict[str, Any],
+        desk: Desk,
+        changes: Changes,
+    ) -> None:
+        self._conductor = conductor
+        self._images = images
+        self._about = about
+        self._call = desk.for_operator
+        self._changes = changes
+
+    async def status(self, request: Request) -> Response:
+        nodes = await self._call(self._conductor.nodes)
+        return JSONResponse(self._about | {"nodes": len(nodes)})
+
+    async def enroll(self, request: Request) -> Response:
+        """The results as they come, a JSON line each. A fault before the first is an error answer."""
+        wanted = await read_value(request, EnrollRequest)
+        results = await self._call(lambda: iter(self._conductor.enroll(wanted.items)))
+        first = await self._call(take, results)
+        return StreamingResponse(self._lines(first, results), media_type="application/x-ndjson")
+
+    async def _lines(self, item: object, results: Iterator[EnrollResult]) -> AsyncIterator[str]:
+        while isinstance(item, EnrollResult):
+            yield item.model_dump_json() + "\n"
+            try:
+                item = await self._call(take, results)
+            except ProvisionerError as error:
+                yield json.dumps(error.to_dict()) + "\n"
+                item = END
+
+    async def nodes(self, request: Request) -> Response:
+        return JSONResponse({"nodes": [_json(node) for node in await self._call(self._conductor.nodes)]})
+
+    async def node(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.node, request.path_params["name"])))
+
+    async def power(self, request: Request) -> Response:
+        wanted = await read_value(request, PowerRequest)
+        power = await self._call(self._conductor.set_power, request.path_params["name"], wanted.want)
+        return JSONResponse({"node": request.path_params["name"], "power": str(power)})
+
+    async def verb(self, request: Request) -> Response:
+        path = request.path_params
+        return JSONResponse(_json(await self._call(self._conductor.verb, path["name"], path["verb"])))
+
+    async def plan(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.plan, await read_value(request, Desired))))
+
+    async def apply(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.apply, await read_value(request, Plan))))
+
+    async def clouds(self, request: Request) -> Response:
+        return JSONResponse({"clouds": list(await self._call(self._conductor.clouds))})
+
+    async def cloud(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.cloud_status, request.path_params["name"])))
+
+    async def secret(self, request: Request) -> Response:
+        path = request.path_params
+        secret = await self._call(self._conductor.cloud_secret, path["name"], path["key"])
+        return JSONResponse({"secret": secret}, headers={"cache-control": "no-store"})
+
+    async def events(self, request: Request) -> Response:
+        since = int(read_number(request, "since", 0))
+        limit = max(1, min(int(read_number(request, "limit", EVENTS)), EVENTS))
+        found = await self._changes.poll(
+            lambda: self._call(self._conductor.events, since, limit), bool, read_number(request, "wait", 0)
+        )
+        return JSONResponse({"events": [dict(event) for event in found]})
+
+    async def images(self, request: Request) -> Response:
+        return JSONResponse({"images": [_json(image) for image in await self._call(self._images)]})

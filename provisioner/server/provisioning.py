@@ -1,0 +1,142 @@
+"""The provisioning listener: boot scripts, images, and the two agents."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from provisioner.errors import NotFound, UsageError
+from provisioner.model.hardware import MAC
+from provisioner.server.answers import build_app, read_map, read_number
+from provisioner.server.changes import Changes
+from provisioner.server.desk import Desk, ForGuests
+from provisioner.server.guard import GuestGuard, Nonces, token_id
+from provisioner_agent.protocol.messages import HELLO, IMAGES, METADATA, ORDER, PERMIT, PROGRESS, REPORT, RESULT
+
+BLOCK = 1 << 20
+"""Bytes read and sent at once: one thread hand-over for each, so few of them for 400 MB."""
+KNOWN_PATHS = 512
+
+PathOf = Callable[[str, str], Path]
+"""(image id, file name) → the file, if the catalogue lists it; raises NotFound or ImageError."""
+
+
+class _BigBlocks(FileResponse):
+    chunk_size = BLOCK
+
+
+def provisioning_app(conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes) -> ASGIApp:
+    """The application that nodes see. Only the agents' paths are authenticated: see :mod:`.guard`."""
+    guests = _Guests(conductor, desk, changes)
+    files = _Images(path_of, desk)
+    app = build_app(
+        [
+            Route("/boot/{mac}", guests.boot_script, methods=["GET"]),
+            Route(IMAGES + "/{image}/{name}", files.file, methods=["GET"]),
+            Route(HELLO, guests.hello, methods=["POST"]),
+            Route(ORDER, guests.order, methods=["GET"]),
+            Route(PROGRESS, guests.told(conductor.progress), methods=["POST"]),
+            Route(RESULT, guests.told(conductor.result), methods=["POST"]),
+            Route(METADATA, guests.metadata, methods=["GET"]),
+            Route(REPORT, guests.told(conductor.report), methods=["POST"]),
+            Route(PERMIT, guests.permit, methods=["POST"]),
+        ]
+    )
+
+    async def secret_of(ident: str, kind: str) -> str:
+        return await desk.for_guest(conductor.guest_secret, ident, kind)
+
+    return GuestGuard(app, secret_of, Nonces())
+
+
+class _Guests:
+    def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes) -> None:
+        self._conductor = conductor
+        self._desk = desk
+        self._changes = changes
+
+    async def boot_script(self, request: Request) -> Response:
+        mac = request.path_params["mac"].lower().replace("-", ":")
+        if not MAC.match(mac):
+            raise UsageError("not a MAC address", where=request.url.path)
+        script = await self._desk.for_guest(self._conductor.boot_script, mac)
+        if script is None:
+            raise NotFound("no boot script is due to this node", where=mac)
+        return PlainTextResponse(script)
+
+    async def hello(self, request: Request) -> Response:
+        message = await read_map(request)
+        return JSONResponse(await self._desk.for_guest(self._conductor.hello, token_id(request), message))
+
+    async def order(self, request: Request) -> Response:
+        ident = token_id(request)
+        order = await self._changes.poll(
+            lambda: self._desk.for_guest(self._conductor.order, ident), bool, read_number(request, "wait", 0)
+        )
+        return JSONResponse({"order": order} if order else {})
+
+    async def metadata(self, request: Request) -> Response:
+        ident, since = token_id(request), int(read_number(request, "since", 0))
+        found = await self._changes.poll(
+            lambda: self._desk.for_guest(self._conductor.metadata, ident, since),
+            bool,
+            read_number(request, "wait", 0),
+        )
+        return JSONResponse(found or {})
+
+    async def permit(self, request: Request) -> Response:
+        """An acquire waits until it is granted; a release is answered at once."""
+        ident, message = token_id(request), await read_map(request)
+        wait = message.get("wait", 0)
+        if not isinstance(wait, int | float) or isinstance(wait, bool) or wait < 0:
+            raise UsageError("wait is not a number of seconds", where=request.url.path)
+        acquires = message.get("action") == "acquire"
+        answer = await self._changes.poll(
+            lambda: self._desk.for_guest(self._conductor.permit, ident, message),
+            lambda said: not acquires or bool(said.get("granted")),
+            wait,
+        )
+        return JSONResponse(answer)
+
+    def told(self, call: Callable[[str, dict[str, Any]], object]) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint that hands a message on and answers ``{}``."""
+
+        async def endpoint(request: Request) -> Response:
+            await self._desk.for_guest(call, token_id(request), await read_map(request))
+            return JSONResponse({})
+
+        return endpoint
+
+
+class _Images:
+    """Files of images. What the catalogue said of a file is kept: images never change under their id."""
+
+    def __init__(self, path_of: PathOf, desk: Desk) -> None:
+        self._path_of = path_of
+        self._desk = desk
+        self._known: dict[tuple[str, str], Path] = {}
+
+    async def file(self, request: Request) -> Response:
+        key = (request.path_params["image"], request.path_params["name"])
+        path = self._known.get(key)
+        if path is None:
+            path = await self._desk.for_guest(self._path_of, *key)
+            if len(self._known) >= KNOWN_PATHS:
+                self._known.clear()
+            self._known[key] = path
+        try:
+            found = await anyio.Path(path).stat()
+        except FileNotFoundError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            self._known.pop(key, None)
+            raise NotFound("the image has been removed", where=request.url.path)
+        return _BigBlocks(path, stat_result=found, media_type="application/octet-stream")
