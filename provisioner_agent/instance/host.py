@@ -42,6 +42,10 @@ class Finished:
 
 
 class Host(Protocol):
+    @property
+    def owns(self) -> bool:
+        """Whether owners of files are kept; if not, :meth:`read` calls each owner root."""
+
     def read(self, path: str) -> FileState | None:
         """A file, or None when there is none."""
 
@@ -81,7 +85,10 @@ class LinuxHost:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root
-        self.owns = os.geteuid() == 0 and root == Path("/")
+
+    @property
+    def owns(self) -> bool:
+        return os.geteuid() == 0 and self.root == Path("/")
 
     def _at(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -139,7 +146,9 @@ class LinuxHost:
 
     def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
         base = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
-        with tempfile.TemporaryFile() as output:  # a file, since a daemon that a script leaves behind may hold a pipe open
+        with (
+            tempfile.TemporaryFile() as output
+        ):  # a file, since a daemon that a script leaves behind may hold a pipe open
             try:
                 process = subprocess.Popen(
                     list(argv),
@@ -219,6 +228,7 @@ class FakeHost:
     """
 
     def __init__(self, files: Mapping[str, FileState] | None = None) -> None:
+        self.owns = True
         self.files: dict[str, FileState] = dict(files or {})
         self.programs: dict[str, Script] = {}
         self.runs: list[tuple[tuple[str, ...], dict[str, str]]] = []

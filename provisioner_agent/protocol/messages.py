@@ -27,7 +27,9 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
 ================================  =======================================================================
 
-``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``.
+``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``; ``generation`` is
+the one that the state speaks of. A report also has ``applied`` (the generation in force, 0 for none) and ``warnings``
+(texts, such as an answer that was ignored).
 ``probes``: ``{name: {"ok": bool, "output": text, "scope": "node" | "role"}}``.
 ``phases``: ``[{"phase", "script", "seconds", "code"}]``.
 """

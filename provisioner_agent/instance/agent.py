@@ -1,0 +1,176 @@
+"""The config agent's loop: what is due is done, one thing after another, and reported."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.apply import APPLIED, BROKEN, FAILED, Applier, Outcome
+from provisioner_agent.instance.collect import Box
+from provisioner_agent.instance.document import Document, read_document, write_document
+from provisioner_agent.instance.host import Host
+from provisioner_agent.instance.journal import close_journal, read_journal
+from provisioner_agent.instance.link import Link
+from provisioner_agent.instance.permits import Permits, back_off
+from provisioner_agent.instance.phases import PhaseResult
+from provisioner_agent.instance.probes import PAUSE, PAUSE_GREEN, ProbeResult, is_green, run_probes
+from provisioner_agent.instance.record import read_record, write_record
+from provisioner_agent.instance.report import RETRY, Reporter
+
+LOG = logging.getLogger("provisioner-agent")
+
+
+class Agent:
+    """Brings generations into force as they come. One thread calls :meth:`turn` again and again."""
+
+    def __init__(self, host: Host, link: Link, box: Box, chance: random.Random) -> None:
+        self.host = host
+        self.box = box
+        self.chance = chance
+        self.permits = Permits(host, link, chance, self._waits)
+        self.applier = Applier(host, self._acquire, self)
+        self.reporter = Reporter(host, link)
+        self.record = read_record(host)
+        self.probes: dict[str, ProbeResult] = {}
+        self.waiting: str | None = None
+        self.tried = 0
+        self.probe_due = 0.0
+        self.release_due = 0.0
+        self.boot_due = 0.0
+        self.boot_failures = 0
+        self._interim = self.record
+
+    def run(self) -> None:
+        while True:
+            seconds = self.turn()
+            self.box.wait(max(self.record.applied, self.record.refused, self.tried), seconds)
+
+    def turn(self) -> float:
+        """Do what is due; seconds until something else will be, unless a newer generation comes before."""
+        self._converge()
+        self._probe()
+        self._release()
+        self._tell()
+        now = self.host.monotonic()
+        dues = [self.reporter.next]
+        if self._in_force() is not None:
+            dues.append(self.probe_due - now)
+        if self._boot_pending():
+            dues.append(self.boot_due - now)
+        if self._may_release():
+            dues.append(self.release_due - now)
+        return max(0.1, min(dues))
+
+    def _converge(self) -> None:
+        journal = read_journal(self.host)
+        if journal is not None:
+            self.tried = journal.document.generation
+            outcome = self.applier.resume(journal, self.record)
+            if outcome is not None:
+                self._settle(outcome)
+                return
+            self.tried = 0
+        if self._boot_pending() and self.host.monotonic() >= self.boot_due:
+            before = read_document(self.host, places.APPLIED)
+            if before is not None:
+                LOG.info("the instance was booted: generation %s is brought up", before.generation)
+                self._settle(self.applier.bring_up(before, self.record))
+        newest = self.box.newest
+        if newest is not None and newest.generation > max(self.record.applied, self.record.refused, self.tried):
+            outcome = self.applier.apply(newest, self.record)
+            if outcome is not None:
+                self.tried = newest.generation
+                self._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Put an outcome on record, close its journal, tell the server."""
+        generation = outcome.document.generation
+        record = replace(
+            self.record,
+            files=outcome.files,
+            state=outcome.state,
+            about=generation,
+            error=outcome.error,
+            phases=tuple(result.to_dict() for result in outcome.phases) or self.record.phases,
+        )
+        if outcome.boot and outcome.state == APPLIED and self.record.about > generation:
+            # What became of a later generation is still the news, not that the old one came up again.
+            last = self.record
+            record = replace(record, state=last.state, about=last.about, error=last.error, phases=last.phases)
+        if outcome.state == APPLIED:
+            write_document(self.host, places.APPLIED, outcome.document)
+            record = replace(record, applied=generation, boot_id=self.host.boot_id())
+        elif outcome.boot:
+            self.boot_failures += 1
+            self.boot_due = self.host.monotonic() + back_off(self.boot_failures, self.chance)
+        elif record.applied:
+            # Not tried again. A first generation is, when the agent starts again: there is nothing to go back to.
+            record = replace(record, refused=generation)
+            if outcome.state not in (FAILED, BROKEN):
+                record = replace(record, boot_id=self.host.boot_id())
+        self.record = write_record(self.host, record)
+        close_journal(self.host)
+        self.probe_due = 0.0
+        LOG.info("generation %s: %s", generation, outcome.state)
+
+    def _boot_pending(self) -> bool:
+        return bool(self.record.applied) and self.record.boot_id != self.host.boot_id()
+
+    def _in_force(self) -> Document | None:
+        """Whose probes are run: the applied generation's; before the first, the one that was tried."""
+        return read_document(self.host, places.APPLIED) or (self.box.newest if self.record.state else None)
+
+    def _probe(self) -> None:
+        document = self._in_force()
+        if document is None or self.host.monotonic() < self.probe_due:
+            return
+        self.probes = run_probes(self.host, document.probes)
+        self.probe_due = self.host.monotonic() + (PAUSE_GREEN if is_green(self.probes) else PAUSE)
+
+    def _acquire(self, generation: int, *, whatever_comes: bool) -> Mapping[str, Any] | None:
+        return self.permits.acquire(generation, lambda: not whatever_comes and self.box.generation > generation)
+
+    def _may_release(self) -> bool:
+        """A broken member keeps its permit, so that no other one follows it."""
+        return bool(self.record.permit) and self.record.state != BROKEN
+
+    def _release(self) -> None:
+        if self._may_release() and self.host.monotonic() >= self.release_due:
+            self._tell()  # the server hears how it went before it lets the next member go
+            if self.permits.release(self.record.permit):
+                self.record = write_record(self.host, replace(self.record, permit=0))
+            self.release_due = self.host.monotonic() + RETRY
+
+    def _tell(self) -> None:
+        self.reporter.tell(self.record, self.probes, waiting=self.waiting, problem=self.box.problem)
+
+    def _waits(self, why: str | None) -> None:
+        if why != self.waiting:
+            self.waiting = why
+            if why is not None:
+                LOG.info("waits: %s", why)
+            self._tell()
+
+    # What the applier tells on its way.
+
+    def holding(self, generation: int) -> None:
+        self.record = write_record(self.host, replace(self.record, permit=generation))
+
+    def configured(self, document: Document, phases: list[PhaseResult]) -> None:
+        self._interim = replace(
+            self.record,
+            applied=document.generation,
+            about=document.generation,
+            state=APPLIED,
+            error=None,
+            phases=tuple(result.to_dict() for result in phases),
+        )
+        self.probed({})
+
+    def probed(self, results: Mapping[str, ProbeResult]) -> None:
+        self.probes = dict(results)
+        self.reporter.tell(self._interim, self.probes, settled=False, problem=self.box.problem)

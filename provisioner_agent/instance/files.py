@@ -1,0 +1,96 @@
+"""From metadata to the list of files that differ: render, validate, compare."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.document import Document
+from provisioner_agent.instance.host import FileState, Host
+from provisioner_agent.instance.journal import Change
+from provisioner_agent.render.problem import Problem, RenderError
+from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
+
+VALIDATOR_LIMIT = 120.0
+
+
+def render_files(host: Host, document: Document, templates: str = places.TEMPLATES) -> dict[str, RenderedFile]:
+    """All files of a generation, by path.
+
+    :raises RenderError: with every problem of every template.
+    """
+    try:
+        sources, controls = split_tree(host.tree(templates))
+    except UnicodeDecodeError as error:
+        raise RenderError([Problem(templates, f"a template is not UTF-8 text: {error}")]) from error
+    return render_tree(sources, controls, build_data(document.body))
+
+
+def check_files(host: Host, files: Mapping[str, RenderedFile]) -> None:
+    """Run each file's own validator on a candidate of it, which lies at the same path below another folder.
+
+    :raises RenderError: with the last words of every validator that said no.
+    """
+    problems: list[Problem] = []
+    try:
+        for path, file in files.items():
+            if not file.validate:
+                continue
+            candidate = places.CANDIDATE + path
+            host.write(candidate, FileState(file.content.encode(), 0o600))
+            argv = [word.replace("{path}", host.real(candidate)) for word in file.validate]
+            done = host.run(argv, limit=VALIDATOR_LIMIT)
+            if done.code != 0 or done.timed_out:
+                said = "; ".join(done.output.strip().splitlines()[-5:]) if not file.sensitive else "(sensitive)"
+                problems.append(Problem(path, f"{shlex.join(file.validate)} ended with code {done.code}: {said}"))
+    finally:
+        host.remove(places.CANDIDATE)
+    if problems:
+        raise RenderError(problems)
+
+
+def compare_files(host: Host, files: Mapping[str, RenderedFile], managed: Iterable[str]) -> tuple[Change, ...]:
+    """What must be written, and of the paths that were managed, what must be removed."""
+    changes = []
+    for path, file in sorted(files.items()):
+        old = host.read(path)
+        new = FileState(file.content.encode(), file.mode)
+        if host.owns:
+            new = replace(new, owner=file.owner, group=file.group)
+        if old != new:
+            changes.append(Change(path, old, new))
+    for path in sorted(set(managed) - set(files)):
+        old = host.read(path)
+        if old is not None:
+            changes.append(Change(path, old, None))
+    return tuple(changes)
+
+
+def diff_text(changes: Iterable[Change], files: Mapping[str, RenderedFile]) -> str:
+    """The changes as a unified diff; of a sensitive file, and of one that is removed, only that it differs."""
+    lines: list[str] = []
+    for change in changes:
+        if change.new is None:
+            lines.append(f"removed: {change.path}")
+            continue
+        if change.old is None or _attributes(change.old) != _attributes(change.new):
+            before = _attributes(change.old) if change.old else "no file"
+            lines.append(f"{change.path}: {before} → {_attributes(change.new)}")
+        if files[change.path].sensitive:
+            lines.append(f"{change.path}: the content differs (sensitive)")
+            continue
+        lines += difflib.unified_diff(
+            (change.old.data if change.old else b"").decode(errors="replace").splitlines(),
+            change.new.data.decode().splitlines(),
+            change.path,
+            change.path,
+            lineterm="",
+        )
+    return "\n".join(lines)
+
+
+def _attributes(state: FileState) -> str:
+    return f"{state.mode:04o} {state.owner}:{state.group}"

@@ -1,0 +1,132 @@
+"""The switch from one set of files to the next, under a journal.
+
+All new and all previous content is in the journal's folder, flushed, before the first file is touched. So an agent that
+starts again finds one of: no journal (nothing was touched, or all is done); ``switching`` (some files may be new: it
+takes them back); ``switched`` (all are new: it goes on with the phases); ``returning`` (it goes on taking back).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.document import Document, read_document, write_document
+from provisioner_agent.instance.host import FileState, Host
+
+RECORD = f"{places.JOURNAL}/journal.json"
+DOCUMENT = f"{places.JOURNAL}/metadata.json"
+SWITCHING = "switching"
+SWITCHED = "switched"
+RETURNING = "returning"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path: what stood there and what is to stand there; None stands for no file."""
+
+    path: str
+    old: FileState | None
+    new: FileState | None
+
+
+@dataclass(frozen=True)
+class Journal:
+    """An open switch. ``files``: all paths that the new generation manages. ``boot``: only brings the instance up."""
+
+    document: Document
+    changes: tuple[Change, ...]
+    files: tuple[str, ...]
+    once: Mapping[str, Any]
+    boot: bool = False
+    state: str = SWITCHING
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        return tuple(change.path for change in self.changes)
+
+
+def open_journal(host: Host, journal: Journal) -> Journal:
+    """Put everything on record that the switch and the way back need."""
+    host.remove(places.JOURNAL)
+    for number, change in enumerate(journal.changes):
+        for side, state in (("old", change.old), ("new", change.new)):
+            if state is not None:
+                host.write(_content(side, number), FileState(state.data, 0o600))
+    write_document(host, DOCUMENT, journal.document)
+    return _record(host, journal, SWITCHING)
+
+
+def switch(host: Host, journal: Journal) -> Journal:
+    """Write the new files."""
+    _put(host, ((change.path, change.new) for change in journal.changes))
+    return _record(host, journal, SWITCHED)
+
+
+def take_back(host: Host, journal: Journal) -> Journal:
+    """Put the previous files back."""
+    if read_journal(host) is None:
+        return journal  # it never came to a switch
+    returning = _record(host, journal, RETURNING)
+    _put(host, ((change.path, change.old) for change in reversed(journal.changes)))
+    return returning
+
+
+def close_journal(host: Host) -> None:
+    host.remove(RECORD)
+    host.remove(places.JOURNAL)
+
+
+def read_journal(host: Host) -> Journal | None:
+    """The open journal; None when there is none."""
+    record = host.read(RECORD)
+    if record is None:
+        return None
+    raw = json.loads(record.data)
+    document = read_document(host, DOCUMENT)
+    if document is None:
+        raise RuntimeError(f"{DOCUMENT} is missing beside {RECORD}")
+    changes = tuple(
+        Change(item["path"], _state(host, "old", number, item["old"]), _state(host, "new", number, item["new"]))
+        for number, item in enumerate(raw["changes"])
+    )
+    return Journal(document, changes, tuple(raw["files"]), raw["once"], raw["boot"], raw["state"])
+
+
+def _put(host: Host, wanted: Iterable[tuple[str, FileState | None]]) -> None:
+    for path, state in wanted:
+        if state is None:
+            host.remove(path)
+        else:
+            host.write(path, state)
+
+
+def _record(host: Host, journal: Journal, state: str) -> Journal:
+    raw = {
+        "state": state,
+        "files": journal.files,
+        "once": journal.once,
+        "boot": journal.boot,
+        "changes": [{"path": c.path, "old": _attributes(c.old), "new": _attributes(c.new)} for c in journal.changes],
+    }
+    host.write(RECORD, FileState(json.dumps(raw).encode(), 0o600))
+    return replace(journal, state=state)
+
+
+def _content(side: str, number: int) -> str:
+    return f"{places.JOURNAL}/{side}/{number}"
+
+
+def _attributes(state: FileState | None) -> dict[str, Any] | None:
+    return None if state is None else {"mode": state.mode, "owner": state.owner, "group": state.group}
+
+
+def _state(host: Host, side: str, number: int, attributes: Mapping[str, Any] | None) -> FileState | None:
+    if attributes is None:
+        return None
+    kept = host.read(_content(side, number))
+    if kept is None:
+        raise RuntimeError(f"{_content(side, number)} is missing beside {RECORD}")
+    return FileState(kept.data, attributes["mode"], attributes["owner"], attributes["group"])

@@ -1,0 +1,119 @@
+"""The command ``provisioner-agent``: ``run``, ``status``, ``apply``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from provisioner_agent.instance import journal as journals
+from provisioner_agent.instance import places
+from provisioner_agent.instance.agent import Agent
+from provisioner_agent.instance.collect import Box, Collector
+from provisioner_agent.instance.document import BadDocument, parse_document, read_document
+from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
+from provisioner_agent.instance.host import LinuxHost
+from provisioner_agent.instance.link import HttpLink
+from provisioner_agent.instance.report import status_text
+from provisioner_agent.protocol import messages
+from provisioner_agent.protocol.auth import AuthError
+from provisioner_agent.render.problem import RenderError
+
+EXIT_ERROR = 1
+EXIT_CHANGES_PENDING = 2
+EXIT_USAGE = 64
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command line; its exit code: 0 done, 1 error, 2 changes pending, 64 usage."""
+    parser = _parser()
+    try:
+        words = parser.parse_args(argv)
+    except SystemExit as end:
+        return EXIT_USAGE if end.code else 0
+    host = LinuxHost(words.root)
+    try:
+        if words.command == "status":
+            return show_status(host, as_json=words.json)
+        if words.command == "apply":
+            return apply_once(host, words.metadata, words.templates, noop=words.noop)
+        return run_agent(host)
+    except (OSError, ValueError, KeyError, AuthError, BadDocument, RenderError) as error:
+        print(f"provisioner-agent: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def run_agent(host: LinuxHost) -> int:
+    """Collect and apply for ever."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    config = json.loads(host_text(host, messages.AGENT_CONFIG))
+    link = HttpLink(config["url"], config["token"])
+    box = Box(read_document(host, places.METADATA))
+    chance = random.SystemRandom()
+    collector = Collector(host, link, box, chance)
+    threading.Thread(target=collector.run, name="collect", daemon=True).start()
+    Agent(host, link, box, chance).run()
+    return 0
+
+
+def show_status(host: LinuxHost, *, as_json: bool) -> int:
+    status: dict[str, Any] = json.loads(host_text(host, places.RUN_STATUS))
+    print(json.dumps(status, indent=1) if as_json else status_text(status))
+    return 0
+
+
+def apply_once(host: LinuxHost, metadata: Path, templates: str, *, noop: bool) -> int:
+    """Render, validate, show what differs and, unless ``noop``, write it. Runs no phases and asks for no permit."""
+    raw = json.loads(metadata.read_text())
+    document = parse_document(raw if "metadata" in raw else {"generation": raw.get("generation", 1), "metadata": raw})
+    if document is None:
+        raise BadDocument(f"{metadata} holds no metadata")
+    files = render_files(host, document, templates)
+    check_files(host, files)
+    changes = compare_files(host, files, ())
+    if not changes:
+        print("Nothing to change.")
+        return 0
+    print(diff_text(changes, files))
+    if noop:
+        return EXIT_CHANGES_PENDING
+    journal = journals.Journal(document, changes, tuple(sorted(files)), {})
+    journals.switch(host, journals.open_journal(host, journal))
+    journals.close_journal(host)
+    return 0
+
+
+def host_text(host: LinuxHost, path: str) -> str:
+    state = host.read(path)
+    if state is None:
+        raise FileNotFoundError(f"{host.real(path)} does not exist")
+    return state.data.decode()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="provisioner-agent", description="The config agent of an instance.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="collect metadata and bring it into force, for ever")
+    status = commands.add_parser("status", help="which generation is in force, how the probes are, what is waited for")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    apply = commands.add_parser("apply", help="render once, show what differs, write it; runs no phases")
+    apply.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
+    apply.add_argument("--templates", default=places.TEMPLATES, help="template folder, below the root")
+    apply.add_argument("--noop", action="store_true", help="only show; exit code 2 when something differs")
+    for command in (run, status, apply):
+        command.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the root")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

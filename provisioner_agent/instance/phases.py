@@ -1,0 +1,97 @@
+"""Phases: the scripts that bring a rendered configuration into force.
+
+``/usr/libexec/os-refresh-config/PHASE.d/NAME``: executable files whose names are letters, digits, dashes and
+underscores, run in the order of their names, one after another; the first that fails ends the run. A script has 600 s,
+or what it asks for in its first lines: ``# time-limit: 1000``.
+
+They are told by environment:
+
+``PROVISIONER_CHANGED``   paths that were written or removed, one in each line
+``PROVISIONER_METADATA``  file with the metadata (JSON)
+``PROVISIONER_PERMIT``    file with the permit's answer: ``{"once": {NAME: {"do": bool, "fence": int}}}``
+``PROVISIONER_FIRST``     ``1`` while no generation has been applied on this disk yet
+``PROVISIONER_BOOT``      ``1`` when the kernel was started since the last run; services are down
+``PROVISIONER_ROLLBACK``  ``1`` when the previous files were put back
+``PROVISIONER_GENERATION``, ``PROVISIONER_PHASE``
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.host import Host
+
+PHASES = ("pre-configure", "configure", "post-configure", "migration")
+AFTER_FAILURE = "error"
+TIME_LIMIT = 600.0
+LAST_LINES = 15
+
+LOG = logging.getLogger("provisioner-agent")
+NAME = re.compile(r"^[0-9A-Za-z_-]+$")
+ASKED = re.compile(rb"^# time-limit: ([0-9]+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """How one script ended. ``tail`` holds the last lines that it said."""
+
+    phase: str
+    script: str
+    seconds: float
+    code: int
+    tail: str = ""
+    timed_out: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"phase": self.phase, "script": self.script, "seconds": round(self.seconds, 3), "code": self.code}
+
+
+def run_phases(host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHASES) -> list[PhaseResult]:
+    """Run the scripts of ``phases``; after a failure those of ``error.d`` run too, and how they end changes nothing.
+
+    :returns: one result for each script that ran; only the last can have another code than 0.
+    """
+    results: list[PhaseResult] = []
+    for phase in phases:
+        for script in scripts_of(host, phase):
+            results.append(_run_script(host, phase, script, env))
+            if results[-1].code != 0:
+                for late in scripts_of(host, AFTER_FAILURE):
+                    _run_script(host, AFTER_FAILURE, late, env)
+                return results
+    return results
+
+
+def failure_of(results: list[PhaseResult]) -> PhaseResult | None:
+    return results[-1] if results and results[-1].code != 0 else None
+
+
+def scripts_of(host: Host, phase: str) -> list[str]:
+    return [name for name in host.scripts(f"{places.PHASES}/{phase}.d") if NAME.match(name)]
+
+
+def _run_script(host: Host, phase: str, script: str, env: Mapping[str, str]) -> PhaseResult:
+    path = f"{places.PHASES}/{phase}.d/{script}"
+    started = host.monotonic()
+    limit = _time_limit(host, path)
+    done = host.run([host.real(path)], limit=limit, env={**env, "PROVISIONER_PHASE": phase})
+    seconds = host.monotonic() - started
+    lines = done.output.rstrip().splitlines()[-LAST_LINES:]
+    if done.timed_out:
+        lines.append(f"ended by the agent after {limit:g} s")
+    code = done.code if not done.timed_out else done.code or -9
+    LOG.info("%s/%s: code %s after %.1f s", phase, script, code, seconds)
+    for line in lines:
+        LOG.info("%s/%s: %s", phase, script, line)
+    return PhaseResult(phase, script, seconds, code, "\n".join(lines), done.timed_out)
+
+
+def _time_limit(host: Host, path: str) -> float:
+    state = host.read(path)
+    found = ASKED.search(b"\n".join(state.data.splitlines()[:10])) if state else None
+    return float(found[1]) if found else TIME_LIMIT

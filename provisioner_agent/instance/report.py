@@ -1,0 +1,98 @@
+"""Reports: what the server, and whoever runs ``provisioner-agent status``, learn of this instance."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.apply import BROKEN
+from provisioner_agent.instance.host import FileState, Host
+from provisioner_agent.instance.link import Link, Refused, ServerAway
+from provisioner_agent.instance.probes import ProbeResult, is_green
+from provisioner_agent.instance.record import Record
+from provisioner_agent.protocol import messages
+
+INTERVAL = 60.0
+RETRY = 5.0
+TIMEOUT = 10.0
+"""Seconds: between reports when nothing changes, until a lost one is sent again, until the server counts as away."""
+
+LOG = logging.getLogger("provisioner-agent")
+
+
+class Reporter:
+    """Keeps the status file true and tells the server: at once when something changed, else each minute."""
+
+    def __init__(self, host: Host, link: Link) -> None:
+        self.host = host
+        self.link = link
+        self.due = 0.0
+        self.told: dict[str, Any] | None = None
+
+    def tell(
+        self,
+        record: Record,
+        probes: Mapping[str, ProbeResult],
+        *,
+        settled: bool = True,
+        waiting: str | None = None,
+        problem: str | None = None,
+    ) -> None:
+        """Report when something differs from what was last told, or when it is time again.
+
+        :param settled: False while a generation is being applied: the node does not count as healthy then.
+        :param waiting: why the agent waits. :param problem: why the server cannot be heard, or what was ignored.
+        """
+        healthy = settled and bool(record.applied) and record.state != BROKEN and is_green(probes, "node")
+        now = {
+            "generation": record.about,
+            "applied": record.applied,
+            "state": record.state,
+            "healthy": healthy,
+            "probes": {name: result.to_dict() for name, result in probes.items()},
+            "phases": list(record.phases),
+            "error": record.error,
+            "boot_id": self.host.boot_id(),
+            "warnings": [problem] if problem else [],
+        }
+        status = now | {"waiting": waiting, "refused": record.refused, "updated": self.host.now()}
+        self.host.write(places.RUN_STATUS, FileState(json.dumps(status, indent=1).encode(), 0o644))
+        clock = self.host.monotonic()
+        news = now != self.told
+        if record.state and (clock >= self.due or (news and self.told is not None)):
+            self._send(now, clock)
+
+    def _send(self, message: dict[str, Any], clock: float) -> None:
+        try:
+            self.link.call("POST", messages.REPORT, message, timeout=TIMEOUT)
+        except (ServerAway, Refused) as error:
+            LOG.warning("the report was not taken: %s", error)
+            self.told = None
+            self.due = clock + RETRY
+            return
+        self.told = message
+        self.due = clock + INTERVAL
+
+    @property
+    def next(self) -> float:
+        """Seconds until :meth:`tell` should be called again."""
+        return max(0.0, self.due - self.host.monotonic())
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """The status file for a person."""
+    health = "healthy" if status["healthy"] else "not healthy"
+    lines = [f"generation {status['applied'] or 'none'} is in force; {health}"]
+    if status["state"] not in ("", "applied"):
+        lines.append(f"generation {status['generation']}: {status['state']}")
+    if status["error"]:
+        lines += [f"  {status['error']['summary']}", f"  {status['error']['cause']}"]
+    if status["waiting"]:
+        lines.append(f"waiting: {status['waiting']}")
+    lines += [f"warning: {text}" for text in status["warnings"]]
+    for name, probe in status["probes"].items():
+        lines.append(f"{'green' if probe['ok'] else 'red':6}{probe['scope']:5} {name}: {probe['output']}")
+    return "\n".join(lines)
