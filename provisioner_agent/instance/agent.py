@@ -42,6 +42,7 @@ class Agent:
         self.release_due = 0.0
         self.boot_due = 0.0
         self.boot_failures = 0
+        self.cleared = False
         self._interim = self.record
 
     def run(self) -> None:
@@ -67,6 +68,10 @@ class Agent:
 
     def _converge(self) -> None:
         journal = read_journal(self.host)
+        if journal is None and not self.cleared:
+            close_journal(self.host)  # contents without a record: nothing was begun, or all was done
+            self.host.remove(places.CANDIDATE)
+        self.cleared = True
         if journal is not None:
             self.tried = journal.document.generation
             outcome = self.applier.resume(journal, self.record)
@@ -143,7 +148,8 @@ class Agent:
             self._tell()  # the server hears how it went before it lets the next member go
             if self.permits.release(self.record.permit):
                 self.record = write_record(self.host, replace(self.record, permit=0))
-            self.release_due = self.host.monotonic() + RETRY
+            else:
+                self.release_due = self.host.monotonic() + RETRY
 
     def _tell(self) -> None:
         self.reporter.tell(self.record, self.probes, waiting=self.waiting, problem=self.box.problem)

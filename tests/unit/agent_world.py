@@ -1,0 +1,147 @@
+"""A config agent in a world in memory: an instance, a server, and both in the hands of the test."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.agent import Agent
+from provisioner_agent.instance.collect import Box, Collector
+from provisioner_agent.instance.document import read_document
+from provisioner_agent.instance.host import FakeHost, FileState, Finished, Killed
+from provisioner_agent.instance.link import FakeLink, ServerAway
+from provisioner_agent.protocol import messages
+
+CONF = "/etc/service.conf"
+SECRET = "/etc/service.secret"
+OLD_STYLE = "/etc/only-when-old"
+
+
+def metadata(generation: int, port: Any = 80, **more: Any) -> dict[str, Any]:
+    return {
+        "generation": generation,
+        "cloud": {"name": "lab"},
+        "role": {"name": "web", "count": 3, "once": ["first"], "at_a_time": 1},
+        "node": {"name": "n1", "hostname": "web-0"},
+        "members": {"web": []},
+        "values": {"port": port},
+        "secrets": {"key": f"key-{generation}"},
+        "health": {
+            "node": [{"name": "up", "command": ["probe-node"], "expect": "up"}],
+            "role": [{"name": "size", "command": ["probe-role"], "expect": "{count}"}],
+            "wait": 60,
+        },
+        "permit": True,
+    } | more
+
+
+@dataclass
+class World:
+    """``generation``: what the server offers. ``granted``: its answer to who asks for a permit."""
+
+    host: FakeHost = field(default_factory=FakeHost)
+    offered: dict[str, Any] | None = None
+    generation: int = 0
+    granted: bool = True
+    away: bool = False
+    once: dict[str, Any] = field(default_factory=lambda: {"first": {"do": True, "fence": 7}})
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    permits: list[tuple[str, int]] = field(default_factory=list)
+    scripts: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
+    failing: dict[str, int] = field(default_factory=dict)
+    node: str = "up"
+    role: str = "3"
+    bad_port: str = "bad"
+
+    def __post_init__(self) -> None:
+        top = places.TEMPLATES
+        self.put(f"{top}{CONF}", "port={{port}}\n")
+        self.put(f"{top}{CONF}.control", '{"validate": ["check", "{path}"]}')
+        self.put(f"{top}{SECRET}", "{{secrets.key}}")
+        self.put(f"{top}{SECRET}.control", '{"mode": "0600", "sensitive": true}')
+        for name in ("pre-configure.d/10-stop", "configure.d/20-b", "configure.d/10-a", "post-configure.d/10-start"):
+            self.script(name)
+        self.host.programs["probe-node"] = lambda argv, env: Finished(0, f"{self.node}\n")
+        self.host.programs["probe-role"] = lambda argv, env: Finished(0, f"{self.role}\n")
+        self.host.programs["check"] = self._check
+        self.link = FakeLink(self._answer)
+
+    def put(self, path: str, text: str, mode: int = 0o644) -> None:
+        self.host.files[path] = FileState(text.encode(), mode)
+
+    def script(self, name: str, text: str = "#!/bin/sh\n") -> None:
+        path = f"{places.PHASES}/{name}"
+        self.put(path, text, 0o755)
+        self.host.programs[path] = lambda argv, env: self._script(name, env)
+
+    def _script(self, name: str, env: Mapping[str, str]) -> Finished:
+        self.scripts.append((name, dict(env), self.text(CONF)))
+        code = self.failing.get(name, 0)
+        if code == -1:
+            raise Killed
+        return Finished(code, "first word\nlast word\n")
+
+    def _check(self, argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        bad = self.bad_port in self.host.files[argv[1]].data.decode()
+        return Finished(1 if bad else 0, "port is wrong\n" if bad else "")
+
+    def offer(self, generation: int, port: Any = 80, **more: Any) -> None:
+        self.generation = generation
+        self.offered = metadata(generation, port, **more)
+
+    def _answer(self, method: str, target: str, body: Mapping[str, Any]) -> Any:
+        if self.away:
+            raise ServerAway("the server does not answer: connection refused")
+        if target.startswith(messages.METADATA):
+            return {"generation": self.generation, "metadata": self.offered} if self.offered else {}
+        if target == messages.REPORT:
+            self.reports.append(json.loads(json.dumps(body)))
+            return {}
+        self.permits.append((body["action"], body["generation"]))
+        if body["action"] == "release":
+            return {}
+        return {"granted": self.granted, "why": "web-1 changes" if not self.granted else "", "once": self.once}
+
+    def start(self) -> Agent:
+        """The agent's process starts: all it knows is on the disk."""
+        self.box = Box(read_document(self.host, places.METADATA))
+        self.collector = Collector(self.host, self.link, self.box, random.Random(1))
+        self.agent = Agent(self.host, self.link, self.box, random.Random(1))
+        return self.agent
+
+    def reboot(self) -> Agent:
+        self.host.boot += "+"
+        for path in [path for path in self.host.files if path.startswith("/run/")]:
+            del self.host.files[path]
+        return self.start()
+
+    def go(self) -> None:
+        """Collect once and do what is due."""
+        self.collector.step()
+        self.agent.turn()
+
+    def text(self, path: str) -> str:
+        state = self.host.files.get(path)
+        return state.data.decode() if state else ""
+
+    def ran(self) -> list[str]:
+        return [name for name, _, _ in self.scripts]
+
+    def forget(self) -> None:
+        self.scripts.clear()
+        self.reports.clear()
+        self.permits.clear()
+
+
+def applied_world() -> World:
+    """Generation 1 is in force and green."""
+    world = World()
+    world.offer(1)
+    world.start()
+    world.go()
+    world.forget()
+    return world

@@ -1,0 +1,159 @@
+"""The real agent, its link and its host door: over loopback, below a folder that stands for the root."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from agent_server import TOKEN, AgentServer, served
+from agent_world import metadata
+
+from provisioner_agent.instance import places
+from provisioner_agent.instance.host import FileState, LinuxHost
+from provisioner_agent.instance.link import ForgedAnswer, HttpLink, Refused, ServerAway
+from provisioner_agent.instance.main import run_command
+from provisioner_agent.protocol import messages
+
+
+def test_link_both_ways() -> None:
+    with served() as server:
+        link = HttpLink(server.url, TOKEN)
+        server.offer(metadata(4))
+        answer = link.call("GET", f"{messages.METADATA}?since=3&wait=0", timeout=5)
+        assert answer["metadata"]["generation"] == 4
+        with pytest.raises(Refused, match="there is no such thing"):
+            link.call("GET", "/agent/v1/nothing", timeout=5)
+        for lie in ("mac", "replay"):
+            server.forge = lie
+            with pytest.raises(ForgedAnswer):
+                link.call("GET", f"{messages.METADATA}?since=3&wait=0", timeout=5)
+        server.forge = "none"
+        with pytest.raises(ServerAway, match="401 without authentication"):
+            HttpLink(server.url, "agent-1.wrong").call("POST", messages.REPORT, {}, timeout=5)
+        assert server.reports == []
+
+
+def test_link_without_a_server() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ServerAway, match="does not answer"):
+        HttpLink(f"http://127.0.0.1:{port}", TOKEN).call("GET", messages.METADATA, timeout=5)
+
+
+def test_host_files(tmp_path: Path) -> None:
+    host = LinuxHost(tmp_path)
+    host.write("/etc/deep/a", FileState(b"x", 0o640))
+    assert host.read("/etc/deep/a") == FileState(b"x", 0o640)
+    assert (tmp_path / "etc/deep/a").stat().st_mode & 0o7777 == 0o640
+    assert [path.name for path in (tmp_path / "etc/deep").iterdir()] == ["a"]
+    assert host.tree("/etc") == {"deep/a": "x"}
+    host.remove("/etc/deep")
+    host.remove("/etc/deep")
+    assert host.read("/etc/deep/a") is None and host.tree("/etc") == {} and host.scripts("/none") == []
+
+
+def test_host_programs(tmp_path: Path) -> None:
+    host = LinuxHost(tmp_path)
+    assert host.run(["sh", "-c", "echo out; echo err >&2; exit 3"], limit=10).output.split() == ["out", "err"]
+    assert host.run(["sh", "-c", "exit 3"], limit=10).code == 3
+    assert host.run(["no-such-program"], limit=10).code == 127
+    assert host.run(["sh", "-c", "echo $A$HOME"], limit=10, env={"A": "a"}).output == "a/root\n"
+    late = host.run(["sh", "-c", "echo begun; sleep 1000 & wait"], limit=0.2)
+    assert late.timed_out and late.output == "begun\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    files = {
+        f"{places.TEMPLATES}/etc/service.conf": "port={{port}}\n",
+        f"{places.TEMPLATES}/etc/service.conf.control": '{"mode": "0600", "validate": ["grep", "port=", "{path}"]}',
+    }
+    for path, text in files.items():
+        target = tmp_path / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    script(tmp_path, "configure.d/50-service", 'cp "$PROVISIONER_PERMIT" permit; cp etc/service.conf running')
+    return tmp_path
+
+
+def script(root: Path, name: str, text: str) -> None:
+    path = root / places.PHASES.lstrip("/") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\nset -e\n{text}\n")
+    path.chmod(0o755)
+
+
+def document(generation: int, port: int) -> dict[str, object]:
+    probe = {"name": "runs", "command": ["cat", "running"], "expect": f"port={port}"}
+    return metadata(generation, port, health={"node": [probe], "role": [], "wait": 1})
+
+
+@contextmanager
+def running(root: Path, server: AgentServer) -> Iterator[subprocess.Popen[bytes]]:
+    config = root / messages.AGENT_CONFIG.lstrip("/")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps({"url": server.url, "token": TOKEN, "node": "n1", "hostname": "web-0"}))
+    words = [sys.executable, "-m", "provisioner_agent.instance.main", "run", "--root", str(root)]
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_running_agent(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with served() as server:
+        server.offer(document(1, 80))
+        with running(root, server):
+            server.wait_for("applied 1 True")
+            assert (root / "running").read_text() == "port=80\n"
+            assert (root / "etc/service.conf").stat().st_mode & 0o777 == 0o600
+            assert (root / places.METADATA.lstrip("/")).stat().st_mode & 0o777 == 0o600
+            assert json.loads((root / "permit").read_text())["once"] == {"first": {"do": True, "fence": 1}}
+            server.offer(document(2, 81))
+            server.wait_for("applied 2 True")
+            server.offer(document(3, 82) | {"health": document(3, 1)["health"]})
+            said = server.wait_for("rolled-back 2 True")
+            assert said["generation"] == 3 and "runs said 'port=82'" in said["error"]["cause"]
+            assert (root / "running").read_text() == "port=81\n"
+            script(root, "configure.d/60-hangs", "mkfifo gate; read word <gate")
+            server.offer(document(4, 83))
+            while not (root / "gate").exists():
+                os.sched_yield()
+        assert run_command(["status", "--root", str(root)]) == 0
+        assert "generation 3: rolled-back" in capsys.readouterr().out
+        (root / "gate").write_text("end\n")  # the script of the killed agent; systemd would have ended it
+        script(root, "configure.d/60-hangs", "true")
+        with running(root, server) as process:  # killed in a phase: it goes on
+            server.wait_for("applied 4 True")
+            assert (root / "running").read_text() == "port=83\n"
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=10)
+    assert run_command(["status", "--json", "--root", str(root)]) == 0
+    assert json.loads(capsys.readouterr().out)["applied"] == 4
+
+
+def test_apply_once(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "metadata.json"
+    file.write_text(json.dumps(document(1, 80)))
+    words = ["apply", "--metadata", str(file), "--root", str(root)]
+    assert run_command([*words, "--noop"]) == 2
+    assert "+port=80" in capsys.readouterr().out and not (root / "etc/service.conf").exists()
+    assert run_command(words) == 0
+    assert run_command(words) == 0
+    assert capsys.readouterr().out.endswith("Nothing to change.\n")
+    assert not (root / "running").exists(), "no phases"
+    file.write_text(json.dumps(metadata(2) | {"values": {}}))
+    assert run_command(words) == 1
+    assert "etc/service.conf:1: the key port is not in the data" in capsys.readouterr().err
+    assert run_command(["aply"]) == 64
