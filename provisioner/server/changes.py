@@ -32,9 +32,11 @@ class Changes:
         self._unsubscribe = source.subscribe(self._announce)
 
     def close(self) -> None:
-        self._unsubscribe()
-        self._closed = True
-        self._wake()
+        """May be called again; the second time it does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._unsubscribe()
+            self._wake()
 
     async def poll(self, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool], wait: float) -> T:
         """Look until it is ``enough`` or ``wait`` seconds are over; what the last look saw.

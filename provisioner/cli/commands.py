@@ -1,0 +1,49 @@
+"""The one table of commands: word → where it is and what it does. Nothing of it is imported before it is used."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """``place``: ``module:name`` of a click command. ``does``: its line in the list of commands."""
+
+    place: str
+    does: str
+
+
+GROUPS: dict[str, str] = {
+    "node": "Servers on record: enroll, list, show, power, and the ways out of each state.",
+    "cloud": "Clouds: how they stand, and their generated secrets.",
+    "image": "Images: build what has changed, list, show.",
+    "config": "What the instances of a cloud are told.",
+    "lab": "A virtual rack on this machine: no hardware needed.",
+}
+
+COMMANDS: dict[str, Entry] = {
+    "serve": Entry("provisioner.cli.service:serve_command", "Run the service in the foreground."),
+    "node enroll": Entry(
+        "provisioner.cli.node:enroll", "Log in to each BMC of hardware files, take the nodes on record."
+    ),
+    "node list": Entry("provisioner.cli.node:list_nodes", "List the nodes and how they are."),
+    "node show": Entry("provisioner.cli.node:show", "Show a node and the timeline of its deployment."),
+    "node power": Entry("provisioner.cli.node:power", "Ask or change the power of a node."),
+    "node retry": Entry("provisioner.cli.node:retry", "Try again what failed."),
+    "node abort": Entry("provisioner.cli.node:abort", "Give up what the node is doing."),
+    "node release": Entry("provisioner.cli.node:release", "Take an active node out of its cloud."),
+    "node forget": Entry("provisioner.cli.node:forget", "Take a node off the record."),
+    "plan": Entry("provisioner.cli.cloud:plan", "Show what would change; 0: nothing, 2: changes."),
+    "apply": Entry("provisioner.cli.cloud:apply", "Make a cloud what its file says."),
+    "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
+    "cloud secret": Entry("provisioner.cli.cloud:secret", "Print one generated secret of a cloud."),
+    "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),
+    "image build": Entry("provisioner.cli.image:build", "Build the images whose inputs have changed."),
+    "image list": Entry("provisioner.cli.image:list_images", "List the images of the catalogue."),
+    "image show": Entry("provisioner.cli.image:show", "Show one image: files, elements, packages."),
+    "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
+    "lab up": Entry("provisioner.cli.lab:up", "Build the virtual rack; its nodes stay off."),
+    "lab status": Entry("provisioner.cli.lab:status", "Show the machines of the rack."),
+    "lab console": Entry("provisioner.cli.lab:console", "Print what a machine wrote to its serial console."),
+    "lab down": Entry("provisioner.cli.lab:down", "End the rack and remove what it made."),
+    "version": Entry("provisioner.cli.service:version", "Print the version."),
+}

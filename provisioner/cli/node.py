@@ -1,0 +1,280 @@
+"""``provisioner node``: the servers on record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from provisioner.cli.main import error_lines
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
+from provisioner.cli.reach import open_client, read_passwords, read_text
+from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds
+from provisioner.errors import EXIT_ERROR, error_from_dict
+from provisioner.manifest.hardware import parse_hardware
+from provisioner.model.deployment import Deployment, Node, Step
+from provisioner.model.hardware import HardwareReport
+from provisioner.model.states import EXITS
+from provisioner.model.status import EnrollResult, NodeView
+
+GIB = 1 << 30
+
+
+@click.command("enroll")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@output_option
+@pass_options
+def enroll(options: Options, files: tuple[Path, ...]) -> int:
+    """Log in to each BMC that hardware FILES name, check it, and take the node on record.
+
+    A password is read here from where the file says it is, and goes over the socket only. A node that fails does not
+    keep the others from being enrolled; the exit code is then 1.
+
+    \b
+    Example:
+      provisioner node enroll hardware/lab.yaml
+    """
+    items = read_passwords(parse_hardware({str(path): read_text(path) for path in files}))
+    results = []
+    with open_client(options) as client:
+        for result in client.enroll(items):
+            results.append(result)
+            if not options.json:
+                click.echo(clean("\n".join(_enroll_lines(result))))
+    if options.json:
+        print_json([result.model_dump(mode="json") for result in results])
+    return EXIT_ERROR if any(result.result == "failed" for result in results) else 0
+
+
+def _enroll_lines(result: EnrollResult) -> list[str]:
+    lines = [f"{result.node:<16} {result.result:<10} {result.seconds:6.1f} s"]
+    lines += [f"    {change}" for change in result.changes]
+    if result.error:
+        lines += [f"    {line}" for line in error_lines(error_from_dict(result.error))]
+    return lines
+
+
+@click.command("list")
+@output_option
+@pass_options
+def list_nodes(options: Options) -> None:
+    """List the nodes on record.
+
+    \b
+    Example:
+      provisioner node list
+    """
+    with open_client(options) as client:
+        nodes = client.nodes()
+    if options.json:
+        print_json([node.model_dump(mode="json") for node in nodes])
+        return
+    columns = ("node", "state", "power", "healthy", "BMC", "MAC", "firmware", "generation", "exits")
+    print_table(columns, [_row(node) for node in nodes])
+    for node in nodes:
+        if node.failure:
+            click.echo(clean("\n".join(error_lines(error_from_dict(node.failure)))), err=True)
+
+
+def _row(node: Node) -> tuple[object, ...]:
+    spec = node.spec
+    generation = f"{node.applied} of {node.generation}" if node.generation else ""
+    healthy = {True: "yes", False: "no", None: ""}[node.healthy]
+    macs = ", ".join(port.mac for port in spec.ports)
+    exits = ", ".join(EXITS[node.state])
+    return node.name, node.state, node.power, healthy, spec.bmc.address, macs, spec.firmware, generation, exits
+
+
+@click.command("show")
+@click.argument("name")
+@click.option("--hardware", is_flag=True, help="Also what the ramdisk found on the node.")
+@output_option
+@pass_options
+def show(options: Options, name: str, hardware: bool) -> None:
+    """Show a node and the timeline of its deployment, with seconds for each step.
+
+    \b
+    Example:
+      provisioner node show node1 --hardware
+    """
+    with open_client(options) as client:
+        view = client.node(name)
+    if options.json:
+        print_json(_view_json(view))
+        return
+    _print_node(view)
+    if view.deployment:
+        _print_timeline(view.deployment)
+    if hardware:
+        _print_hardware(view.node.hardware)
+    if view.node.failure:
+        click.echo(clean("\n".join(error_lines(error_from_dict(view.node.failure)))))
+
+
+def step_seconds(step: Step) -> float | None:
+    return None if step.started is None or step.ended is None else max(0.0, step.ended - step.started)
+
+
+def _view_json(view: NodeView) -> dict[str, Any]:
+    """The view with ``seconds`` in each step that has ended."""
+    data = view.model_dump(mode="json")
+    if view.deployment:
+        for step, shown in zip(view.deployment.steps, data["deployment"]["steps"], strict=True):
+            shown["seconds"] = step_seconds(step)
+    return data
+
+
+def _print_node(view: NodeView) -> None:
+    node, spec = view.node, view.node.spec
+    print_facts(
+        [
+            ("node", node.name),
+            ("uuid", node.uuid),
+            ("state", node.state),
+            ("power", node.power),
+            ("BMC", f"{spec.bmc.driver}://{spec.bmc.username}@{spec.bmc.address}:{spec.bmc.port}"),
+            ("ports", ", ".join(port.mac for port in spec.ports)),
+            ("firmware", spec.firmware),
+            ("tags", ", ".join(spec.tags)),
+            ("properties", ", ".join(f"{key}={value}" for key, value in spec.properties.items())),
+            ("generation", f"{node.applied} applied of {node.generation}" if node.generation else ""),
+            ("healthy", {True: "yes", False: "no", None: ""}[node.healthy]),
+            ("exits", ", ".join(view.exits)),
+        ]
+    )
+
+
+def _print_timeline(deployment: Deployment) -> None:
+    place = deployment.placement
+    click.echo()
+    print_facts(
+        [
+            ("deployment", deployment.id),
+            ("cloud", place.cloud),
+            ("role", f"{place.role} ({place.hostname})"),
+            ("image", place.image),
+            ("addresses", ", ".join(f"{a.address} ({a.network})" for a in place.addresses)),
+            ("begun", clock_time(deployment.created)),
+            ("state", deployment.state),
+        ]
+    )
+    rows = []
+    for step in deployment.steps:
+        started = "" if step.started is None else f"+{step.started - deployment.created:.1f}"
+        tries = f"attempt {step.attempts}, " if step.attempts > 1 else ""
+        rows.append((step.name, step.state, started, seconds(step_seconds(step)), tries + describe(step.detail)))
+    print_table(("step", "state", "started", "seconds", "detail"), rows)
+    ends = [step.ended for step in deployment.steps if step.ended is not None]
+    if ends:
+        click.echo(f"{max(ends) - deployment.created:.1f} s in all")
+
+
+def _print_hardware(report: HardwareReport | None) -> None:
+    click.echo()
+    if report is None:
+        click.echo("hardware: not known yet; the ramdisk reports it when the node is deployed")
+        return
+    print_facts(
+        [
+            ("product", report.product),
+            ("serial", report.serial),
+            ("CPUs", report.cpus),
+            ("memory", f"{report.memory_mib} MiB"),
+            ("firmware", report.firmware),
+            ("virtualisation", "yes" if report.virtualisation else "no"),
+        ]
+    )
+    print_table(
+        ("disk", "GiB", "model", "serial", "holds"),
+        [
+            (d.name, f"{d.size / GIB:.1f}", d.model, d.serial, ", ".join(d.signatures) or "nothing")
+            for d in report.disks
+        ],
+    )
+    print_table(("NIC", "MAC", "link"), [(n.name, n.mac, "up" if n.link else "down") for n in report.nics])
+
+
+@click.command("power")
+@click.argument("name")
+@click.argument("want", required=False, type=click.Choice(["on", "off", "reset"]))
+@output_option
+@pass_options
+def power(options: Options, name: str, want: str | None) -> None:
+    """Ask a node's BMC for its power, or change it and read it back.
+
+    \b
+    Example:
+      provisioner node power node1 off
+    """
+    with open_client(options) as client:
+        now = client.set_power(name, want)
+    if options.json:
+        print_json({"node": name, "power": str(now)})
+    else:
+        click.echo(f"{name} is {now}")
+
+
+def _do_verb(options: Options, name: str, verb: str) -> None:
+    with open_client(options) as client:
+        node = client.verb(name, verb)
+    if options.json:
+        print_json(node.model_dump(mode="json"))
+    else:
+        click.echo(f"{name}: {verb}" + ("" if verb == "forget" else f"; it is {node.state} now"))
+
+
+@click.command("retry")
+@click.argument("name")
+@output_option
+@pass_options
+def retry(options: Options, name: str) -> None:
+    """Try again what failed: the deployment goes on with the step that failed. For a node that is failed.
+
+    \b
+    Example:
+      provisioner node retry node1
+    """
+    _do_verb(options, name, "retry")
+
+
+@click.command("abort")
+@click.argument("name")
+@output_option
+@pass_options
+def abort(options: Options, name: str) -> None:
+    """Give up what a node is doing; it is cleaned and available again.
+
+    \b
+    Example:
+      provisioner node abort node1
+    """
+    _do_verb(options, name, "abort")
+
+
+@click.command("release")
+@click.argument("name")
+@output_option
+@pass_options
+def release(options: Options, name: str) -> None:
+    """Take an active node out of its cloud.
+
+    \b
+    Example:
+      provisioner node release node3
+    """
+    _do_verb(options, name, "release")
+
+
+@click.command("forget")
+@click.argument("name")
+@output_option
+@pass_options
+def forget(options: Options, name: str) -> None:
+    """Take a node off the record; nothing on the server itself is touched.
+
+    \b
+    Example:
+      provisioner node forget node1
+    """
+    _do_verb(options, name, "forget")

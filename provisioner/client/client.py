@@ -1,0 +1,155 @@
+"""Calls of the operator API over its unix socket; one method for each call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+from pydantic import ValidationError
+
+from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachable, error_from_dict
+from provisioner.model.deployment import Node
+from provisioner.model.hardware import Power
+from provisioner.model.image import Image
+from provisioner.model.plan import Plan
+from provisioner.model.role import Desired
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
+
+ANSWER_SECONDS = 120.0
+"""Seconds until a call without an answer is given up: longer than any BMC command may take."""
+START = "start it: provisioner serve"
+
+
+class Client:
+    """The service behind ``socket``. Every method raises the service's own error, or:
+
+    * ServerUnreachable: nobody answers there.
+    * DeadlinePassed: the service took the call and gave no answer in time.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)),
+            base_url="http://provisioner",
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def status(self) -> dict[str, Any]:
+        """What the service is and serves: ``version``, ``pid``, ``interface``, ``url``, ``nodes``."""
+        return dict(self._get("status"))
+
+    def enroll(self, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
+        """Enroll nodes; each result comes as soon as it is known."""
+        body = json.dumps({"items": [item.model_dump(mode="json") for item in items]})
+        with self._translated(), self._http.stream("POST", "/v1/nodes/enroll", content=body) as answer:
+            if answer.is_error:
+                answer.read()
+                raise self._error(answer)
+            for line in answer.iter_lines():
+                data = json.loads(line)
+                if "summary" in data:
+                    raise error_from_dict(data)
+                yield EnrollResult.model_validate(data)
+
+    def nodes(self) -> list[Node]:
+        return [Node.model_validate(node) for node in self._get("nodes")["nodes"]]
+
+    def node(self, name: str) -> NodeView:
+        return NodeView.model_validate(self._get("nodes", name))
+
+    def set_power(self, name: str, want: str | None) -> Power:
+        """Tell a node's BMC ``on``, ``off`` or ``reset``; None only asks. The power that the BMC reports then."""
+        return Power(self._post({"want": want}, "nodes", name, "power")["power"])
+
+    def verb(self, name: str, verb: str) -> Node:
+        """One of the exits of the node's state: ``retry``, ``abort``, ``release``, ``forget``."""
+        return Node.model_validate(self._post({}, "nodes", name, verb))
+
+    def plan(self, desired: Desired) -> Plan:
+        return Plan.model_validate(self._post(desired.model_dump(mode="json"), "plan"))
+
+    def apply(self, plan: Plan) -> CloudStatus:
+        return CloudStatus.model_validate(self._post(plan.model_dump(mode="json"), "apply"))
+
+    def clouds(self) -> list[str]:
+        return [str(name) for name in self._get("clouds")["clouds"]]
+
+    def cloud_status(self, name: str) -> CloudStatus:
+        return CloudStatus.model_validate(self._get("clouds", name))
+
+    def cloud_secret(self, cloud: str, name: str) -> str:
+        return str(self._get("clouds", cloud, "secrets", name)["secret"])
+
+    def events(self, since: int = 0, *, wait: float = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        """Events with an ``id`` above ``since``; when there is none, waits up to ``wait`` seconds for one."""
+        found = self._get("events", params={"since": since, "wait": wait, "limit": limit})
+        return list(found["events"])
+
+    def images(self) -> list[Image]:
+        return [Image.model_validate(image) for image in self._get("images")["images"]]
+
+    def _get(self, *path: str, params: dict[str, Any] | None = None) -> Any:
+        with self._translated():
+            return self._read(self._http.get(_path(path), params=params))
+
+    def _post(self, body: dict[str, Any], *path: str) -> Any:
+        with self._translated():
+            return self._read(self._http.post(_path(path), content=json.dumps(body)))
+
+    def _read(self, answer: httpx.Response) -> Any:
+        if answer.is_error:
+            raise self._error(answer)
+        return answer.json()
+
+    def _error(self, answer: httpx.Response) -> ProvisionerError:
+        try:
+            return error_from_dict(answer.json())
+        except (ValueError, TypeError, AttributeError, KeyError):
+            return ProvisionerError("the service gave no readable answer", cause=f"HTTP status {answer.status_code}")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """httpx's errors as ours."""
+        try:
+            yield
+        except httpx.ReadTimeout as error:
+            raise DeadlinePassed(
+                f"the service gave no answer within {ANSWER_SECONDS:g} s",
+                where=str(self._socket),
+                hint="read its log; provisioner events shows what it does",
+            ) from error
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(
+                "the service does not answer", where=str(self._socket), cause=str(error) or None, hint=START
+            ) from error
+        except (ValueError, KeyError, ValidationError) as error:
+            # Never the text of the error: a validation error repeats what it read, and that may be a secret.
+            raise ProvisionerError(
+                "the service's answer cannot be understood",
+                where=str(self._socket),
+                cause=type(error).__name__,
+                hint="service and command are of different versions: start the service again",
+            ) from None
+
+
+def _path(parts: Sequence[str]) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)

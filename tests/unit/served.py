@@ -1,0 +1,171 @@
+"""A service whose conductor is a fake, for the tests of server, client and command line."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from provisioner.errors import BmcRefused, NotFound
+from provisioner.model.deployment import STEPS, Address, Deployment, Node, Placement, Step, StepState
+from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
+from provisioner.model.image import Image
+from provisioner.model.plan import Deploy, Guard, Plan
+from provisioner.model.role import Desired
+from provisioner.model.states import EXITS, NodeState, check_verb
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, MemberStatus, NodeView
+from provisioner.server.changes import Changes
+from provisioner.server.desk import Desk
+from provisioner.server.listener import open_operator_socket
+from provisioner.server.operators import operator_app
+from provisioner.server.running import Served, answer
+
+BEGUN = 1_700_000_000.0
+
+
+def make_spec(name: str = "node1") -> NodeSpec:
+    bmc = BmcAddress(address="10.77.1.11", username="admin", password=SecretRef(env="BMC_PASSWORD"))
+    return NodeSpec(name=name, bmc=bmc, ports=(Port(mac="52:54:00:77:00:01"),))
+
+
+def make_node(name: str = "node1", state: NodeState = NodeState.AVAILABLE, **more: Any) -> Node:
+    return Node(uuid=f"uuid-{name}", spec=make_spec(name), state=state, **more)
+
+
+def make_placement(node: str = "node1") -> Placement:
+    address = Address(network="main", address="10.77.0.20/24", mac="52:54:00:77:00:01")
+    return Placement(
+        cloud="lab", role="galera", index=0, hostname="galera-0", node=node, image="galera-0123456789ab",
+        addresses=(address,),
+    )  # fmt: skip
+
+
+def make_deployment(node: str = "node1") -> Deployment:
+    """Every step done, 2 s each."""
+    steps = tuple(
+        Step(name=name, state=StepState.DONE, started=BEGUN + 2 * i, ended=BEGUN + 2 * i + 2, attempts=1)
+        for i, name in enumerate(STEPS)
+    )
+    return Deployment(id="d1", placement=make_placement(node), created=BEGUN, steps=steps)
+
+
+def make_status(ready: bool = False, failed: bool = False, **member: Any) -> CloudStatus:
+    one = {"node": "node1", "role": "galera", "hostname": "galera-0", "state": "deploying"} | member
+    return CloudStatus(cloud="lab", ready=ready, failed=failed, members=(MemberStatus(**one),))
+
+
+class FakeConductor:
+    """Answers from what the test put into it, and announces changes when told."""
+
+    def __init__(self) -> None:
+        self.node_list = [make_node()]
+        self.deployments: dict[str, Deployment] = {}
+        self.statuses: list[CloudStatus] = [make_status(ready=True)]
+        self.actions: tuple[Deploy, ...] = ()
+        self.applied: list[Plan] = []
+        self.event_list: list[dict[str, Any]] = []
+        self.enrolled: list[EnrollItem] = []
+        self.wrong_passwords: set[str] = set()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.powers: list[tuple[str, str | None]] = []
+        self.callbacks: list[Callable[[], None]] = []
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
+
+    def announce(self) -> None:
+        for callback in list(self.callbacks):
+            callback()
+
+    def enroll(self, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
+        for number, item in enumerate(items):
+            if number:
+                assert self.may_go_on.wait(10)
+            self.enrolled.append(item)
+            if item.spec.name in self.wrong_passwords:
+                refused = BmcRefused("it refuses the password", where=item.spec.bmc.address, hint="correct it")
+                yield EnrollResult(node=item.spec.name, result="failed", seconds=0.5, error=refused.to_dict())
+            else:
+                yield EnrollResult(node=item.spec.name, result="enrolled", seconds=0.5)
+
+    def nodes(self) -> Sequence[Node]:
+        return self.node_list
+
+    def _find(self, name: str) -> Node:
+        for node in self.node_list:
+            if node.name == name:
+                return node
+        raise NotFound("there is no such node", where=name, hint="provisioner node list")
+
+    def node(self, name: str) -> NodeView:
+        node = self._find(name)
+        return NodeView(node=node, deployment=self.deployments.get(name), exits=EXITS[node.state])
+
+    def set_power(self, name: str, want: str | None) -> Power:
+        self._find(name)
+        self.powers.append((name, want))
+        return Power.ON if want == "on" else Power.OFF
+
+    def verb(self, name: str, verb: str) -> Node:
+        node = self._find(name)
+        check_verb(name, node.state, verb)
+        return node
+
+    def plan(self, desired: Desired) -> Plan:
+        return Plan(cloud=desired.cloud.cloud, desired=desired, actions=self.actions)
+
+    def apply(self, plan: Plan) -> CloudStatus:
+        self.applied.append(plan)
+        return self.cloud_status(plan.cloud)
+
+    def clouds(self) -> Sequence[str]:
+        return ["lab"]
+
+    def cloud_status(self, name: str) -> CloudStatus:
+        """The next of ``statuses``; the last one stays."""
+        return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+
+    def cloud_secret(self, cloud: str, name: str) -> str:
+        if (cloud, name) != ("lab", "galera_app_password"):
+            raise NotFound("there is no such secret", where=f"{cloud}/{name}")
+        return "s3cret"
+
+    def events(self, since: int, limit: int) -> Sequence[dict[str, Any]]:
+        return [event for event in self.event_list if event["id"] > since][:limit]
+
+
+def make_deploy() -> Deploy:
+    return Deploy(placement=make_placement(), guard=Guard(state=NodeState.AVAILABLE), why="galera has 0 of 1 members")
+
+
+@contextmanager
+def served(conductor: FakeConductor, socket: Path, images: Iterable[Image] = ()) -> Iterator[None]:
+    """The operator API on a real unix socket, in a thread of its own."""
+    begun = threading.Event()
+    handles: dict[str, Any] = {}
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        handles.update(loop=asyncio.get_running_loop(), stop=stop)
+        desk, changes = Desk(), Changes(conductor)
+        about = {"version": "0", "interface": ""}
+        app = operator_app(conductor, lambda: list(images), about, desk, changes)
+        try:
+            await answer([Served(app, open_operator_socket(socket))], stop, ready=begun.set, ending=changes.close)
+        finally:
+            desk.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        assert begun.wait(10)
+        yield
+    finally:
+        handles["loop"].call_soon_threadsafe(handles["stop"].set)
+        thread.join(10)
+        assert not thread.is_alive()

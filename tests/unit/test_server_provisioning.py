@@ -1,0 +1,348 @@
+"""What nodes see: boot scripts, files of images, and the agents' messages with their authentication."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from provisioner.errors import Conflict, NotFound
+from provisioner.server.changes import Changes
+from provisioner.server.desk import Desk
+from provisioner.server.guard import MAX_BODY, Nonces
+from provisioner.server.provisioning import provisioning_app
+from provisioner_agent.protocol.auth import (
+    ID_HEADER,
+    MAC_HEADER,
+    NONCE_HEADER,
+    answer_mac,
+    check_mac,
+    new_nonce,
+    request_mac,
+)
+from provisioner_agent.protocol.messages import HELLO, METADATA, ORDER, PERMIT, PROGRESS, REPORT
+
+SECRETS = {("b1", "boot"): "boot-secret", ("i1", "instance"): "instance-secret"}
+
+
+class Rack:
+    """The conductor as guests see it."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, Any]] = []
+        self.callbacks: list[Callable[[], None]] = []
+        self.due: dict[str, Any] | None = None
+        self.generation = 1
+        self.granted = False
+        self.looks = 0
+        self.looked = threading.Event()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
+
+    def announce(self) -> None:
+        for callback in self.callbacks:
+            callback()
+
+    def guest_secret(self, token_id: str, kind: str) -> str:
+        if (token_id, kind) not in SECRETS:
+            raise NotFound("there is no such token")
+        return SECRETS[token_id, kind]
+
+    def boot_script(self, mac: str) -> str | None:
+        return f"#!ipxe\n# {mac}\n" if mac == "52:54:00:77:00:01" else None
+
+    def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
+        self.heard.append(("hello", token_id, message))
+        return {"clock": 5.0}
+
+    def _look(self) -> None:
+        self.looks += 1
+        self.looked.set()
+
+    def order(self, token_id: str) -> dict[str, Any] | None:
+        self._look()
+        return self.due
+
+    def progress(self, token_id: str, message: dict[str, Any]) -> None:
+        self.heard.append(("progress", token_id, message))
+
+    def result(self, token_id: str, message: dict[str, Any]) -> None:
+        self.heard.append(("result", token_id, message))
+
+    def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
+        self._look()
+        return {"generation": self.generation, "metadata": {}} if self.generation > since else None
+
+    def report(self, token_id: str, message: dict[str, Any]) -> None:
+        raise Conflict("the generation is too old", where=token_id)
+
+    def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
+        self._look()
+        return {"granted": self.granted, "why": "", "once": {}}
+
+
+class Wire:
+    """Sends signed messages to the application and checks the answers' MACs."""
+
+    def __init__(self, http: httpx.AsyncClient, rack: Rack, changes: Changes) -> None:
+        self.http = http
+        self.rack = rack
+        self.changes = changes
+
+    async def send(
+        self, method: str, target: str, body: bytes = b"", *, ident: str, secret: str, nonce: str | None = None
+    ) -> httpx.Response:
+        nonce = nonce or new_nonce()
+        mac = request_mac(secret, method, target, nonce, body)
+        headers = {ID_HEADER: ident, NONCE_HEADER: nonce, MAC_HEADER: mac}
+        answer = await self.http.request(method, target, content=body, headers=headers)
+        if answer.status_code != 401:
+            check_mac(answer_mac(secret, nonce, answer.status_code, answer.content), answer.headers.get(MAC_HEADER))
+        return answer
+
+    async def ramdisk(self, method: str, target: str, body: Any = None, **more: Any) -> httpx.Response:
+        data = b"" if body is None else json.dumps(body).encode()
+        return await self.send(method, target, data, ident="b1", secret="boot-secret", **more)
+
+    async def instance(self, method: str, target: str, body: Any = None, **more: Any) -> httpx.Response:
+        data = b"" if body is None else json.dumps(body).encode()
+        return await self.send(method, target, data, ident="i1", secret="instance-secret", **more)
+
+
+def with_wire(work: Callable[[Wire], Awaitable[None]], folder: Path | None = None) -> None:
+    """Run ``work`` against the application; ``folder`` holds files by ``ID/NAME``."""
+
+    def path_of(image: str, name: str) -> Path:
+        if folder is None or (image, name) != ("galera-0123456789ab", "root.zst"):
+            raise NotFound("there is no such image", where=image)
+        return folder / image / name
+
+    async def run() -> None:
+        rack, desk = Rack(), Desk()
+        changes = Changes(rack)
+        transport = httpx.ASGITransport(provisioning_app(rack, path_of, desk, changes))
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://seed") as http:
+                await work(Wire(http, rack, changes))
+        finally:
+            changes.close()
+            desk.close()
+        assert rack.callbacks == []
+
+    asyncio.run(run())
+
+
+def test_boot_script_by_either_writing_of_the_mac() -> None:
+    async def work(wire: Wire) -> None:
+        for mac in ("52:54:00:77:00:01", "52-54-00-77-00-01"):
+            answer = await wire.http.get(f"/boot/{mac}")
+            assert answer.text == "#!ipxe\n# 52:54:00:77:00:01\n"
+        stranger = await wire.http.get("/boot/52:54:00:77:00:02")
+        assert stranger.status_code == 404 and stranger.json()["error"] == "NotFound"
+        assert (await wire.http.get("/boot/..%2fetc")).status_code in {400, 404}
+
+    with_wire(work)
+
+
+def test_an_authentic_message_arrives_and_its_answer_is_signed() -> None:
+    async def work(wire: Wire) -> None:
+        answer = await wire.ramdisk("POST", HELLO, {"boot_id": "x"})
+        assert answer.json() == {"clock": 5.0}
+        assert wire.rack.heard == [("hello", "b1", {"boot_id": "x"})]
+
+    with_wire(work)
+
+
+def test_forged_messages_get_401_and_no_reason() -> None:
+    async def work(wire: Wire) -> None:
+        answers = []
+        good = request_mac("boot-secret", "POST", PROGRESS, "0" * 32, b"{}")
+        signed = {ID_HEADER: "b1", NONCE_HEADER: "0" * 32, MAC_HEADER: good}
+        send = wire.http.request
+        answers.append(await send("POST", PROGRESS, content=b'{"bytes": 1}', headers=signed))  # another body
+        answers.append(await send("POST", PROGRESS + "?a=1", content=b"{}", headers=signed))  # another target
+        answers.append(await send("POST", HELLO, content=b"{}", headers=signed))  # another path
+        answers.append(await send("POST", PROGRESS, content=b"{}", headers=signed | {NONCE_HEADER: "1" * 32}))
+        answers.append(await send("POST", PROGRESS, content=b"{}"))
+        answers.append(await send("POST", PROGRESS, content=b"{}", headers=signed | {ID_HEADER: "i1"}))
+        answers.append(await wire.send("POST", PROGRESS, b"{}", ident="b1", secret="another"))
+        answers.append(await wire.send("POST", PROGRESS, b"{}", ident="nobody", secret="boot-secret"))
+        answers.append(await wire.send("POST", PROGRESS, b"{}", ident="b1", secret="boot-secret", nonce="short"))
+        # The boot token opens no path of the config agent, nor the other way round.
+        answers.append(await wire.ramdisk("GET", METADATA))
+        answers.append(await wire.instance("GET", ORDER))
+        assert [answer.status_code for answer in answers] == [401] * len(answers)
+        assert len({answer.content for answer in answers}) == 1
+        assert all(MAC_HEADER not in answer.headers for answer in answers)
+        assert wire.rack.heard == []
+
+    with_wire(work)
+
+
+def test_a_message_is_heard_once() -> None:
+    async def work(wire: Wire) -> None:
+        nonce = new_nonce()
+        assert (await wire.ramdisk("POST", PROGRESS, {"bytes": 1}, nonce=nonce)).status_code == 200
+        assert (await wire.ramdisk("POST", PROGRESS, {"bytes": 1}, nonce=nonce)).status_code == 401
+        assert len(wire.rack.heard) == 1
+
+    with_wire(work)
+
+
+def test_a_forged_message_does_not_use_up_a_nonce() -> None:
+    async def work(wire: Wire) -> None:
+        nonce = new_nonce()
+        assert (await wire.send("POST", PROGRESS, b"{}", ident="b1", secret="x", nonce=nonce)).status_code == 401
+        assert (await wire.ramdisk("POST", PROGRESS, {}, nonce=nonce)).status_code == 200
+
+    with_wire(work)
+
+
+def test_nonces_are_kept_by_token_and_the_oldest_go_first() -> None:
+    nonces = Nonces(each=2, tokens=2)
+    first, second, third = "1" * 32, "2" * 32, "3" * 32
+    assert nonces.hear("a", first) and nonces.hear("b", first)
+    assert not nonces.hear("a", first)
+    assert nonces.hear("a", second) and nonces.hear("a", third)
+    assert not nonces.hear("a", third)
+    assert nonces.hear("a", first)
+
+
+def test_a_large_message_is_refused_by_what_it_says_and_by_what_it_is() -> None:
+    async def chunks() -> Any:
+        for _ in range(MAX_BODY // 65536 + 1):
+            yield b" " * 65536
+
+    async def work(wire: Wire) -> None:
+        said = await wire.http.post(PROGRESS, content=b" " * (MAX_BODY + 1))
+        streamed = await wire.http.post(PROGRESS, content=chunks())
+        assert (said.status_code, streamed.status_code) == (413, 413)
+        assert (await wire.send("POST", PROGRESS, b" " * MAX_BODY, ident="b1", secret="boot-secret")).status_code == 400
+
+    with_wire(work)
+
+
+def test_errors_of_the_conductor_are_signed_json() -> None:
+    async def work(wire: Wire) -> None:
+        answer = await wire.instance("POST", REPORT, {"generation": 1})
+        assert answer.status_code == 409
+        assert answer.json()["summary"] == "the generation is too old"
+        wrong = await wire.instance("POST", REPORT, ["no map"])
+        assert wrong.status_code == 400 and wrong.json()["error"] == "UsageError"
+        wrong = await wire.instance("GET", METADATA + "?since=-1")
+        assert wrong.status_code == 400
+
+    with_wire(work)
+
+
+async def until_looked(rack: Rack) -> None:
+    assert await asyncio.to_thread(rack.looked.wait, 10)
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["a change", "the end of the service"])
+def test_a_long_poll_is_woken(announced: bool) -> None:
+    async def work(wire: Wire) -> None:
+        waiting = asyncio.create_task(wire.ramdisk("GET", ORDER + "?wait=50"))
+        await until_looked(wire.rack)
+        assert not waiting.done()
+        if announced:
+            wire.rack.due = {"id": "o1", "step": "storage"}
+            wire.rack.announce()
+        else:
+            wire.changes.close()
+        answer = await asyncio.wait_for(waiting, 8)
+        assert answer.json() == ({"order": {"id": "o1", "step": "storage"}} if announced else {})
+
+    with_wire(work)
+
+
+def test_a_change_that_is_not_enough_keeps_the_poll_waiting() -> None:
+    async def work(wire: Wire) -> None:
+        waiting = asyncio.create_task(wire.instance("GET", METADATA + "?since=1&wait=50"))
+        await until_looked(wire.rack)
+        wire.rack.looked.clear()
+        wire.rack.announce()
+        await until_looked(wire.rack)
+        assert not waiting.done()
+        wire.rack.generation = 2
+        wire.rack.announce()
+        assert (await asyncio.wait_for(waiting, 8)).json() == {"generation": 2, "metadata": {}}
+
+    with_wire(work)
+
+
+def test_a_poll_that_does_not_wait_answers_at_once() -> None:
+    async def work(wire: Wire) -> None:
+        assert (await wire.instance("GET", METADATA + "?since=1")).json() == {}
+        assert (await wire.instance("GET", METADATA + "?since=0")).json()["generation"] == 1
+        assert wire.rack.looks == 2
+
+    with_wire(work)
+
+
+def test_a_permit_waits_until_it_is_granted_and_a_release_does_not() -> None:
+    async def work(wire: Wire) -> None:
+        message = {"action": "acquire", "generation": 1, "wait": 50}
+        waiting = asyncio.create_task(wire.instance("POST", PERMIT, message))
+        await until_looked(wire.rack)
+        released = await wire.instance("POST", PERMIT, message | {"action": "release"})
+        assert released.json()["granted"] is False
+        assert not waiting.done()
+        wire.rack.granted = True
+        wire.rack.announce()
+        assert (await asyncio.wait_for(waiting, 8)).json()["granted"] is True
+
+    with_wire(work)
+
+
+def test_files_of_images_whole_and_in_ranges(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 12_000  # three blocks
+    (tmp_path / "galera-0123456789ab").mkdir()
+    (tmp_path / "galera-0123456789ab" / "root.zst").write_bytes(data)
+    url = "/images/galera-0123456789ab/root.zst"
+
+    async def work(wire: Wire) -> None:
+        whole = await wire.http.get(url)
+        assert whole.status_code == 200 and whole.content == data
+        assert whole.headers["accept-ranges"] == "bytes"
+        for given, want in {
+            "bytes=0-0": data[:1],
+            "bytes=5-1500000": data[5:1_500_001],
+            "bytes=3000000-": data[3_000_000:],
+            "bytes=-7": data[-7:],
+        }.items():
+            part = await wire.http.get(url, headers={"range": given})
+            assert part.status_code == 206 and part.content == want
+            assert part.headers["content-length"] == str(len(want))
+        assert (await wire.http.get(url, headers={"range": "bytes=4000000-"})).status_code == 416
+        assert (await wire.http.post(url)).status_code == 405
+
+    with_wire(work, tmp_path)
+
+
+def test_only_files_of_the_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "galera-0123456789ab").mkdir()
+    (tmp_path / "galera-0123456789ab" / "manifest.sig").write_bytes(b"x")
+    (tmp_path / "secret").write_bytes(b"x")
+
+    async def work(wire: Wire) -> None:
+        for path in (
+            "/images/galera-0123456789ab/manifest.sig",
+            "/images/galera-0123456789ab/root.zst",  # listed, and removed from the disk
+            "/images/galera-0123456789ab/..%2f..%2fsecret",
+            "/images/..%2fsecret/x",
+            "/v1/nodes",  # operators have a listener of their own
+        ):
+            answer = await wire.http.get(path)
+            assert answer.status_code == 404, path
+            assert answer.json()["error"] == "NotFound"
+
+    with_wire(work, tmp_path)
