@@ -1,0 +1,127 @@
+"""The one way to the database: transactions, and word to whoever waits for a change."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+
+from provisioner.errors import Conflict, HostError
+
+BUSY = 30.0
+"""Seconds that a writer waits for another process's transaction."""
+READING = "reading"
+
+LOG = logging.getLogger(__name__)
+
+
+class Cipher(Protocol):
+    """Encryption at rest; the site's keys are one."""
+
+    def encrypt(self, text: str) -> str: ...
+
+    def decrypt(self, token: str) -> str: ...
+
+
+class Database:
+    """An engine and its transactions. Within :meth:`write`, whatever the same thread asks for joins it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _open_engine(url)
+        self._local = threading.local()
+        self._listeners: dict[object, Callable[[], None]] = {}
+        # SQLite takes one writer; a queue in the process is fair, its busy timeout is not.
+        one_writer = self.engine.dialect.name == "sqlite"
+        self._writer: AbstractContextManager[Any] = threading.RLock() if one_writer else nullcontext()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction: all of it is recorded, or nothing. Listeners hear of it after the commit.
+
+        :raises Conflict: a record with that key exists already. :raises HostError: the database does not work.
+        """
+        current: Connection | None = getattr(self._local, "connection", None)
+        if current is not None:
+            yield current
+            return
+        with self._translated(), self._writer, self.engine.begin() as connection:
+            self._local.connection = connection
+            try:
+                yield connection
+            finally:
+                self._local.connection = None
+        for callback in list(self._listeners.values()):
+            try:
+                callback()
+            except Exception:
+                LOG.exception("a listener failed; the records are written all the same")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view; nothing is written through it."""
+        current: Connection | None = getattr(self._local, "connection", None)
+        if current is not None:
+            yield current
+            return
+        with self._translated(), self.engine.connect() as connection:
+            yield connection.execution_options(**{READING: True})
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` after each commit, in the thread that wrote; the answer ends that."""
+        key = object()
+        self._listeners[key] = callback
+
+        def unsubscribe() -> None:
+            self._listeners.pop(key, None)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            # The statement's parameters stay out of the text: they may hold what is sealed or private.
+            if type(error).__name__ == "IntegrityError":
+                raise Conflict(
+                    "a record with that key exists already", cause=str(error.orig), hint="look at what is on record"
+                ) from None
+            raise HostError(
+                "the records cannot be read or written",
+                where=make_url(self.url).render_as_string(hide_password=True),
+                cause=str(error.orig),
+                hint="check the space and the rights of the folder, then run provisioner serve again",
+            ) from None
+
+
+def _open_engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=20, max_overflow=40)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, pool_size=20, max_overflow=40, connect_args={"timeout": BUSY})
+
+    def on_connect(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself; on_begin does
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def on_begin(connection: Connection) -> None:
+        # A transaction that reads and then writes must take the write lock first, or it may be refused half way.
+        reading = connection.get_execution_options().get(READING)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+    return engine

@@ -1,0 +1,247 @@
+"""Deployments, the journal of their steps, and the one order that each has outstanding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select, update
+
+from provisioner.errors import Conflict, NotFound
+from provisioner.model.deployment import STEPS as STEP_NAMES
+from provisioner.model.deployment import Deployment, DeploymentState, Placement, Step, StepName, StepState
+from provisioner.store.database import Cipher, Database
+from provisioner.store.schema import DEPLOYMENTS, ORDERS, STEPS
+
+LIVE = (DeploymentState.RUNNING, DeploymentState.ACTIVE, DeploymentState.FAILED)
+"""States in which a deployment holds its slot."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the ramdisk agent was told, and what it answered: ``{"ok", "detail", "error"}``, None until then."""
+
+    id: str
+    step: StepName
+    body: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+
+
+class Deployments:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._db = database
+        self._cipher = cipher
+
+    def add(self, ident: str, placement: Placement, now: float) -> None:
+        """Record a deployment with all its steps waiting.
+
+        :raises Conflict: the slot is taken by another deployment.
+        """
+        with self._db.write() as tx:
+            taken: str | None = tx.execute(
+                select(DEPLOYMENTS.c.node)
+                .where(DEPLOYMENTS.c.cloud == placement.cloud, DEPLOYMENTS.c.hostname == placement.hostname)
+                .where(DEPLOYMENTS.c.state.in_(LIVE))
+            ).scalar()
+            if taken is not None:
+                raise Conflict(
+                    f"{placement.hostname} is deployed already",
+                    where=placement.node,
+                    cause=f"{taken} has this place in the cloud {placement.cloud}",
+                    hint=f"provisioner node show {taken}",
+                )
+            values = {
+                "id": ident,
+                "cloud": placement.cloud,
+                "role": placement.role,
+                "node": placement.node,
+                "hostname": placement.hostname,
+                "placement": placement.model_dump(mode="json"),
+                "state": DeploymentState.RUNNING,
+                "created": now,
+                "run": 1,
+            }
+            tx.execute(insert(DEPLOYMENTS).values(values))
+            rows = [
+                {
+                    "deployment": ident,
+                    "position": position,
+                    "name": name,
+                    "state": StepState.WAITING,
+                    "attempts": 0,
+                    "detail": {},
+                }
+                for position, name in enumerate(STEP_NAMES)
+            ]
+            tx.execute(insert(STEPS), rows)
+
+    def get(self, ident: str) -> Deployment:
+        """:raises NotFound: there is none."""
+        with self._db.read() as tx:
+            row = tx.execute(select(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident)).one_or_none()
+            if row is None:
+                raise NotFound("there is no such deployment", where=ident, hint="provisioner node list")
+            return self._with_steps(row)
+
+    def live(self, cloud: str | None = None) -> list[Deployment]:
+        """Those that hold a slot: running, active or failed; by host name."""
+        query = select(DEPLOYMENTS).where(DEPLOYMENTS.c.state.in_(LIVE)).order_by(DEPLOYMENTS.c.hostname)
+        if cloud is not None:
+            query = query.where(DEPLOYMENTS.c.cloud == cloud)
+        with self._db.read() as tx:
+            return [self._with_steps(row) for row in tx.execute(query).all()]
+
+    def never_active(self, node: str) -> list[str]:
+        """Ids of a node's deployments that never became active: their disks hold nothing of anyone's."""
+        query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node, DEPLOYMENTS.c.activated.is_(None))
+        with self._db.read() as tx:
+            return list(tx.execute(query).scalars())
+
+    def last_of(self, node: str) -> str | None:
+        """The id of a node's newest deployment."""
+        query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node).order_by(DEPLOYMENTS.c.created.desc())
+        with self._db.read() as tx:
+            found: str | None = tx.execute(query.limit(1)).scalar()
+        return found
+
+    def run_of(self, ident: str) -> int:
+        """How often the deployment was begun: 1, and one more for each retry."""
+        with self._db.read() as tx:
+            return int(tx.execute(select(DEPLOYMENTS.c.run).where(DEPLOYMENTS.c.id == ident)).scalar_one())
+
+    def boot_id(self, ident: str) -> str | None:
+        """Which boot of the ramdisk said hello; None when none has."""
+        with self._db.read() as tx:
+            found: str | None = tx.execute(select(DEPLOYMENTS.c.boot_id).where(DEPLOYMENTS.c.id == ident)).scalar_one()
+        return found
+
+    def set_boot_id(self, ident: str, boot_id: str | None) -> None:
+        with self._db.write() as tx:
+            tx.execute(update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident).values(boot_id=boot_id))
+
+    def set_state(
+        self,
+        ident: str,
+        old: Collection[DeploymentState],
+        new: DeploymentState,
+        *,
+        now: float,
+        failure: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Move a deployment on if it is in one of ``old``; whether it was."""
+        values: dict[str, Any] = {"state": new, "failure": None if failure is None else dict(failure)}
+        if new is DeploymentState.ACTIVE:
+            values["activated"] = now
+        with self._db.write() as tx:
+            done = tx.execute(
+                update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident, DEPLOYMENTS.c.state.in_(old)).values(values)
+            )
+            return done.rowcount == 1
+
+    def begin_again(self, ident: str) -> None:
+        """A retry: every step waits again; what was attempted stays counted."""
+        with self._db.write() as tx:
+            tx.execute(
+                update(DEPLOYMENTS)
+                .where(DEPLOYMENTS.c.id == ident)
+                .values(state=DeploymentState.RUNNING, failure=None, boot_id=None, run=DEPLOYMENTS.c.run + 1)
+            )
+            self.reset_steps(ident, STEP_NAMES[0])
+
+    def start_step(self, ident: str, name: StepName, now: float) -> None:
+        """Journal that a step begins, before anything of it is done."""
+        self._change_step(
+            ident,
+            name,
+            {
+                "state": StepState.RUNNING,
+                "started": now,
+                "touched": now,
+                "ended": None,
+                "attempts": STEPS.c.attempts + 1,
+            },
+        )
+
+    def end_step(self, ident: str, name: StepName, state: StepState, detail: Mapping[str, Any], now: float) -> None:
+        """Journal how a step ended, after all of it was done."""
+        self._change_step(ident, name, {"state": state, "ended": now, "detail": dict(detail)})
+
+    def set_detail(self, ident: str, name: StepName, detail: Mapping[str, Any], touched: float | None = None) -> None:
+        """What a step says of itself. ``touched``: when it last came on, for its deadline."""
+        values: dict[str, Any] = {"detail": dict(detail)}
+        if touched is not None:
+            values["touched"] = touched
+        self._change_step(ident, name, values)
+
+    def touched(self, ident: str, name: StepName) -> float:
+        """When a step that has begun last came on."""
+        query = select(STEPS.c.touched).where(STEPS.c.deployment == ident, STEPS.c.name == name)
+        with self._db.read() as tx:
+            return float(tx.execute(query).scalar_one() or 0.0)
+
+    def reset_steps(self, ident: str, first: StepName) -> None:
+        """``first`` and all steps after it wait again; the order outstanding is dropped."""
+        with self._db.write() as tx:
+            tx.execute(
+                update(STEPS)
+                .where(STEPS.c.deployment == ident, STEPS.c.position >= STEP_NAMES.index(first))
+                .values(state=StepState.WAITING, started=None, ended=None, touched=None, detail={})
+            )
+            self.drop_order(ident)
+
+    def put_order(self, ident: str, order_id: str, step: StepName, body: Mapping[str, Any]) -> None:
+        """Make this the one order outstanding. It is sealed: files of an instance hold its token."""
+        with self._db.write() as tx:
+            self.drop_order(ident)
+            sealed = self._cipher.encrypt(json.dumps(body))
+            tx.execute(insert(ORDERS).values(deployment=ident, id=order_id, step=step, body_sealed=sealed, result=None))
+
+    def order(self, ident: str) -> Order | None:
+        with self._db.read() as tx:
+            row = tx.execute(select(ORDERS).where(ORDERS.c.deployment == ident)).one_or_none()
+        if row is None:
+            return None
+        return Order(row.id, StepName(row.step), json.loads(self._cipher.decrypt(row.body_sealed)), row.result)
+
+    def set_result(self, ident: str, order_id: str, result: Mapping[str, Any]) -> bool:
+        """Record the answer to the order outstanding; False when it is another, or was answered."""
+        with self._db.write() as tx:
+            outstanding = self.order(ident)
+            if outstanding is None or outstanding.id != order_id or outstanding.result is not None:
+                return False
+            tx.execute(
+                update(ORDERS).where(ORDERS.c.deployment == ident, ORDERS.c.id == order_id).values(result=dict(result))
+            )
+            return True
+
+    def drop_order(self, ident: str) -> None:
+        with self._db.write() as tx:
+            tx.execute(delete(ORDERS).where(ORDERS.c.deployment == ident))
+
+    def _change_step(self, ident: str, name: StepName, values: Mapping[str, Any]) -> None:
+        with self._db.write() as tx:
+            tx.execute(update(STEPS).where(STEPS.c.deployment == ident, STEPS.c.name == name).values(dict(values)))
+
+    def _with_steps(self, row: Row[Any]) -> Deployment:
+        with self._db.read() as tx:
+            steps = tx.execute(select(STEPS).where(STEPS.c.deployment == row.id).order_by(STEPS.c.position)).all()
+        return Deployment(
+            id=row.id,
+            placement=Placement.model_validate(row.placement),
+            state=DeploymentState(row.state),
+            created=row.created,
+            failure=row.failure,
+            steps=tuple(
+                Step(
+                    name=StepName(step.name),
+                    state=StepState(step.state),
+                    started=step.started,
+                    ended=step.ended,
+                    attempts=step.attempts,
+                    detail=step.detail,
+                )
+                for step in steps
+            ),
+        )

@@ -1,0 +1,54 @@
+"""Events, numbered in the order in which they were recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Row, insert, select
+
+from provisioner.events import Event
+from provisioner.store.database import Database
+from provisioner.store.schema import EVENTS
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """``at``: seconds since the epoch."""
+
+    id: int
+    at: float
+    event: Event
+
+
+class Events:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, event: Event, now: float) -> None:
+        with self._db.write() as tx:
+            tx.execute(
+                insert(EVENTS).values(
+                    at=now,
+                    kind=event.kind,
+                    node=event.node,
+                    deployment=event.deployment,
+                    message=event.message,
+                    data=dict(event.data),
+                )
+            )
+
+    def since(self, since: int, limit: int) -> list[EventRecord]:
+        """Those with a number above ``since``, oldest first."""
+        query = select(EVENTS).where(EVENTS.c.id > since).order_by(EVENTS.c.id).limit(limit)
+        with self._db.read() as tx:
+            return [_event(row) for row in tx.execute(query)]
+
+    def last_of(self, node: str, limit: int) -> list[EventRecord]:
+        """A node's newest, newest first."""
+        query = select(EVENTS).where(EVENTS.c.node == node).order_by(EVENTS.c.id.desc()).limit(limit)
+        with self._db.read() as tx:
+            return [_event(row) for row in tx.execute(query)]
+
+
+def _event(row: Row[tuple[object, ...]]) -> EventRecord:
+    return EventRecord(row.id, row.at, Event(row.kind, row.message, row.node, row.deployment, row.data))

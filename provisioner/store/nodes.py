@@ -1,0 +1,319 @@
+"""Records of nodes, their ports and who works on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, func, insert, or_, select, update
+
+from provisioner.errors import Conflict, LeaseLost, NotFound
+from provisioner.model.deployment import Node
+from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Power
+from provisioner.model.states import NodeState, check_move
+from provisioner.store.database import Cipher, Database
+from provisioner.store.schema import LEASES, NODES, PORTS
+
+
+@dataclass(frozen=True)
+class PortRecord:
+    """A port on record. ``address``: what it gets while its node runs the ramdisk; None without a DHCP range."""
+
+    mac: str
+    node: str
+    address: str | None
+
+
+def bmc_key(bmc: BmcAddress) -> str:
+    return f"{bmc.driver}://{bmc.address}:{bmc.port}"
+
+
+class Nodes:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._db = database
+        self._cipher = cipher
+
+    def all(self) -> list[Node]:
+        """Every node, by name."""
+        with self._db.read() as tx:
+            return [_node(row) for row in tx.execute(select(NODES).order_by(NODES.c.name))]
+
+    def get(self, name: str) -> Node:
+        """:raises NotFound: there is no node of that name."""
+        found = self.find(name)
+        if found is None:
+            raise NotFound("there is no such node", where=name, hint="provisioner node list")
+        return found
+
+    def find(self, name: str) -> Node | None:
+        with self._db.read() as tx:
+            row = tx.execute(select(NODES).where(NODES.c.name == name)).one_or_none()
+        return None if row is None else _node(row)
+
+    def by_mac(self, mac: str) -> tuple[Node, PortRecord] | None:
+        query = select(NODES, PORTS.c.address).join(PORTS, PORTS.c.node == NODES.c.uuid).where(PORTS.c.mac == mac)
+        with self._db.read() as tx:
+            row = tx.execute(query).one_or_none()
+        return None if row is None else (_node(row), PortRecord(mac, row.name, row.address))
+
+    def ports(self) -> Sequence[PortRecord]:
+        """Every port on record, by MAC; ``node`` is the node's name."""
+        query = select(PORTS.c.mac, NODES.c.name, PORTS.c.address).join(NODES, PORTS.c.node == NODES.c.uuid)
+        with self._db.read() as tx:
+            return [PortRecord(*row) for row in tx.execute(query.order_by(PORTS.c.mac))]
+
+    def check_free(self, spec: NodeSpec) -> None:
+        """Raise :class:`Conflict` when its BMC, a MAC or its name is on record for another server."""
+        macs = [port.mac for port in spec.ports]
+        with self._db.read() as tx:
+            row = tx.execute(select(NODES.c.name).where(NODES.c.bmc == bmc_key(spec.bmc))).one_or_none()
+            if row is not None and row.name != spec.name:
+                raise _taken(spec.name, f"the BMC {spec.bmc.address}:{spec.bmc.port}", row.name)
+            owners = select(PORTS.c.mac, NODES.c.name).join(NODES, PORTS.c.node == NODES.c.uuid)
+            for port in tx.execute(owners.where(PORTS.c.mac.in_(macs)).order_by(PORTS.c.mac)):
+                if port.name != spec.name:
+                    raise _taken(spec.name, f"the MAC address {port.mac}", port.name)
+        known = self.find(spec.name)
+        if known is None or bmc_key(known.spec.bmc) == bmc_key(spec.bmc):
+            return
+        if not {port.mac for port in known.spec.ports} & set(macs):
+            raise Conflict(
+                "the name belongs to another server",
+                where=spec.name,
+                cause=f"on record it has the BMC {known.spec.bmc.address} and none of these MAC addresses",
+                hint=f"give this server another name, or: provisioner node forget {spec.name}",
+            )
+
+    def add(
+        self,
+        uuid: str,
+        spec: NodeSpec,
+        password: str,
+        *,
+        power: Power,
+        facts: Mapping[str, Any],
+        pool: Sequence[str],
+        now: float,
+    ) -> Node:
+        """Put a verified node on record as ``available``. ``pool``: addresses that its ports may get.
+
+        :raises Conflict: a BMC, MAC or name belongs to another node, or no address is left.
+        """
+        with self._db.write() as tx:
+            self.check_free(spec)
+            tx.execute(
+                insert(NODES).values(
+                    uuid=uuid,
+                    name=spec.name,
+                    bmc=bmc_key(spec.bmc),
+                    spec=spec.model_dump(mode="json"),
+                    password_sealed=self._cipher.encrypt(password),
+                    state=NodeState.AVAILABLE,
+                    power=power,
+                    bmc_facts=dict(facts),
+                    generation=0,
+                    applied=0,
+                    asked=0.0,
+                    updated=now,
+                )
+            )
+            tx.execute(insert(LEASES).values(node=uuid, holder="", purpose="", expiry=0.0, fence=0))
+            self._set_ports(uuid, spec, pool)
+            return self.get(spec.name)
+
+    def change(
+        self,
+        spec: NodeSpec,
+        password: str,
+        *,
+        power: Power,
+        facts: Mapping[str, Any],
+        pool: Sequence[str],
+        now: float,
+    ) -> Node:
+        """Take over what a verified hardware file says of a node on record.
+
+        :raises Conflict: a BMC or MAC belongs to another node.
+        """
+        with self._db.write() as tx:
+            self.check_free(spec)
+            node = self.get(spec.name)
+            values = {
+                "bmc": bmc_key(spec.bmc),
+                "spec": spec.model_dump(mode="json"),
+                "password_sealed": self._cipher.encrypt(password),
+                "power": power,
+                "bmc_facts": dict(facts),
+                "updated": now,
+            }
+            tx.execute(update(NODES).where(NODES.c.uuid == node.uuid).values(values))
+            self._set_ports(node.uuid, spec, pool)
+            return self.get(spec.name)
+
+    def _set_ports(self, uuid: str, spec: NodeSpec, pool: Sequence[str]) -> None:
+        wanted = [port.mac for port in spec.ports]
+        with self._db.write() as tx:
+            tx.execute(delete(PORTS).where(PORTS.c.node == uuid, PORTS.c.mac.not_in(wanted)))
+            known = set(tx.execute(select(PORTS.c.mac).where(PORTS.c.node == uuid)).scalars())
+            taken = set(tx.execute(select(PORTS.c.address)).scalars())
+            free = [address for address in pool if address not in taken]
+            for mac in [mac for mac in wanted if mac not in known]:
+                if pool and not free:
+                    raise Conflict(
+                        "no address is left for its ports",
+                        where=spec.name,
+                        cause=f"all {len(pool)} addresses between dhcp_first and dhcp_last are taken",
+                        hint="widen the range in the configuration file",
+                    )
+                tx.execute(insert(PORTS).values(mac=mac, node=uuid, address=free.pop(0) if free else None))
+
+    def password(self, name: str) -> str:
+        """The BMC's password, for the BMC alone."""
+        with self._db.read() as tx:
+            sealed = tx.execute(select(NODES.c.password_sealed).where(NODES.c.name == name)).scalar_one()
+        return self._cipher.decrypt(sealed)
+
+    def move(
+        self,
+        node: Node,
+        state: NodeState,
+        *,
+        now: float,
+        deployment: str | None,
+        failure: Mapping[str, Any] | None = None,
+    ) -> Node:
+        """Move a node on, if it is still where the caller saw it.
+
+        :raises Conflict: the move is not legal, or somebody else moved the node meanwhile.
+        """
+        check_move(node.name, node.state, state)
+        with self._db.write() as tx:
+            done = tx.execute(
+                update(NODES)
+                .where(NODES.c.uuid == node.uuid, NODES.c.state == node.state)
+                .where(NODES.c.deployment.is_not_distinct_from(node.deployment))
+                .values(
+                    state=state,
+                    deployment=deployment,
+                    failure=None if failure is None else dict(failure),
+                    waiting=None,
+                    updated=now,
+                )
+            )
+            if done.rowcount != 1:
+                raise Conflict(
+                    "the node has moved meanwhile", where=node.name, hint=f"provisioner node show {node.name}"
+                )
+            return self.get(node.name)
+
+    def set_power(self, name: str, power: Power, now: float) -> None:
+        with self._db.write() as tx:
+            tx.execute(
+                update(NODES).where(NODES.c.name == name, NODES.c.power != power).values(power=power, updated=now)
+            )
+
+    def set_hardware(self, name: str, hardware: HardwareReport, now: float) -> None:
+        values = {"hardware": hardware.model_dump(mode="json"), "updated": now}
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
+
+    def set_health(self, name: str, applied: int, healthy: bool | None, now: float) -> None:
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(applied=applied, healthy=healthy, updated=now))
+
+    def set_failure(self, name: str, failure: Mapping[str, Any] | None, now: float) -> None:
+        """What is wrong with a node whose state stays as it is."""
+        with self._db.write() as tx:
+            tx.execute(
+                update(NODES)
+                .where(NODES.c.name == name)
+                .values(failure=None if failure is None else dict(failure), updated=now)
+            )
+
+    def set_waiting(self, name: str, reason: str | None, now: float) -> None:
+        """Why the node's instance waits, and when it last asked."""
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(waiting=reason, asked=now))
+
+    def waiting(self, name: str) -> tuple[str | None, float]:
+        """(why the node's instance waits, when it last asked)."""
+        with self._db.read() as tx:
+            row = tx.execute(select(NODES.c.waiting, NODES.c.asked).where(NODES.c.name == name)).one()
+        return row.waiting, row.asked
+
+    def remove(self, name: str) -> None:
+        """Forget a node with its ports, tokens, metadata and reports."""
+        with self._db.write() as tx:
+            tx.execute(delete(NODES).where(NODES.c.name == name))
+
+    def take_lease(self, name: str, holder: str, purpose: str, now: float, seconds: float) -> int:
+        """Take or renew the right to work on a node, by one conditional UPDATE; the fence number.
+
+        The number grows when the holder changes or the lease had run out, never when it is renewed.
+
+        :raises LeaseLost: another holder has it.
+        """
+        with self._db.write() as tx:
+            uuid = tx.execute(select(NODES.c.uuid).where(NODES.c.name == name)).scalar_one()
+            mine = (LEASES.c.node == uuid) & (LEASES.c.holder == holder) & (LEASES.c.expiry >= now)
+            renewed = tx.execute(update(LEASES).where(mine).values(purpose=purpose, expiry=now + seconds))
+            if renewed.rowcount != 1:
+                free = or_(LEASES.c.holder.in_(("", holder)), LEASES.c.expiry < now)
+                values = {"holder": holder, "purpose": purpose, "expiry": now + seconds, "fence": LEASES.c.fence + 1}
+                taken = tx.execute(update(LEASES).where(LEASES.c.node == uuid, free).values(values))
+                if taken.rowcount != 1:
+                    row = tx.execute(select(LEASES).where(LEASES.c.node == uuid)).one()
+                    raise LeaseLost(
+                        "another conductor works on the node",
+                        where=name,
+                        cause=f"{row.holder} has it for {row.purpose}, {row.expiry - now:.0f} s more",
+                        hint="wait until it is done or its lease runs out",
+                    )
+            return int(tx.execute(select(LEASES.c.fence).where(LEASES.c.node == uuid)).scalar_one())
+
+    def lease(self, name: str) -> tuple[str, str, float, int]:
+        """(holder, purpose, expiry, fence); the holder is empty when nobody has it."""
+        query = select(LEASES).join(NODES, NODES.c.uuid == LEASES.c.node).where(NODES.c.name == name)
+        with self._db.read() as tx:
+            row = tx.execute(query).one()
+        return row.holder, row.purpose, row.expiry, row.fence
+
+    def end_lease(self, name: str, holder: str) -> None:
+        uuid = select(NODES.c.uuid).where(NODES.c.name == name).scalar_subquery()
+        with self._db.write() as tx:
+            tx.execute(
+                update(LEASES)
+                .where(LEASES.c.node == uuid, LEASES.c.holder == holder)
+                .values(holder="", purpose="", expiry=0.0)
+            )
+
+    def count(self) -> int:
+        with self._db.read() as tx:
+            return int(tx.execute(select(func.count()).select_from(NODES)).scalar_one())
+
+
+def _taken(name: str, what: str, owner: str) -> Conflict:
+    return Conflict(
+        f"{what} belongs to another node",
+        where=name,
+        cause=f"{owner} has it on record",
+        hint=f"correct the hardware file, or: provisioner node forget {owner}",
+    )
+
+
+def _node(row: Row[Any]) -> Node:
+    return Node(
+        uuid=row.uuid,
+        spec=NodeSpec.model_validate(row.spec),
+        state=NodeState(row.state),
+        power=Power(row.power),
+        deployment=row.deployment,
+        hardware=None if row.hardware is None else HardwareReport.model_validate(row.hardware),
+        bmc_facts=row.bmc_facts,
+        generation=row.generation,
+        applied=row.applied,
+        healthy=row.healthy,
+        failure=row.failure,
+        updated=row.updated,
+    )

@@ -1,0 +1,186 @@
+"""The tables. What is written here and what the migrations make must be the same; a test compares them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+"""``*_sealed`` columns hold what only the site's key opens."""
+
+NODES = Table(
+    "nodes",
+    METADATA,
+    Column("uuid", String(36), primary_key=True),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("bmc", String(300), nullable=False, unique=True),
+    Column("spec", JSON, nullable=False),
+    Column("password_sealed", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("power", String(10), nullable=False),
+    Column("deployment", String(36)),
+    Column("hardware", JSON),
+    Column("bmc_facts", JSON, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("applied", Integer, nullable=False),
+    Column("healthy", Boolean),
+    Column("failure", JSON),
+    Column("waiting", Text),
+    Column("asked", Float, nullable=False),
+    Column("updated", Float, nullable=False),
+)
+PORTS = Table(
+    "ports",
+    METADATA,
+    Column("mac", String(17), primary_key=True),
+    Column("node", String(36), ForeignKey("nodes.uuid", ondelete="CASCADE"), nullable=False),
+    Column("address", String(45), unique=True),
+)
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("node", String(36), ForeignKey("nodes.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("holder", String(100), nullable=False),
+    Column("purpose", String(100), nullable=False),
+    Column("expiry", Float, nullable=False),
+    Column("fence", Integer, nullable=False),
+)
+CLOUDS = Table(
+    "clouds",
+    METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("desired", JSON, nullable=False),
+    Column("updated", Float, nullable=False),
+)
+SECRETS = Table(
+    "secrets",
+    METADATA,
+    Column("cloud", String(63), ForeignKey("clouds.name", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(100), primary_key=True),
+    Column("value_sealed", Text, nullable=False),
+)
+DEPLOYMENTS = Table(
+    "deployments",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("cloud", String(63), nullable=False),
+    Column("role", String(63), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("hostname", String(63), nullable=False),
+    Column("placement", JSON, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("activated", Float),
+    Column("run", Integer, nullable=False),
+    Column("boot_id", String(100)),
+    Column("failure", JSON),
+    Index("ix_deployments_state", "state"),
+)
+STEPS = Table(
+    "steps",
+    METADATA,
+    Column("deployment", String(36), ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("name", String(30), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("started", Float),
+    Column("ended", Float),
+    Column("touched", Float),
+    Column("attempts", Integer, nullable=False),
+    Column("detail", JSON, nullable=False),
+    UniqueConstraint("deployment", "name"),
+)
+ORDERS = Table(
+    "orders",
+    METADATA,
+    Column("deployment", String(36), ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", String(36), nullable=False),
+    Column("step", String(30), nullable=False),
+    Column("body_sealed", Text, nullable=False),
+    Column("result", JSON),
+)
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(10), nullable=False),
+    Column("secret_sealed", Text, nullable=False),
+    Column("node", String(36), ForeignKey("nodes.uuid", ondelete="CASCADE"), nullable=False),
+    Column("deployment", String(36), nullable=False),
+    Column("expiry", Float),
+    Column("used", Float),
+    Index("ix_tokens_deployment", "deployment"),
+)
+GENERATIONS = Table(
+    "generations",
+    METADATA,
+    Column("node", String(36), ForeignKey("nodes.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("deployment", String(36), nullable=False),
+    Column("document_sealed", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+)
+REPORTS = Table(
+    "reports",
+    METADATA,
+    Column("node", String(36), ForeignKey("nodes.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("deployment", String(36), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("body", JSON, nullable=False),
+)
+PERMITS = Table(
+    "permits",
+    METADATA,
+    Column("cloud", String(63), primary_key=True),
+    Column("role", String(63), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("deployment", String(36), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("granted", Float, nullable=False),
+)
+ONCE = Table(
+    "once",
+    METADATA,
+    Column("cloud", String(63), primary_key=True),
+    Column("role", String(63), primary_key=True),
+    Column("name", String(100), primary_key=True),
+    Column("deployment", String(36), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+)
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("kind", String(60), nullable=False),
+    Column("node", String(63)),
+    Column("deployment", String(36)),
+    Column("message", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    Index("ix_events_node", "node"),
+    sqlite_autoincrement=True,  # a number that an event had is never given again, as on every other database
+)

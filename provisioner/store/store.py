@@ -1,0 +1,45 @@
+"""All records of a site behind one name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from provisioner.store.clouds import Clouds
+from provisioner.store.database import Cipher, Database
+from provisioner.store.deployments import Deployments
+from provisioner.store.events import Events
+from provisioner.store.migrate import run_migrations
+from provisioner.store.nodes import Nodes
+from provisioner.store.permits import Permits
+from provisioner.store.tokens import Tokens
+
+
+class Store:
+    """Each call of a record's method is one transaction; :meth:`transaction` joins several into one.
+
+    :param url: a SQLAlchemy URL; a SQLite file is made when missing.
+    :param cipher: seals passwords, secrets, tokens and metadata.
+    :raises HostError: the records cannot be opened, or were written by a newer version of the program.
+    """
+
+    def __init__(self, url: str, cipher: Cipher) -> None:
+        self._db = Database(url)
+        self.schema = run_migrations(self._db)
+        self.nodes = Nodes(self._db, cipher)
+        self.deployments = Deployments(self._db, cipher)
+        self.clouds = Clouds(self._db, cipher)
+        self.tokens = Tokens(self._db, cipher)
+        self.permits = Permits(self._db)
+        self.events = Events(self._db)
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """What this thread writes inside is recorded together, or not at all."""
+        return self._db.write()
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` after each commit, in the thread that wrote; the answer ends that."""
+        return self._db.listen(callback)
+
+    def close(self) -> None:
+        self._db.close()

@@ -1,0 +1,89 @@
+"""Tokens of guests: the ramdisk's for one deployment, the instance's for its life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, update
+
+from provisioner.errors import TrustError
+from provisioner.store.database import Cipher, Database
+from provisioner.store.schema import NODES, TOKENS
+
+BOOT = "boot"
+INSTANCE = "instance"
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """Whose a token is. ``node`` is the node's name; ``used`` is when its guest first spoke."""
+
+    id: str
+    kind: str
+    node: str
+    deployment: str
+    used: float | None
+
+
+class Tokens:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._db = database
+        self._cipher = cipher
+
+    def replace(self, token: str, kind: str, node: str, deployment: str, expiry: float | None) -> None:
+        """Make ``ID.SECRET`` the one token of its kind that a deployment has; older ones end."""
+        ident, _, secret = token.partition(".")
+        with self._db.write() as tx:
+            uuid = tx.execute(select(NODES.c.uuid).where(NODES.c.name == node)).scalar_one()
+            tx.execute(delete(TOKENS).where(TOKENS.c.deployment == deployment, TOKENS.c.kind == kind))
+            tx.execute(
+                insert(TOKENS).values(
+                    id=ident,
+                    kind=kind,
+                    secret_sealed=self._cipher.encrypt(secret),
+                    node=uuid,
+                    deployment=deployment,
+                    expiry=expiry,
+                )
+            )
+
+    def token(self, deployment: str, kind: str) -> str | None:
+        """``ID.SECRET`` as it was made; None when the deployment has none."""
+        query = select(TOKENS.c.id, TOKENS.c.secret_sealed).where(
+            TOKENS.c.deployment == deployment, TOKENS.c.kind == kind
+        )
+        with self._db.read() as tx:
+            row = tx.execute(query).one_or_none()
+        return None if row is None else f"{row.id}.{self._cipher.decrypt(row.secret_sealed)}"
+
+    def secret(self, ident: str, kind: str, now: float) -> str:
+        """:raises TrustError: there is no such token, or it has run out."""
+        query = select(TOKENS.c.secret_sealed, TOKENS.c.expiry).where(TOKENS.c.id == ident, TOKENS.c.kind == kind)
+        with self._db.read() as tx:
+            row = tx.execute(query).one_or_none()
+        if row is None or (row.expiry is not None and row.expiry < now):
+            raise TrustError("the token is not known, or has run out")
+        return self._cipher.decrypt(row.secret_sealed)
+
+    def get(self, ident: str) -> TokenRecord:
+        """:raises TrustError: there is no such token."""
+        query = (
+            select(TOKENS.c.id, TOKENS.c.kind, NODES.c.name, TOKENS.c.deployment, TOKENS.c.used)
+            .join(NODES, NODES.c.uuid == TOKENS.c.node)
+            .where(TOKENS.c.id == ident)
+        )
+        with self._db.read() as tx:
+            row = tx.execute(query).one_or_none()
+        if row is None:
+            raise TrustError("the token is not known, or has run out")
+        return TokenRecord(row.id, row.kind, row.name, row.deployment, row.used)
+
+    def set_used(self, ident: str, now: float) -> None:
+        with self._db.write() as tx:
+            tx.execute(update(TOKENS).where(TOKENS.c.id == ident, TOKENS.c.used.is_(None)).values(used=now))
+
+    def drop(self, deployment: str, kind: str | None = None) -> None:
+        """End a deployment's tokens: all, or those of one kind."""
+        query = delete(TOKENS).where(TOKENS.c.deployment == deployment)
+        with self._db.write() as tx:
+            tx.execute(query if kind is None else query.where(TOKENS.c.kind == kind))
