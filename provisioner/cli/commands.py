@@ -23,7 +23,7 @@ GROUPS: dict[str, str] = {
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("provisioner.cli.service:serve_command", "Run the service in the foreground."),
     "node enroll": Entry(
-        "provisioner.cli.node:enroll", "Log in to each BMC of hardware files, take the nodes on record."
+        "provisioner.cli.enroll:enroll", "Log in to each BMC of hardware files, take the nodes on record."
     ),
     "node list": Entry("provisioner.cli.node:list_nodes", "List the nodes and how they are."),
     "node show": Entry("provisioner.cli.node:show", "Show a node and the timeline of its deployment."),
@@ -32,8 +32,8 @@ COMMANDS: dict[str, Entry] = {
     "node abort": Entry("provisioner.cli.node:abort", "Give up what the node is doing."),
     "node release": Entry("provisioner.cli.node:release", "Take an active node out of its cloud."),
     "node forget": Entry("provisioner.cli.node:forget", "Take a node off the record."),
-    "plan": Entry("provisioner.cli.cloud:plan", "Show what would change; 0: nothing, 2: changes."),
-    "apply": Entry("provisioner.cli.cloud:apply", "Make a cloud what its file says."),
+    "plan": Entry("provisioner.cli.apply:plan", "Show what would change; 0: nothing, 2: changes."),
+    "apply": Entry("provisioner.cli.apply:apply", "Make a cloud what its file says."),
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
     "cloud secret": Entry("provisioner.cli.cloud:secret", "Print one generated secret of a cloud."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),

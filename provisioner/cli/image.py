@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from provisioner.cli.files import read_source_roles
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
-from provisioner.cli.reach import read_options, read_source_roles
+from provisioner.cli.reach import read_options
 from provisioner.cli.show import megabytes, print_facts, print_table
 from provisioner.errors import NotFound
 from provisioner.events import Event

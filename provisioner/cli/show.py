@@ -29,7 +29,7 @@ def terminal() -> Console:
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in {"seconds", "MB"} else "left")
     for row in rows:

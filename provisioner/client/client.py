@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,22 +24,23 @@ from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, Node
 
 ANSWER_SECONDS = 120.0
 """Seconds until a call without an answer is given up: longer than any BMC command may take."""
+CONNECT_SECONDS = 5.0
 START = "start it: provisioner serve"
 
 
 class Client:
-    """The service behind ``socket``. Every method raises the service's own error, or:
+    """The service behind the unix socket ``path``. Every method raises the service's own error, or:
 
     * ServerUnreachable: nobody answers there.
     * DeadlinePassed: the service took the call and gave no answer in time.
     """
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)),
+            transport=httpx.HTTPTransport(uds=str(path)),
             base_url="http://provisioner",
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             trust_env=False,
         )
 
@@ -100,7 +102,10 @@ class Client:
         return str(self._get("clouds", cloud, "secrets", name)["secret"])
 
     def events(self, since: int = 0, *, wait: float = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        """Events with an ``id`` above ``since``; when there is none, waits up to ``wait`` seconds for one."""
+        """Events with an ``id`` above ``since``; when there is none, waits up to ``wait`` seconds for one.
+
+        Each has ``id``, ``time`` (seconds since the epoch), ``kind``, ``node``, ``deployment``, ``message``, ``data``.
+        """
         found = self._get("events", params={"since": since, "wait": wait, "limit": limit})
         return list(found["events"])
 
@@ -128,24 +133,27 @@ class Client:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """httpx's errors as ours."""
+        """httpx's errors as ours. Whether somebody listens is tried first: httpx leaks a socket if nobody does."""
         try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(CONNECT_SECONDS)
+                probe.connect(str(self._path))
             yield
         except httpx.ReadTimeout as error:
             raise DeadlinePassed(
                 f"the service gave no answer within {ANSWER_SECONDS:g} s",
-                where=str(self._socket),
+                where=str(self._path),
                 hint="read its log; provisioner events shows what it does",
             ) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             raise ServerUnreachable(
-                "the service does not answer", where=str(self._socket), cause=str(error) or None, hint=START
+                "the service does not answer", where=str(self._path), cause=str(error) or None, hint=START
             ) from error
         except (ValueError, KeyError, ValidationError) as error:
             # Never the text of the error: a validation error repeats what it read, and that may be a secret.
             raise ProvisionerError(
                 "the service's answer cannot be understood",
-                where=str(self._socket),
+                where=str(self._path),
                 cause=type(error).__name__,
                 hint="service and command are of different versions: start the service again",
             ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
+from provisioner.store.events import EventRecord
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,8 +49,8 @@ class ForOperators(Subscribed, Protocol):
 
     def cloud_secret(self, cloud: str, name: str) -> str: ...
 
-    def events(self, since: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Events with an ``id`` above ``since``, oldest first."""
+    def events(self, since: int, limit: int) -> Sequence[EventRecord]:
+        """Events with a number above ``since``, oldest first."""
 
 
 class ForGuests(Subscribed, Protocol):

@@ -1,0 +1,94 @@
+"""What a command reads of this host before it calls: manifests, roles, BMC passwords."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from provisioner.errors import ManifestError, Problem, UsageError
+from provisioner.manifest.cloud import parse_desired
+from provisioner.model.hardware import NodeSpec, SecretRef
+from provisioner.model.role import Desired
+from provisioner.model.status import EnrollItem
+from provisioner.system.settings import Settings
+
+MANIFEST_BYTES = 4 << 20
+
+
+def read_text(path: Path) -> str:
+    """The text of a manifest.
+
+    :raises UsageError: it cannot be read, or is not text.
+    """
+    try:
+        if path.stat().st_size > MANIFEST_BYTES:
+            raise UsageError("the file is too large for a manifest", where=str(path))
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError("the file cannot be read", where=str(path), cause=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("the file is not UTF-8 text", where=str(path), cause=str(error)) from error
+
+
+def read_roles(beside: Path, settings: Settings) -> dict[str, str]:
+    """The role files of ``roles/`` beside a cloud file; where there is none, those of the source folder."""
+    folder = next((place for place in (beside / "roles", settings.source_dir / "roles") if place.is_dir()), None)
+    return {str(path): read_text(path) for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def read_desired(path: Path, settings: Settings) -> Desired:
+    """A cloud file and the roles it may use.
+
+    :raises ManifestError: with every problem in them.
+    """
+    files = {str(path): read_text(path)} | read_roles(path.resolve().parent, settings)
+    return parse_desired(str(path), files)
+
+
+def read_passwords(specs: list[NodeSpec]) -> list[EnrollItem]:
+    """Each node with its BMC password, read from where its hardware file says.
+
+    :raises ManifestError: names every node whose password cannot be read; nothing has been sent then.
+    """
+    items, problems = [], []
+    for spec in specs:
+        try:
+            items.append(EnrollItem(spec=spec, password=_read_secret(spec.bmc.password)))
+        except _Unreadable as error:
+            problems.append(Problem(f"node {spec.name}: bmc.password", error.what, error.instead))
+    if problems:
+        raise ManifestError(problems)
+    return items
+
+
+class _Unreadable(Exception):
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.instead = instead
+
+
+def _read_secret(ref: SecretRef) -> str:
+    if ref.env is not None:
+        secret = os.environ.get(ref.env, "")
+        if not secret:
+            raise _Unreadable(f"the environment variable {ref.env} is not set", f"export {ref.env} before the command")
+        return secret
+    if ref.file is None:
+        raise _Unreadable("says neither file nor env", "write {file: /absolute/path} or {env: NAME}")
+    path = Path(ref.file)
+    if not path.is_absolute():
+        raise _Unreadable(f"{path} is not an absolute path", "write where it is from / on")
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            if mode & 0o007:
+                raise _Unreadable(f"everybody may read {path} (mode {mode:04o})", f"chmod 0600 {path}")
+            secret = file.read(4096).decode().rstrip("\r\n")
+    except OSError as error:
+        raise _Unreadable(f"{path} cannot be read: {error.strerror}", "write the password there, mode 0600") from error
+    except UnicodeDecodeError:
+        raise _Unreadable(f"{path} does not hold text", "write the password there, mode 0600") from None
+    if not secret:
+        raise _Unreadable(f"{path} is empty", "write the password there, mode 0600")
+    return secret

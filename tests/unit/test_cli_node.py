@@ -1,0 +1,190 @@
+"""``provisioner node``, ``cloud`` and ``events`` against a service with a fake conductor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from served import FakeConductor, make_deployment, make_node, make_status, served
+
+from provisioner.cli.main import main
+from provisioner.errors import BmcSilent
+from provisioner.events import Event
+from provisioner.model.deployment import STEPS, Step, StepName, StepState
+from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
+from provisioner.model.states import NodeState
+from provisioner.store.events import EventRecord
+
+HARDWARE = """\
+nodes:
+  - name: {name}
+    bmc: {{address: {address}, username: admin, password: {password}}}
+    ports: [{{mac: "{mac}"}}]
+"""
+
+
+class Bench:
+    def __init__(self, conductor: FakeConductor, folder: Path) -> None:
+        self.conductor = conductor
+        self.folder = folder
+        self.config = folder / "provisioner.conf"
+        self.config.write_text(f"[DEFAULT]\nrun_dir = {folder}\nstate_dir = {folder}\n")
+
+    def call(self, *words: str, env: dict[str, str] | None = None) -> Result:
+        return CliRunner().invoke(main, ["--config", str(self.config), *words], env=env)
+
+    def hardware(self, number: int, password: str) -> str:
+        path = self.folder / f"node{number}.yaml"
+        text = HARDWARE.format(
+            name=f"node{number}", address=f"10.77.1.1{number}", mac=f"52:54:00:77:00:0{number}", password=password
+        )
+        path.write_text(text)
+        return str(path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    conductor = FakeConductor()
+    with served(conductor, tmp_path / "api.sock"):
+        yield Bench(conductor, tmp_path)
+
+
+def test_enroll_reads_passwords_here_and_shows_each_node(bench: Bench) -> None:
+    secret = bench.folder / "secret"
+    secret.write_text("from-file\n")
+    secret.chmod(0o600)
+    files = [bench.hardware(1, f"{{file: {secret}}}"), bench.hardware(2, "{env: RACK_PASSWORD}")]
+    done = bench.call("node", "enroll", *files, env={"RACK_PASSWORD": "from-env"})
+    assert done.exit_code == 0, done.output
+    assert {item.spec.name: item.password for item in bench.conductor.enrolled} == {
+        "node1": "from-file",
+        "node2": "from-env",
+    }
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["node1", "enrolled", "0.5", "s"],
+        ["node2", "enrolled", "0.5", "s"],
+    ]
+    assert "from-" not in done.output
+
+
+def test_a_node_that_fails_makes_the_exit_code_1(bench: Bench) -> None:
+    bench.conductor.wrong_passwords = {"node1"}
+    files = [bench.hardware(1, "{env: P}"), bench.hardware(2, "{env: P}")]
+    done = bench.call("node", "enroll", *files, env={"P": "x"})
+    assert done.exit_code == 1
+    assert "node2            enrolled" in done.stdout
+    assert "error: it refuses the password" in done.stdout and "where: 10.77.1.11" in done.stdout
+    done = bench.call("node", "enroll", *files, "-o", "json", env={"P": "x"})
+    assert done.exit_code == 1
+    assert [result["result"] for result in json.loads(done.stdout)] == ["failed", "enrolled"]
+
+
+def test_passwords_that_cannot_be_read_are_all_named_and_nothing_is_sent(bench: Bench) -> None:
+    world = bench.folder / "world"
+    world.write_text("hunter2")
+    world.chmod(0o644)
+    files = [bench.hardware(1, f"{{file: {world}}}"), bench.hardware(2, "{env: NOT_SET}")]
+    done = bench.call("node", "enroll", *files, env={"NOT_SET": None})  # type: ignore[dict-item]
+    assert done.exit_code == 1
+    assert "node node1" in done.stderr and f"chmod 0600 {world}" in done.stderr
+    assert "node node2" in done.stderr and "NOT_SET" in done.stderr
+    assert "hunter2" not in done.output
+    assert bench.conductor.enrolled == []
+
+
+def test_list_and_its_json(bench: Bench) -> None:
+    failure = BmcSilent("the BMC is silent", where="10.77.1.12", hint="provisioner node retry node2").to_dict()
+    bench.conductor.node_list = [
+        make_node("node1", NodeState.ACTIVE, power=Power.ON, generation=3, applied=2, healthy=True),
+        make_node("node2", NodeState.FAILED, failure=failure),
+    ]
+    done = bench.call("node", "list")
+    assert done.exit_code == 0
+    first = next(line for line in done.stdout.splitlines() if line.startswith("node1"))
+    assert first.split()[:4] == ["node1", "active", "on", "yes"]
+    assert "2 of 3" in first and "release" in first
+    assert "next:  provisioner node retry node2" in done.stderr
+    shown = json.loads(bench.call("node", "list", "-o", "json").stdout)
+    assert [(node["spec"]["name"], node["state"]) for node in shown] == [("node1", "active"), ("node2", "failed")]
+
+
+def test_show_prints_the_timeline_with_seconds(bench: Bench) -> None:
+    deployment = make_deployment()
+    running = Step(
+        name=StepName.WRITE_IMAGE,
+        state=StepState.RUNNING,
+        started=deployment.created + 14,
+        detail={"bytes": 120_000_000, "total": 400_000_000, "rate": 35_000_000.0, "remaining": 8.0},
+        attempts=2,
+    )
+    steps = tuple(running if step.name is StepName.WRITE_IMAGE else step for step in deployment.steps)
+    bench.conductor.deployments["node1"] = deployment.model_copy(update={"steps": steps})
+    done = bench.call("node", "show", "node1")
+    assert done.exit_code == 0
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert all(step in rows for step in STEPS)
+    assert rows["reserve"].split() == ["reserve", "done", "+0.0", "2.0"]
+    assert "120 of 400 MB, 35.0 MB/s, 8 s left" in rows["write-image"] and "attempt 2" in rows["write-image"]
+    shown = json.loads(bench.call("node", "show", "node1", "-o", "json").stdout)
+    assert [step["seconds"] for step in shown["deployment"]["steps"][:2]] == [2.0, 2.0]
+    assert shown["deployment"]["steps"][7]["seconds"] is None
+
+
+def test_show_hardware(bench: Bench) -> None:
+    disk = Disk(name="vda", size=8 << 30, signatures=("gpt",))
+    report = HardwareReport(
+        cpus=2,
+        memory_mib=2048,
+        firmware=Firmware.UEFI,
+        disks=(disk,),
+        nics=(Nic(name="eth0", mac="52:54:00:77:00:01"),),
+    )
+    bench.conductor.node_list = [make_node(hardware=report)]
+    said = bench.call("node", "show", "node1", "--hardware").stdout
+    assert "2048 MiB" in said and "gpt" in said and "8.0" in said and "eth0" in said
+    assert "vda" not in bench.call("node", "show", "node1").stdout
+    bench.conductor.node_list = [make_node()]
+    assert "not known yet" in bench.call("node", "show", "node1", "--hardware").stdout
+
+
+def test_a_node_that_is_not_there(bench: Bench) -> None:
+    done = bench.call("node", "show", "node9")
+    assert done.exit_code == 1
+    assert "where: node9" in done.stderr and "next:  provisioner node list" in done.stderr
+
+
+def test_power(bench: Bench) -> None:
+    assert bench.call("node", "power", "node1").stdout == "node1 is off\n"
+    assert json.loads(bench.call("node", "power", "node1", "on", "-o", "json").stdout)["power"] == "on"
+    assert bench.conductor.powers == [("node1", None), ("node1", "on")]
+    assert bench.call("node", "power", "node1", "up").exit_code == 64
+
+
+def test_verbs_and_what_a_state_does_not_offer(bench: Bench) -> None:
+    assert bench.call("node", "forget", "node1").stdout == "node1: forget\n"
+    done = bench.call("node", "release", "node1")
+    assert done.exit_code == 1
+    assert "release is not offered for a node that is available" in done.stderr
+    assert "forget" in done.stderr.splitlines()[-1]
+
+
+def test_cloud_status_and_secret(bench: Bench) -> None:
+    bench.conductor.statuses = [make_status(step="hello", waiting="the ramdisk", addresses=("10.77.0.20/24",))]
+    said = bench.call("cloud", "status", "lab").stdout
+    assert "galera-0" in said and "10.77.0.20/24" in said and "the ramdisk" in said
+    assert "cloud lab is not ready yet" in said
+    assert json.loads(bench.call("cloud", "status", "lab", "-o", "json").stdout)["members"][0]["step"] == "hello"
+    assert bench.call("cloud", "secret", "lab", "galera_app_password").stdout == "s3cret\n"
+    assert bench.call("cloud", "secret", "lab", "other").exit_code == 1
+
+
+def test_events(bench: Bench) -> None:
+    event = Event("node.enrolled", "it answers\x1b[2J", "node1")
+    bench.conductor.event_list = [EventRecord(1, 5.0, event), EventRecord(2, 6.0, Event("cloud.ready", "lab is ready"))]
+    lines = bench.call("events").stdout.splitlines()
+    assert len(lines) == 2
+    assert "node1" in lines[0] and "it answers" in lines[0] and "\x1b" not in lines[0]
+    assert [event["id"] for event in json.loads(bench.call("events", "--since", "1", "-o", "json").stdout)] == [2]
