@@ -23,22 +23,21 @@ MEMBERS = "/etc/mysql/mariadb.conf.d/91-galera-members.cnf"
 
 
 def metadata(count: int) -> dict[str, Any]:
-    role = yaml.safe_load((ROOT / "roles" / "galera.yaml").read_text())
     return {
         "generation": 1,
         "cloud": {"name": "lab"},
         "role": {"name": "galera", "count": count},
         "node": {"name": "node1", "hostname": "galera-0", "address": "127.0.0.1"},
         "members": {"galera": [{"address": f"127.0.0.{i + 1}", "self": i == 0} for i in range(count)]},
-        "values": role["config"]["values"],
-        "secrets": dict.fromkeys(role["secrets"], "pass-word_1"),
     }
 
 
 def rendered(count: int) -> dict[str, RenderedFile]:
     top = ROOT / "templates" / "galera"
     files = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
-    return render_tree(*split_tree(files), build_data(metadata(count)))
+    role = yaml.safe_load((ROOT / "roles" / "galera.yaml").read_text())
+    given = {"values": role["config"]["values"], "secrets": dict.fromkeys(role["secrets"], "pass-word_1")}
+    return render_tree(*split_tree(files), build_data(metadata(count) | given))
 
 
 def test_templates_with_the_values_of_the_role() -> None:
