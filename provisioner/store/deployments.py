@@ -79,11 +79,15 @@ class Deployments:
 
     def get(self, ident: str) -> Deployment:
         """:raises NotFound: there is none."""
+        found = self.find(ident)
+        if found is None:
+            raise NotFound("there is no such deployment", where=ident, hint="provisioner node list")
+        return found
+
+    def find(self, ident: str) -> Deployment | None:
         with self._db.read() as tx:
             row = tx.execute(select(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident)).one_or_none()
-            if row is None:
-                raise NotFound("there is no such deployment", where=ident, hint="provisioner node list")
-            return self._with_steps(row)
+            return None if row is None else self._with_steps(row)
 
     def live(self, cloud: str | None = None) -> list[Deployment]:
         """Those that hold a slot: running, active or failed; by host name."""
@@ -165,15 +169,22 @@ class Deployments:
         )
 
     def end_step(self, ident: str, name: StepName, state: StepState, detail: Mapping[str, Any], now: float) -> None:
-        """Journal how a step ended, after all of it was done."""
-        self._change_step(ident, name, {"state": state, "ended": now, "detail": dict(detail)})
+        """Journal how a step ended, after all of it was done. ``detail`` is merged as in :meth:`set_detail`."""
+        with self._db.write():
+            self.set_detail(ident, name, detail)
+            self._change_step(ident, name, {"state": state, "ended": now})
 
     def set_detail(self, ident: str, name: StepName, detail: Mapping[str, Any], touched: float | None = None) -> None:
-        """What a step says of itself. ``touched``: when it last came on, for its deadline."""
-        values: dict[str, Any] = {"detail": dict(detail)}
-        if touched is not None:
-            values["touched"] = touched
-        self._change_step(ident, name, values)
+        """Merge what a step says of itself; None removes a key. ``touched``: when it last came on, for its deadline."""
+        mine = (STEPS.c.deployment == ident) & (STEPS.c.name == name)
+        with self._db.write() as tx:
+            known: dict[str, Any] = tx.execute(select(STEPS.c.detail).where(mine)).scalar_one()
+            merged = {key: value for key, value in (known | dict(detail)).items() if value is not None}
+            values: dict[str, Any] = {"detail": merged} if merged != known else {}
+            if touched is not None:
+                values["touched"] = touched
+            if values:
+                self._change_step(ident, name, values)
 
     def touched(self, ident: str, name: StepName) -> float:
         """When a step that has begun last came on."""

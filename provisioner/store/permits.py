@@ -109,6 +109,10 @@ class Permits:
         """Free whatever permit the deployment has, also one that failed: its role goes on."""
         return self._set(deployment, (HELD, FAILED), FREE)
 
+    def clear_failed(self, deployment: str) -> bool:
+        """Free a permit that failed; one that is held stays held."""
+        return self._set(deployment, (FAILED,), FREE)
+
     def _set(self, deployment: str, old: tuple[str, ...], new: str) -> bool:
         query = update(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state.in_(old))
         with self._db.write() as tx:

@@ -87,3 +87,9 @@ class Tokens:
         query = delete(TOKENS).where(TOKENS.c.deployment == deployment)
         with self._db.write() as tx:
             tx.execute(query if kind is None else query.where(TOKENS.c.kind == kind))
+
+    def drop_node(self, node: str) -> None:
+        """End all tokens of a node."""
+        uuid = select(NODES.c.uuid).where(NODES.c.name == node).scalar_subquery()
+        with self._db.write() as tx:
+            tx.execute(delete(TOKENS).where(TOKENS.c.node == uuid))

@@ -1,0 +1,129 @@
+"""From what is desired to what is recorded: plan, apply, and the metadata of every member."""
+
+from __future__ import annotations
+
+import uuid
+
+from provisioner.conductor.doors import RAMDISK, Doors
+from provisioner.errors import ImageError
+from provisioner.metadata.build import build_metadata
+from provisioner.model.deployment import Deployment, DeploymentState, Node
+from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
+from provisioner.model.role import Desired
+from provisioner.model.states import NodeState
+from provisioner.plan.build import build_plan
+from provisioner.plan.guard import check_guard
+from provisioner.store.deployments import LIVE
+from provisioner.trust.keys import new_secret
+
+
+def plan_cloud(doors: Doors, desired: Desired) -> Plan:
+    """What would have to be done, over what is on record now; changes nothing.
+
+    :raises Conflict: the nodes that match are too few, or in the way.
+    """
+    return build_plan(desired, observe(doors, desired))
+
+
+def observe(doors: Doors, desired: Desired) -> Observed:
+    """The actual. A deployment that failed keeps its place until its node is retried, aborted or forgotten."""
+    store = doors.store
+    images = {}
+    for name in [*desired.roles, RAMDISK]:
+        try:
+            image = doors.catalogue.newest(name)
+        except ImageError:
+            continue  # not trusted: as if it were not there; image list says why
+        if image is not None:
+            images[name] = image.id
+    with store.transaction():
+        nodes = tuple(store.nodes.all())
+        newest = {node.name: store.clouds.newest(node.name) for node in nodes if node.deployment is not None}
+        return Observed(
+            nodes=nodes,
+            deployments={deployment.id: deployment for deployment in store.deployments.live()},
+            images=images,
+            metadata={name: dict(found.document.get("values", {})) for name, found in newest.items() if found},
+        )
+
+
+def apply_plan(doors: Doors, plan: Plan) -> None:
+    """Record all that a plan says, or nothing of it.
+
+    :raises GuardFailed: something that the plan relied on has changed. :raises NotFound: a node or image is gone.
+    """
+    store, cloud = doors.store, plan.desired.cloud.cloud
+    for action in plan.actions:
+        if isinstance(action, Deploy):
+            doors.catalogue.get(action.placement.image)
+    with store.transaction():
+        nodes = {name: store.nodes.get(name) for name in map(_node_of, plan.actions)}
+        for action in plan.actions:
+            check_guard(action, nodes[_node_of(action)])
+        store.clouds.put(plan.desired, doors.clock.now())
+        for action in sorted(plan.actions, key=lambda action: not isinstance(action, Release)):
+            node = nodes[_node_of(action)]
+            if isinstance(action, Release):
+                end_deployment(doors, node, NodeState.CLEANING, f"released: {action.why}")
+            elif isinstance(action, Deploy):
+                _deploy(doors, action, node)
+        renew_metadata(doors, cloud)
+
+
+def _node_of(action: Action) -> str:
+    return action.placement.node if isinstance(action, Deploy) else action.node
+
+
+def _deploy(doors: Doors, action: Deploy, node: Node) -> None:
+    now, placement, ident = doors.clock.now(), action.placement, str(uuid.uuid4())
+    doors.store.deployments.add(ident, placement, now)
+    doors.store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
+    doors.store.nodes.set_health(node.name, 0, None, now)
+    doors.store.clouds.drop_report(node.name)
+    message = f"{placement.role} as {placement.hostname} with {placement.image}: {action.why}"
+    doors.tell("deployment.created", message, node.name, ident)
+
+
+def end_deployment(doors: Doors, node: Node, state: NodeState, why: str) -> Node:
+    """Take a node out of its deployment, in the transaction that is open: the slot is free, its permits too.
+
+    The boot token stays until the node is clean, so that a ramdisk that still runs is told to halt.
+    """
+    store, now = doors.store, doors.clock.now()
+    if node.deployment is not None:
+        store.deployments.set_state(node.deployment, LIVE, DeploymentState.ENDED, now=now)
+        store.permits.clear(node.deployment)
+        store.tokens.drop(node.deployment, "instance")
+    moved = store.nodes.move(node, state, now=now, deployment=None)
+    store.nodes.set_health(node.name, 0, None, now)
+    doors.tell("deployment.ended", why, node.name, node.deployment)
+    return store.nodes.get(moved.name)
+
+
+def renew_metadata(doors: Doors, cloud: str) -> None:
+    """A new generation for each member whose document is another one now; the others keep theirs."""
+    store = doors.store
+    desired = store.clouds.get(cloud)
+    nodes = {node.name: node for node in store.nodes.all()}
+    live = [deployment for deployment in store.deployments.live(cloud) if deployment.placement.role in desired.roles]
+    members = [deployment.placement for deployment in live]
+    for deployment in live:
+        node = nodes[deployment.placement.node]
+        secrets = store.clouds.ensure_secrets(cloud, desired.roles[deployment.placement.role].secrets, new_secret)
+
+        def build(generation: int, deployment: Deployment = deployment, node: Node = node) -> dict[str, object]:
+            placement = deployment.placement
+            return build_metadata(desired, placement, members, node.uuid, secrets, generation)  # noqa: B023
+
+        generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
+        if generation is not None:
+            announce_generation(doors, node, deployment.id, generation)
+
+
+def announce_generation(doors: Doors, node: Node, deployment: str, generation: int) -> None:
+    """A newer generation takes back that an older one failed: the role goes on."""
+    store, now = doors.store, doors.clock.now()
+    store.permits.clear_failed(deployment)
+    if node.state is NodeState.ACTIVE and node.failure is not None:
+        store.nodes.set_failure(node.name, None, now)
+    doors.tell("metadata.generation", f"generation {generation}", node.name, deployment, generation=generation)

@@ -1,0 +1,228 @@
+"""The conductor: what operators and guests ask of it, and the loop that walks the nodes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from provisioner.bmc.contract import Bmcs
+from provisioner.conductor.clouds import apply_plan, plan_cloud
+from provisioner.conductor.doors import CatalogueDoor, Doors
+from provisioner.conductor.enroll import BMC_SECONDS, enroll
+from provisioner.conductor.guests import Guests
+from provisioner.conductor.status import read_status
+from provisioner.conductor.verbs import do_verb
+from provisioner.conductor.walk import Walker
+from provisioner.errors import Conflict, UsageError
+from provisioner.events import Event
+from provisioner.model.deployment import Node
+from provisioner.model.hardware import Power
+from provisioner.model.plan import Plan
+from provisioner.model.role import Desired
+from provisioner.model.states import EXITS, NodeState
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
+from provisioner.store.nodes import PortRecord
+from provisioner.store.store import Store
+from provisioner.system.clock import Clock, HostClock
+from provisioner.system.settings import Settings
+
+LOOK_AGAIN = 1.0
+"""Seconds after which the loop looks again although nothing was recorded: deadlines and back-offs pass silently."""
+WORKERS = 32
+POWER_WORDS = ("on", "off", "reset")
+
+LOG = logging.getLogger(__name__)
+
+
+class Conductor(Guests):
+    """Moves nodes through their states. Every method may be called from any thread, and may block.
+
+    :param store: the records; the conductor is the only one that changes them.
+    :param holder: under which name leases are taken; the same name after a restart goes on at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bmcs: Bmcs,
+        catalogue: CatalogueDoor,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        holder: str = "conductor",
+    ) -> None:
+        doors = Doors(store, bmcs, catalogue, settings, clock or HostClock(), holder)
+        super().__init__(doors)
+        self._walker = Walker(doors)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._loop: threading.Thread | None = None
+        self._workers: ThreadPoolExecutor | None = None
+        self._busy: set[str] = set()
+        self._again: set[str] = set()
+        """Nodes of whose records something was written while they were walked on."""
+        self._busy_lock = threading.Lock()
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    # What operators ask.
+
+    def enroll(self, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
+        """Verify the BMCs in parallel, each within 8 s, and record what holds; the results as they come."""
+        return enroll(self._doors, items)
+
+    def nodes(self) -> list[Node]:
+        return self._store.nodes.all()
+
+    def node(self, name: str) -> NodeView:
+        """A node with its deployment, or the last that it had. :raises NotFound: there is none of that name."""
+        node = self._store.nodes.get(name)
+        ident = node.deployment or self._store.deployments.last_of(name)
+        deployment = None if ident is None else self._store.deployments.get(ident)
+        return NodeView(node=node, deployment=deployment, exits=EXITS[node.state])
+
+    def ports(self) -> Sequence[PortRecord]:
+        """Every port on record with the address it gets while its node runs the ramdisk; for DHCP."""
+        return self._store.nodes.ports()
+
+    def set_power(self, name: str, want: str | None) -> Power:
+        """Switch a node's power, or only ask for it with None; what the BMC says then.
+
+        :raises Conflict: the node is being worked on. :raises BmcError: the BMC did not do it.
+        """
+        if want is not None and want not in POWER_WORDS:
+            raise UsageError(f"there is no power {want}", where=name, hint=f"write one of: {', '.join(POWER_WORDS)}")
+        node = self._store.nodes.get(name)
+        if want is not None and node.state in (NodeState.DEPLOYING, NodeState.CLEANING):
+            raise Conflict(
+                f"the node is {node.state}; its power is not yours now",
+                where=name,
+                hint=f"provisioner node abort {name}",
+            )
+        password = self._store.nodes.password(name)
+        if want is None:
+            power = self._doors.bmcs.power(node.spec.bmc, password, BMC_SECONDS)
+        else:
+            word = {"on": "on", "off": "off", "reset": "reset"}[want]
+            power = self._doors.bmcs.set_power(node.spec.bmc, password, word, BMC_SECONDS)  # type: ignore[arg-type]
+            self._doors.tell("power.changed", f"{want}: the power is {power}", name)
+        if power is not node.power:
+            self._store.nodes.set_power(name, power, self._doors.clock.now())
+        return power
+
+    def verb(self, name: str, verb: str) -> Node:
+        """:raises Conflict: the node's state does not offer the verb."""
+        return do_verb(self._doors, name, verb)
+
+    def plan(self, desired: Desired) -> Plan:
+        return plan_cloud(self._doors, desired)
+
+    def apply(self, plan: Plan) -> CloudStatus:
+        """:raises GuardFailed: what the plan relied on no longer holds; nothing was changed."""
+        apply_plan(self._doors, plan)
+        return self.cloud_status(plan.desired.cloud.cloud)
+
+    def clouds(self) -> list[str]:
+        return self._store.clouds.names()
+
+    def cloud_status(self, name: str) -> CloudStatus:
+        """:raises NotFound: no such cloud was ever applied."""
+        return read_status(self._store, name, self._doors.clock.now())
+
+    def cloud_secret(self, cloud: str, name: str) -> str:
+        """:raises NotFound: there is no such cloud, or it has no such secret."""
+        self._store.clouds.get(cloud)
+        return self._store.clouds.secret(cloud, name)
+
+    def events(self, since: int, limit: int) -> list[Mapping[str, Any]]:
+        """``{"id", "time", "kind", "node", "deployment", "message", "data"}``, oldest first."""
+        return [
+            {
+                "id": record.id,
+                "time": record.at,
+                "kind": record.event.kind,
+                "node": record.event.node,
+                "deployment": record.event.deployment,
+                "message": record.event.message,
+                "data": dict(record.event.data),
+            }
+            for record in self._store.events.since(since, limit)
+        ]
+
+    def observe(self, event: Event) -> None:
+        """Record what another room saw, for example a DHCP request; an :data:`~provisioner.events.Observer`."""
+        self._store.events.add(event, self._doors.clock.now())
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback``, in the thread that wrote, after each change of a record; the answer ends that."""
+        return self._store.listen(callback)
+
+    # The loop.
+
+    def tick(self) -> None:
+        """Look at every node once and take it as far as it goes; in this thread, without waiting."""
+        for node in self._store.nodes.all():
+            if _needs_work(node):
+                self._walker.walk(node.name)
+
+    def start(self) -> None:
+        """Walk the nodes on, each in a thread of its own, until :meth:`stop`."""
+        if self._loop is not None:
+            return
+        self._stopping.clear()
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="walk")
+        self._unsubscribe = self._store.listen(self._wake.set)
+        self._loop = threading.Thread(target=self._run, name="conductor", daemon=True)
+        self._loop.start()
+
+    def stop(self) -> None:
+        """Begin nothing new and wait for what is begun; a BMC is waited for until its own deadline."""
+        if self._loop is None:
+            return
+        self._stopping.set()
+        self._wake.set()
+        self._loop.join()
+        self._loop = None
+        self._unsubscribe()
+        if self._workers is not None:
+            self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                for node in self._store.nodes.all():
+                    if _needs_work(node):
+                        self._submit(node.name)
+            except Exception:
+                LOG.exception("the loop could not look at the records; it looks again")
+            self._wake.wait(LOOK_AGAIN)
+
+    def _submit(self, name: str) -> None:
+        with self._busy_lock:
+            if name in self._busy or self._workers is None:
+                self._again.add(name)
+                return
+            self._busy.add(name)
+        self._workers.submit(self._walk, name)
+
+    def _walk(self, name: str) -> None:
+        try:
+            if not self._stopping.is_set():
+                self._walker.walk(name)
+        except Exception:
+            LOG.exception("%s: a fault of the program; it is walked on again", name)
+        finally:
+            with self._busy_lock:
+                self._busy.discard(name)
+                again = name in self._again
+                self._again.discard(name)
+            if again:
+                self._wake.set()
+
+
+def _needs_work(node: Node) -> bool:
+    behind = node.state is NodeState.ACTIVE and node.generation > node.applied
+    return behind or node.state in (NodeState.DEPLOYING, NodeState.CLEANING)

@@ -1,0 +1,71 @@
+"""What the conductor reaches the world through, handed in from above."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from provisioner.bmc.contract import Bmcs
+from provisioner.errors import UsageError
+from provisioner.events import Event
+from provisioner.model.image import Image, ImageIndex
+from provisioner.store.store import Store
+from provisioner.system.clock import Clock
+from provisioner.system.settings import Settings
+
+RAMDISK = "ramdisk"
+"""Name of the image that nodes boot over the network."""
+
+
+class CatalogueDoor(Protocol):
+    """What of :class:`provisioner.images.catalogue.Catalogue` the conductor needs."""
+
+    def images(self) -> Sequence[Image]: ...
+
+    def newest(self, name: str) -> Image | None: ...
+
+    def get(self, image_id: str) -> Image: ...
+
+    def index(self, image_id: str) -> ImageIndex: ...
+
+
+@dataclass(frozen=True)
+class Doors:
+    """``holder``: under which name this conductor takes leases; the same after a restart."""
+
+    store: Store
+    bmcs: Bmcs
+    catalogue: CatalogueDoor
+    settings: Settings
+    clock: Clock
+    holder: str = "conductor"
+
+    def tell(self, kind: str, message: str, node: str, deployment: str | None = None, **data: object) -> None:
+        """Record an event, in the transaction that is open if one is."""
+        self.store.events.add(Event(kind, message, node, deployment, data), self.clock.now())
+
+    @property
+    def pool(self) -> list[str]:
+        """The addresses that ports may get while their node runs the ramdisk; empty without a DHCP range.
+
+        :raises UsageError: the range is not one.
+        """
+        first, last = self.settings.dhcp_first, self.settings.dhcp_last
+        if not (first and last):
+            return []
+        try:
+            low, high = int(ipaddress.IPv4Address(first)), int(ipaddress.IPv4Address(last))
+        except ValueError as error:
+            raise UsageError(
+                "dhcp_first and dhcp_last are not IPv4 addresses",
+                cause=str(error),
+                hint="correct them in the configuration file",
+            ) from error
+        return [str(ipaddress.IPv4Address(number)) for number in range(low, high + 1)]
+
+    @property
+    def prefix(self) -> int:
+        """The prefix length of the provisioning network."""
+        return int(self.settings.address.partition("/")[2] or 24)

@@ -1,0 +1,241 @@
+"""What guests ask and tell: the ramdisk agent, the config agent, and iPXE before both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from provisioner.boot.ipxe import render_boot_script, render_local_script
+from provisioner.conductor.doors import Doors
+from provisioner.conductor.permits import Applicant, acquire
+from provisioner.conductor.steps import BAD_STATES, report_error
+from provisioner.errors import TrustError, UsageError
+from provisioner.model.deployment import Deployment, DeploymentState, Node, StepName, StepState
+from provisioner.model.hardware import HardwareReport
+from provisioner.model.states import NodeState
+from provisioner.store.tokens import BOOT, TokenRecord
+
+RAMDISK_STEPS = (
+    StepName.CHOOSE_DISK,
+    StepName.STORAGE,
+    StepName.WRITE_IMAGE,
+    StepName.SEED_INSTANCE,
+    StepName.BOOT_LOADER,
+)
+"""Steps whose work is lost when the ramdisk boots anew."""
+PROGRESS_KEYS = ("bytes", "total", "rate", "remaining")
+
+
+class Guests:
+    """``token_id`` is the id of a token whose message has been authenticated with :meth:`guest_secret`."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._store = doors.store
+
+    def guest_secret(self, token_id: str, kind: str) -> str:
+        """:raises TrustError: there is no such token of that kind, or it has run out."""
+        return self._store.tokens.secret(token_id, kind, self._doors.clock.now())
+
+    def boot_script(self, mac: str) -> str | None:
+        """The iPXE script for a port: the ramdisk's while it is due, else one that boots from disk.
+
+        None for a MAC that is not on record.
+        """
+        found = self._store.nodes.by_mac(mac)
+        if found is None:
+            return None
+        node, port = found
+        deployment = self._due(node)
+        token = None if deployment is None else self._store.tokens.token(deployment.id, BOOT)
+        if deployment is None or token is None:
+            self._doors.tell("boot.local", f"{mac} is told to boot from its disk", node.name, node.deployment)
+            return render_local_script()
+        ramdisk = next(step.detail["ramdisk"] for step in deployment.steps if step.name is StepName.BOOT_FILES)
+        address = f"{port.address}/{self._doors.prefix}" if port.address else ""
+        self._doors.tell("boot.script", f"{mac} fetches its boot script", node.name, deployment.id)
+        return render_boot_script(
+            url=self._doors.settings.url, token=token, mac=mac, address=address, image=str(ramdisk)
+        )
+
+    def _due(self, node: Node) -> Deployment | None:
+        if node.state is not NodeState.DEPLOYING or node.deployment is None:
+            return None
+        deployment = self._store.deployments.get(node.deployment)
+        state = {step.name: step.state for step in deployment.steps}
+        due = state[StepName.BOOT_FILES] is StepState.DONE and state[StepName.HELLO] is not StepState.DONE
+        return deployment if due and self._store.deployments.boot_id(deployment.id) is None else None
+
+    def hello(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the hardware on record. A boot of the ramdisk that was not heard before begins its steps anew.
+
+        :raises UsageError: the message has another shape.
+        """
+        token = self._token(token_id)
+        now = self._doors.clock.now()
+        boot_id = str(message.get("boot_id") or "")
+        try:
+            hardware = HardwareReport.model_validate(message.get("hardware"))
+        except ValidationError as error:
+            raise UsageError("the hardware report cannot be understood", where=token.node, cause=str(error)) from None
+        if not boot_id:
+            raise UsageError("the hello has no boot_id", where=token.node)
+        with self._store.transaction():
+            self._store.tokens.set_used(token_id, now)
+            self._store.nodes.set_hardware(token.node, hardware, now)
+            known = self._store.deployments.boot_id(token.deployment)
+            if known != boot_id:
+                self._store.deployments.set_boot_id(token.deployment, boot_id)
+                disks = ", ".join(f"{disk.name} {disk.size / 1e9:.1f} GB" for disk in hardware.disks) or "no disk"
+                self._doors.tell("ramdisk.hello", f"the ramdisk runs; {disks}", token.node, token.deployment)
+            if known not in (None, boot_id):
+                self._begin_anew(token)
+        return {"clock": now}
+
+    def _begin_anew(self, token: TokenRecord) -> None:
+        deployment = self._store.deployments.get(token.deployment)
+        running = deployment.state is DeploymentState.RUNNING
+        step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
+        if running and step is not None and step.name in RAMDISK_STEPS:
+            self._store.deployments.reset_steps(deployment.id, StepName.CHOOSE_DISK)
+            self._doors.tell(
+                "ramdisk.rebooted",
+                f"it booted anew during {step.name}; its steps begin again",
+                token.node,
+                deployment.id,
+            )
+
+    def order(self, token_id: str) -> dict[str, Any] | None:
+        """The order outstanding, until its result came; the order to halt when the deployment was aborted."""
+        token = self._token(token_id)
+        deployment = self._store.deployments.get(token.deployment)
+        if deployment.state is DeploymentState.ENDED:
+            return {"id": f"end-{deployment.id}", "step": "power-off"}
+        order = self._store.deployments.order(token.deployment)
+        if order is None or order.result is not None or deployment.state is not DeploymentState.RUNNING:
+            return None
+        return dict(order.body)
+
+    def progress(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        token = self._token(token_id)
+        with self._store.transaction():
+            order = self._store.deployments.order(token.deployment)
+            if order is not None and order.id == message.get("order") and order.result is None:
+                news = {key: message[key] for key in PROGRESS_KEYS if isinstance(message.get(key), int | float)}
+                now = self._doors.clock.now()
+                self._store.deployments.set_detail(token.deployment, order.step, news, touched=now)
+        return {}
+
+    def result(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Record the answer to the order outstanding; any other answer is late and changes nothing."""
+        token = self._token(token_id)
+        said = {key: message.get(key) for key in ("ok", "detail", "error")}
+        with self._store.transaction():
+            order = self._store.deployments.order(token.deployment)
+            taken = self._store.deployments.set_result(token.deployment, str(message.get("order")), said)
+            if taken and order is not None:
+                word = "done" if said["ok"] is True else "failed"
+                self._doors.tell("order.result", f"{order.step}: {word}", token.node, token.deployment)
+        return {}
+
+    def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
+        """``{"generation", "metadata"}`` when there is a generation above ``since``."""
+        token = self._token(token_id)
+        newest = self._store.clouds.newest(token.node)
+        if newest is None or newest.generation <= since or newest.deployment != token.deployment:
+            return None
+        return {"generation": newest.generation, "metadata": dict(newest.document)}
+
+    def report(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a report on record; give permits back, finish what is done once, or halt the role.
+
+        :raises UsageError: the message has another shape.
+        """
+        token = self._token(token_id)
+        generation = message.get("generation")
+        if not isinstance(generation, int) or not isinstance(message.get("state"), str):
+            raise UsageError("the report has no generation or no state", where=token.node)
+        now = self._doors.clock.now()
+        with self._store.transaction():
+            node = self._store.nodes.get(token.node)
+            if node.deployment != token.deployment:
+                return {}
+            before = self._store.clouds.report(node.name, token.deployment)
+            self._store.clouds.put_report(node.name, token.deployment, message, now)
+            applied = generation if message["state"] == "applied" else int(message.get("applied") or node.applied)
+            healthy = message.get("healthy") is True
+            if (applied, healthy) != (node.applied, node.healthy):
+                self._store.nodes.set_health(node.name, applied, healthy, now)
+            news = (message["state"], generation, healthy)
+            known = (
+                None if before is None else tuple(before.body.get(key) for key in ("state", "generation", "healthy"))
+            )
+            if news != known:
+                health = "healthy" if healthy else "not healthy"
+                said = f"generation {generation} {message['state']}, {health}"
+                self._doors.tell("instance.report", said, node.name, token.deployment, generation=generation)
+            if message["state"] in BAD_STATES:
+                self._bad(node, token, message)
+            elif message["state"] == "applied" and healthy:
+                self._good(node, token, generation)
+        return {}
+
+    def _good(self, node: Node, token: TokenRecord, generation: int) -> None:
+        permit = self._store.permits.held_by(token.deployment)
+        if permit is not None and generation >= permit.generation:
+            self._store.permits.give_back(token.deployment)
+        run = self._store.deployments.run_of(token.deployment)
+        for name in self._store.permits.finish_once(token.deployment, run):
+            self._doors.tell("once.done", f"{name} is done, for the life of the cluster", node.name, token.deployment)
+        if generation < node.generation:
+            return
+        now = self._doors.clock.now()
+        was_active = self._store.deployments.get(token.deployment).state is DeploymentState.ACTIVE
+        if was_active and (node.state is NodeState.FAILED or node.failure is not None):
+            self._store.permits.clear(token.deployment)
+            self._store.nodes.move(node, NodeState.ACTIVE, now=now, deployment=token.deployment)
+
+    def _bad(self, node: Node, token: TokenRecord, message: Mapping[str, Any]) -> None:
+        """A generation that is not in force halts the role. Only a broken instance is a failed node: another one
+        goes on with the generation before. While it is deployed, the step at hand fails by itself."""
+        if message["generation"] < node.generation:
+            return
+        self._store.permits.fail(token.deployment)
+        if node.state is not NodeState.ACTIVE or node.failure is not None:
+            return
+        now = self._doors.clock.now()
+        failure = report_error(node.name, message).to_dict()
+        if message["state"] == "broken":
+            failure["hint"] = f"provisioner node retry {node.name}"
+            self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=token.deployment, failure=failure)
+        else:
+            failure["hint"] = "correct the values in the cloud file, then provisioner apply"
+            self._store.nodes.set_failure(node.name, failure, now)
+        self._doors.tell("configuration.failed", str(failure["summary"]), node.name, token.deployment)
+
+    def permit(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer at once; whoever was refused asks again.
+
+        :raises UsageError: the message has another shape.
+        """
+        token = self._token(token_id)
+        action, generation = message.get("action"), message.get("generation")
+        if action not in ("acquire", "release") or not isinstance(generation, int):
+            raise UsageError("a permit is acquired or released, for a generation", where=token.node)
+        node = self._store.nodes.get(token.node)
+        if node.deployment != token.deployment:
+            raise TrustError("the deployment has ended", where=token.node)
+        if action == "release":
+            with self._store.transaction():
+                if self._store.permits.give_back(token.deployment):
+                    self._doors.tell("permit.released", f"generation {generation}", node.name, token.deployment)
+            return {"granted": False, "why": "given back", "once": {}}
+        deployment = self._store.deployments.get(token.deployment)
+        role = self._store.clouds.get(deployment.placement.cloud).roles[deployment.placement.role]
+        return acquire(self._doors, Applicant(node, deployment, role), generation)
+
+    def _token(self, token_id: str) -> TokenRecord:
+        """:raises TrustError: it ended since its message was authenticated."""
+        return self._store.tokens.get(token_id)

@@ -1,0 +1,85 @@
+"""The files that make an image one particular instance. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from provisioner.model.deployment import Address, Placement
+from provisioner.model.hardware import Firmware
+from provisioner.model.role import Storage
+from provisioner_agent.protocol.messages import AGENT_CONFIG
+
+NETWORKS = "/etc/systemd/network"
+
+
+def build_files(
+    placement: Placement,
+    members: Sequence[Placement],
+    *,
+    storage: Storage,
+    firmware: Firmware,
+    root_guid: str,
+    esp_guid: str,
+    url: str,
+    token: str,
+) -> list[dict[str, Any]]:
+    """``[{"path", "mode", "content"}]`` for the order ``seed-instance``.
+
+    :param members: of the whole cloud: their names resolve before anything is configured.
+    :param url: where the config agent finds the server. :param token: ``ID.SECRET``.
+    """
+    agent = {"url": url, "token": token, "node": placement.node, "hostname": placement.hostname}
+    files = [
+        _file("/etc/hostname", f"{placement.hostname}\n"),
+        _file("/etc/hosts", build_hosts(placement, members)),
+        _file("/etc/machine-id", "", 0o444),
+        _file("/etc/fstab", _fstab(storage, firmware, root_guid, esp_guid)),
+        _file("/etc/resolv.conf", _resolv(placement.addresses)),
+        _file(AGENT_CONFIG, json.dumps(agent, indent=1) + "\n", 0o600),
+    ]
+    return files + [
+        _file(f"{NETWORKS}/10-{address.network}.network", build_network(address)) for address in placement.addresses
+    ]
+
+
+def build_hosts(placement: Placement, members: Sequence[Placement]) -> str:
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    for member in sorted(members, key=lambda member: member.hostname):
+        if member.addresses:
+            lines.append(f"{_bare(member.addresses[0])} {member.hostname}")
+    if placement.hostname not in {member.hostname for member in members} and placement.addresses:
+        lines.append(f"{_bare(placement.addresses[0])} {placement.hostname}")
+    return "\n".join(lines) + "\n"
+
+
+def build_network(address: Address) -> str:
+    """A systemd-networkd unit (systemd.network(5)) with the static address of one interface, found by its MAC."""
+    lines = ["[Match]", f"MACAddress={address.mac}", "", "[Link]", f"MTUBytes={address.mtu}", "RequiredForOnline=yes"]
+    lines += ["", "[Network]", f"Address={address.address}", "DHCP=no", "IPv6AcceptRA=no", "LinkLocalAddressing=no"]
+    if address.gateway:
+        lines.append(f"Gateway={address.gateway}")
+    lines += [f"DNS={server}" for server in address.dns]
+    return "\n".join(lines) + "\n"
+
+
+def _fstab(storage: Storage, firmware: Firmware, root_guid: str, esp_guid: str) -> str:
+    options = "errors=remount-ro" if storage.filesystem.startswith("ext") else "defaults"
+    lines = [f"PARTUUID={root_guid} / {storage.filesystem} {options} 0 1"]
+    if firmware is Firmware.UEFI:
+        lines.append(f"PARTUUID={esp_guid} /boot/efi vfat umask=0077,nofail 0 2")
+    return "\n".join(lines) + "\n"
+
+
+def _resolv(addresses: Sequence[Address]) -> str:
+    servers = list(dict.fromkeys(server for address in addresses for server in address.dns))
+    return "".join(f"nameserver {server}\n" for server in servers)
+
+
+def _bare(address: Address) -> str:
+    return address.address.partition("/")[0]
+
+
+def _file(path: str, content: str, mode: int = 0o644) -> dict[str, Any]:
+    return {"path": path, "mode": mode, "content": content}

@@ -1,0 +1,335 @@
+"""What each step of a deployment does. A step may be begun again at any point of it, and looks before it acts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from provisioner.conductor.disk import choose_disk, disk_guid, esp_guid, root_guid
+from provisioner.conductor.doors import RAMDISK, Doors
+from provisioner.conductor.instance import build_files
+from provisioner.errors import DeployError, ImageError
+from provisioner.model.deployment import Deployment, Node, Step, StepName
+from provisioner.model.hardware import BootDevice, Firmware, Power
+from provisioner.model.role import Role
+from provisioner.store.deployments import Order
+from provisioner.store.tokens import BOOT, INSTANCE
+from provisioner.trust.keys import new_token
+
+BMC_SECONDS = 30.0
+POWER_SECONDS = 120.0
+HELLO_SECONDS = 600.0
+AGENT_SECONDS = 1800.0
+SILENT_SECONDS = 180.0
+CONFIGURE_SECONDS = 900.0
+PROBE_SLACK = 120.0
+"""Seconds until a waiting step has failed; the agent's own waiting for a probe is the role's, and some more."""
+TOKEN_SECONDS = 4 * 3600.0
+CMDLINE = "console=tty0 console=ttyS0,115200"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step at hand, with everything on record that it needs. ``now``: when this pass began."""
+
+    doors: Doors
+    node: Node
+    deployment: Deployment
+    role: Role
+    step: Step
+    now: float
+
+    def detail(self, name: StepName) -> Mapping[str, Any]:
+        return next(step.detail for step in self.deployment.steps if step.name is name)
+
+    def check_deadline(self, seconds: float, since: float, what: str) -> None:
+        """Raise :class:`DeployError` when ``seconds`` have passed ``since``."""
+        if self.now - since > seconds:
+            raise DeployError(f"{what} within {seconds:.0f} s", where=self.node.name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``done``, or what the step waits for. ``detail`` is merged into the journal."""
+
+    done: bool
+    detail: dict[str, Any] = field(default_factory=dict)
+    waiting: str | None = None
+
+
+def done(**detail: Any) -> Outcome:
+    return Outcome(True, detail)
+
+
+def wait(reason: str, **detail: Any) -> Outcome:
+    return Outcome(False, detail, reason)
+
+
+def reserve(work: Work) -> Outcome:
+    """The lease is held by whoever calls this; its fence number goes into the journal."""
+    holder, _, _, fence = work.doors.store.nodes.lease(work.node.name)
+    return done(holder=holder, fence=fence)
+
+
+def boot_files(work: Work) -> Outcome:
+    """From now on the boot script is due to the node, with a fresh token; what an older boot said is forgotten."""
+    ramdisk = work.doors.catalogue.newest(RAMDISK)
+    if ramdisk is None:
+        raise ImageError("there is no ramdisk image", where=RAMDISK, hint="provisioner image build")
+    image = work.doors.catalogue.get(work.deployment.placement.image)
+    store = work.doors.store
+    with store.transaction():
+        expiry = work.now + TOKEN_SECONDS
+        store.tokens.replace(new_token(), BOOT, work.node.name, work.deployment.id, expiry)
+        store.deployments.set_boot_id(work.deployment.id, None)
+    return done(ramdisk=ramdisk.id, image=image.id)
+
+
+def boot_device(work: Work) -> Outcome:
+    return _set_boot_device(work, BootDevice.PXE)
+
+
+def boot_disk(work: Work) -> Outcome:
+    return _set_boot_device(work, BootDevice.DISK)
+
+
+def _set_boot_device(work: Work, device: BootDevice) -> Outcome:
+    spec = work.node.spec
+    password = work.doors.store.nodes.password(spec.name)
+    work.doors.bmcs.set_boot_device(spec.bmc, password, device, spec.firmware is Firmware.UEFI, BMC_SECONDS)
+    return done(device=str(device))
+
+
+def power_cycle(work: Work) -> Outcome:
+    """Off if it is on, then on. That it was seen off is journaled, so that a node just switched on is left alone."""
+    doors, spec = work.doors, work.node.spec
+    password = doors.store.nodes.password(spec.name)
+    power = doors.bmcs.power(spec.bmc, password, BMC_SECONDS)
+    seen_off = bool(work.step.detail.get("seen_off"))
+    if not seen_off and power is not Power.OFF:
+        power = doors.bmcs.set_power(spec.bmc, password, "off", BMC_SECONDS)
+    if power is Power.OFF:
+        if not seen_off:
+            doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"seen_off": True})
+            seen_off = True
+        power = doors.bmcs.set_power(spec.bmc, password, "on", BMC_SECONDS)
+    doors.store.nodes.set_power(spec.name, power, work.now)
+    if seen_off and power is Power.ON:
+        return done()
+    since = doors.store.deployments.touched(work.deployment.id, work.step.name)
+    work.check_deadline(POWER_SECONDS, since, "the power did not change")
+    return wait(f"the power is {power}")
+
+
+def restart(work: Work) -> Outcome:
+    """From its own disk now; the ramdisk's token ends with it."""
+    outcome = power_cycle(work)
+    if outcome.done:
+        with work.doors.store.transaction():
+            work.doors.store.tokens.drop(work.deployment.id, BOOT)
+            work.doors.store.deployments.drop_order(work.deployment.id)
+    return outcome
+
+
+def hello(work: Work) -> Outcome:
+    if work.doors.store.deployments.boot_id(work.deployment.id) is not None:
+        return done()
+    since = work.doors.store.deployments.touched(work.deployment.id, work.step.name)
+    work.check_deadline(HELLO_SECONDS, since, "the ramdisk did not say hello")
+    return wait("the node boots the ramdisk")
+
+
+def choose(work: Work) -> Outcome:
+    """Hints and guard of :mod:`provisioner.conductor.disk`, over the hardware that the ramdisk has just reported."""
+    node, placement = work.node, work.deployment.placement
+    if node.hardware is None:
+        return wait("the ramdisk reports the hardware")
+    mine = work.doors.store.deployments.never_active(node.name)
+    disk = choose_disk(
+        node.name,
+        node.hardware,
+        node.spec.root_disk,
+        root_min=work.doors.catalogue.index(placement.image).size,
+        esp_mib=work.role.storage.esp_mib,
+        wipe=work.role.storage.wipe or placement.wipe,
+        own_guids={disk_guid(ident) for ident in mine},
+    )
+    return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial)
+
+
+def order_agent(work: Work) -> Outcome:
+    """A step that the ramdisk agent does: one order, given once, waited for."""
+    store, name = work.doors.store, work.step.name
+    order = store.deployments.order(work.deployment.id)
+    if order is None or order.step is not name:
+        _give_order(work)
+        return wait("the ramdisk fetches its order")
+    if order.result is not None:
+        return _finished(work, order)
+    touched = store.deployments.touched(work.deployment.id, name)
+    work.check_deadline(SILENT_SECONDS, touched, f"the ramdisk did not come on with {name}")
+    work.check_deadline(AGENT_SECONDS, work.step.started or touched, f"the ramdisk did not end {name}")
+    return wait("the ramdisk works on it")
+
+
+def _finished(work: Work, order: Order) -> Outcome:
+    result = order.result or {}
+    if result.get("ok") is True:
+        return done(**dict(result.get("detail") or {}))
+    error = result.get("error") or {}
+    raise DeployError(
+        f"the ramdisk could not do {order.step}: {error.get('summary') or 'it gave no reason'}",
+        where=work.node.name,
+        cause=error.get("cause"),
+    )
+
+
+def _give_order(work: Work) -> None:
+    ident = str(uuid.uuid4())
+    store = work.doors.store
+    with store.transaction():
+        body = {"id": ident, "step": str(work.step.name)} | ORDERS[work.step.name](work)
+        store.deployments.put_order(work.deployment.id, ident, work.step.name, body)
+
+
+def _storage_order(work: Work) -> dict[str, Any]:
+    ident = work.deployment.id
+    return {
+        "disk": work.detail(StepName.CHOOSE_DISK)["disk"],
+        "disk_guid": disk_guid(ident),
+        "esp_guid": esp_guid(ident),
+        "root_guid": root_guid(ident),
+        "esp_mib": work.role.storage.esp_mib,
+        "root_min": work.doors.catalogue.index(work.deployment.placement.image).size,
+        "firmware": str(work.node.spec.firmware),
+    }
+
+
+def _image_order(work: Work) -> dict[str, Any]:
+    image = work.doors.catalogue.get(work.deployment.placement.image)
+    return {
+        "disk": work.detail(StepName.CHOOSE_DISK)["disk"],
+        "root_guid": root_guid(work.deployment.id),
+        "image": image.id,
+        "index_sha256": image.files["index.json"],
+        "grow": work.role.storage.grow,
+        "filesystem": work.role.storage.filesystem,
+    }
+
+
+def _seed_order(work: Work) -> dict[str, Any]:
+    """The instance's identity, with a fresh token: an instance that the node ran before is not heard any more."""
+    ident, placement = work.deployment.id, work.deployment.placement
+    token = new_token()
+    work.doors.store.tokens.replace(token, INSTANCE, work.node.name, ident, None)
+    members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
+    files = build_files(
+        placement,
+        members,
+        storage=work.role.storage,
+        firmware=work.node.spec.firmware,
+        root_guid=root_guid(ident),
+        esp_guid=esp_guid(ident),
+        url=work.doors.settings.url,
+        token=token,
+    )
+    return {"disk": work.detail(StepName.CHOOSE_DISK)["disk"], "root_guid": root_guid(ident), "files": files}
+
+
+def _loader_order(work: Work) -> dict[str, Any]:
+    return {
+        "disk": work.detail(StepName.CHOOSE_DISK)["disk"],
+        "root_guid": root_guid(work.deployment.id),
+        "esp_guid": esp_guid(work.deployment.id),
+        "firmware": str(work.node.spec.firmware),
+        "cmdline": CMDLINE,
+    }
+
+
+def configure(work: Work) -> Outcome:
+    """Done when the config agent says that the newest generation is in force."""
+    report = _report(work)
+    if report.get("state") == "applied" and int(report.get("generation", 0)) >= work.node.generation:
+        return done(generation=work.node.generation)
+    reason, asked = work.doors.store.nodes.waiting(work.node.name)
+    since = max(asked, work.doors.store.deployments.touched(work.deployment.id, StepName.CONFIGURE))
+    limit = CONFIGURE_SECONDS + work.role.health.wait
+    work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
+    return wait(reason or "the instance boots and applies its metadata")
+
+
+def probe(work: Work) -> Outcome:
+    """Done when the node's own probe is green at the newest generation."""
+    report = _report(work)
+    current = report.get("state") == "applied" and int(report.get("generation", 0)) >= work.node.generation
+    if current and report.get("healthy") is True:
+        return done(generation=work.node.generation)
+    since = work.doors.store.deployments.touched(work.deployment.id, StepName.PROBE)
+    limit = work.role.health.wait + PROBE_SLACK
+    red = [f"{name}: {probe.get('output', '')}" for name, probe in red_probes(report, "node").items()]
+    if work.now - since > limit:
+        raise DeployError(
+            f"its probe was not green within {limit:.0f} s",
+            where=work.node.name,
+            cause="; ".join(red) or "no probe was reported",
+        )
+    return wait(f"probe {red[0]}" if red else "the instance runs its probes")
+
+
+def _report(work: Work) -> Mapping[str, Any]:
+    """What the instance last said.
+
+    :raises DeployError: that the newest generation did not come into force.
+    """
+    record = work.doors.store.clouds.report(work.node.name, work.deployment.id)
+    report = {} if record is None else record.body
+    if report.get("state") in BAD_STATES and int(report.get("generation", 0)) >= work.node.generation:
+        raise report_error(work.node.name, report)
+    return report
+
+
+BAD_STATES = frozenset({"failed", "rolled-back", "broken"})
+"""States of a report that say: the generation is not in force."""
+
+
+def report_error(node: str, report: Mapping[str, Any]) -> DeployError:
+    error = report.get("error") or {}
+    return DeployError(
+        f"generation {report.get('generation')} {report.get('state')}: {error.get('summary') or 'no reason was given'}",
+        where=node,
+        cause=error.get("cause"),
+    )
+
+
+def red_probes(report: Mapping[str, Any], scope: str) -> dict[str, Mapping[str, Any]]:
+    probes: Mapping[str, Mapping[str, Any]] = report.get("probes") or {}
+    return {
+        name: probe for name, probe in probes.items() if probe.get("scope") == scope and probe.get("ok") is not True
+    }
+
+
+ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
+    StepName.STORAGE: _storage_order,
+    StepName.WRITE_IMAGE: _image_order,
+    StepName.SEED_INSTANCE: _seed_order,
+    StepName.BOOT_LOADER: _loader_order,
+}
+
+ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
+    StepName.RESERVE: reserve,
+    StepName.BOOT_FILES: boot_files,
+    StepName.BOOT_DEVICE: boot_device,
+    StepName.POWER: power_cycle,
+    StepName.HELLO: hello,
+    StepName.CHOOSE_DISK: choose,
+    StepName.STORAGE: order_agent,
+    StepName.WRITE_IMAGE: order_agent,
+    StepName.SEED_INSTANCE: order_agent,
+    StepName.BOOT_LOADER: order_agent,
+    StepName.BOOT_DISK: boot_disk,
+    StepName.RESTART: restart,
+    StepName.CONFIGURE: configure,
+    StepName.PROBE: probe,
+}

@@ -1,0 +1,83 @@
+"""The operator's verbs: the exits of :data:`provisioner.model.states.EXITS`, done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from provisioner.conductor.clouds import announce_generation, end_deployment
+from provisioner.conductor.doors import Doors
+from provisioner.errors import DeployError, UsageError
+from provisioner.model.deployment import DeploymentState, Node
+from provisioner.model.states import NodeState, check_verb
+from provisioner.store.deployments import LIVE
+
+
+def do_verb(doors: Doors, name: str, verb: str) -> Node:
+    """Do ``retry``, ``abort``, ``release`` or ``forget``; the node as it is then, or was for ``forget``.
+
+    :raises UsageError: there is no such verb. :raises Conflict: the node's state does not offer it.
+    """
+    action = VERBS.get(verb)
+    if action is None:
+        raise UsageError(f"there is no verb {verb}", where=name, hint=f"the verbs are: {', '.join(VERBS)}")
+    with doors.store.transaction():
+        node = doors.store.nodes.get(name)
+        check_verb(name, node.state, verb)
+        doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name, node.deployment)
+        return action(doors, node)
+
+
+def _retry(doors: Doors, node: Node) -> Node:
+    """Clean again, deploy again from the first step, or hand the same metadata to an instance once more."""
+    store, now = doors.store, doors.clock.now()
+    if node.deployment is None:
+        return store.nodes.move(node, NodeState.CLEANING, now=now, deployment=None)
+    ident = node.deployment
+    store.permits.clear(ident)
+    if store.deployments.get(ident).state is DeploymentState.ACTIVE:
+        moved = store.nodes.move(node, NodeState.ACTIVE, now=now, deployment=ident)
+        newest = store.clouds.newest(node.name)
+        if newest is not None:
+            generation = store.clouds.new_generation(
+                node.name, ident, lambda number: {**newest.document, "generation": number}, now, force=True
+            )
+            assert generation is not None
+            announce_generation(doors, moved, ident, generation)
+        return store.nodes.get(node.name)
+    store.deployments.begin_again(ident)
+    store.tokens.drop(ident)
+    store.clouds.drop_report(node.name)
+    store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
+    store.nodes.set_health(node.name, 0, None, now)
+    return store.nodes.get(node.name)
+
+
+def _abort(doors: Doors, node: Node) -> Node:
+    if node.state is not NodeState.CLEANING:
+        return end_deployment(doors, node, NodeState.CLEANING, "aborted by an operator")
+    error = DeployError(
+        "cleaning was aborted; the node may still run", where=node.name, hint=f"provisioner node retry {node.name}"
+    )
+    now = doors.clock.now()
+    return doors.store.nodes.move(node, NodeState.FAILED, now=now, deployment=None, failure=error.to_dict())
+
+
+def _release(doors: Doors, node: Node) -> Node:
+    return end_deployment(doors, node, NodeState.CLEANING, "released by an operator")
+
+
+def _forget(doors: Doors, node: Node) -> Node:
+    if node.deployment is not None:
+        ended = DeploymentState.ENDED
+        doors.store.deployments.set_state(node.deployment, LIVE, ended, now=doors.clock.now())
+        doors.store.permits.clear(node.deployment)
+    doors.store.nodes.remove(node.name)
+    return node
+
+
+VERBS: Mapping[str, Callable[[Doors, Node], Node]] = {
+    "retry": _retry,
+    "abort": _abort,
+    "release": _release,
+    "forget": _forget,
+}

@@ -1,0 +1,280 @@
+"""Walks one node on: looks at its records, does the next step, journals before and after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner.conductor.doors import Doors
+from provisioner.conductor.status import ready_roles
+from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS, Outcome, Work
+from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
+from provisioner.model.deployment import Deployment, DeploymentState, Node, Step, StepName, StepState
+from provisioner.model.hardware import Power
+from provisioner.model.role import Role
+from provisioner.model.states import NodeState
+
+LEASE_SECONDS = 300.0
+BMC_TRIES = 5
+"""How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
+EVIDENCE = 3
+
+LOG = logging.getLogger(__name__)
+
+
+class Walker:
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._store = doors.store
+        self._cleaning: dict[str, tuple[int, float]] = {}
+        """(tries, not before) of nodes whose BMC failed while they were cleaned; a restart begins to count again."""
+
+    def walk(self, name: str) -> None:
+        """Take a node as far as it goes without waiting. Meant for one thread per node at a time."""
+        node = self._store.nodes.find(name)
+        if node is None:
+            return
+        try:
+            if node.state is NodeState.DEPLOYING:
+                self._lease(node, "deploy")
+                self._deploy(node.name)
+            elif node.state is NodeState.CLEANING:
+                self._lease(node, "clean")
+                self._clean(node)
+            elif node.state is NodeState.ACTIVE and node.generation > node.applied:
+                self._watch(node)
+        except LeaseLost as error:
+            LOG.info("%s", error)
+
+    def _lease(self, node: Node, purpose: str) -> None:
+        now = self._doors.clock.now()
+        holder, known, expiry, _ = self._store.nodes.lease(node.name)
+        if (holder, known) != (self._doors.holder, purpose) or expiry - now < LEASE_SECONDS / 2:
+            self._store.nodes.take_lease(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
+
+    def _deploy(self, name: str) -> None:
+        while (work := self._next(name)) is not None:
+            try:
+                if not self._advance(work):
+                    return
+            except BmcError as error:
+                if not self._later(work, error):
+                    self._fail(work, error)
+                return
+            except LeaseLost:
+                raise
+            except ProvisionerError as error:
+                self._fail(work, error)
+                return
+            except Exception as error:
+                LOG.exception("%s: the step %s ended with a fault of the program", name, work.step.name)
+                self._fail(work, DeployError("a fault in the program", where=name, cause=repr(error)))
+                return
+
+    def _next(self, name: str) -> Work | None:
+        """The step at hand; None when the node is not deployed any more, or has just become active."""
+        node = self._store.nodes.find(name)
+        if node is None or node.state is not NodeState.DEPLOYING or node.deployment is None:
+            return None
+        deployment = self._store.deployments.get(node.deployment)
+        step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
+        if step is None:
+            self._activate(node, deployment)
+            return None
+        return Work(self._doors, node, deployment, self._role(deployment), step, self._doors.clock.now())
+
+    def _role(self, deployment: Deployment) -> Role:
+        placement = deployment.placement
+        return self._store.clouds.get(placement.cloud).roles[placement.role]
+
+    def _advance(self, work: Work) -> bool:
+        """Do the step at hand; whether the next one can be looked at."""
+        if work.now < float(work.step.detail.get("not_before", 0.0)):
+            return False
+        if work.step.state is StepState.WAITING:
+            reason = self._not_yet(work) if work.step.name is StepName.RESERVE else None
+            if reason is not None:
+                self._waits(work, Outcome(False, {}, reason))
+                return False
+            work = self._begin(work)
+        outcome = ACTIONS[work.step.name](work)
+        if not outcome.done:
+            self._waits(work, outcome)
+            return False
+        return self._end(work, outcome.detail)
+
+    def _not_yet(self, work: Work) -> str | None:
+        """Why the deployment has to wait for other roles."""
+        if not work.role.after:
+            return None
+        ready = ready_roles(self._doors.store, work.deployment.placement.cloud)
+        missing = [
+            f"{name} ({ready.get(name, 'not deployed')})" for name in work.role.after if ready.get(name) != "ready"
+        ]
+        return f"waits until these roles are ready: {', '.join(missing)}" if missing else None
+
+    def _begin(self, work: Work) -> Work:
+        with self._store.transaction():
+            self._check_current(work)
+            self._store.deployments.start_step(work.deployment.id, work.step.name, work.now)
+            self._store.deployments.set_detail(work.deployment.id, work.step.name, {"waiting": None})
+            self._doors.tell("step.started", f"{work.step.name}", work.node.name, work.deployment.id)
+        deployment = self._store.deployments.get(work.deployment.id)
+        step = next(step for step in deployment.steps if step.name is work.step.name)
+        return Work(work.doors, work.node, deployment, work.role, step, work.now)
+
+    def _end(self, work: Work, detail: Mapping[str, Any]) -> bool:
+        now = self._doors.clock.now()
+        seconds = round(now - (work.step.started or now), 3)
+        gone = {"waiting": None, "not_before": None}
+        try:
+            with self._store.transaction():
+                self._check_current(work)
+                self._store.deployments.end_step(
+                    work.deployment.id, work.step.name, StepState.DONE, {**detail, **gone}, now
+                )
+                self._doors.tell(
+                    "step.done",
+                    f"{work.step.name} took {seconds:.1f} s",
+                    work.node.name,
+                    work.deployment.id,
+                    step=str(work.step.name),
+                    seconds=seconds,
+                )
+        except Conflict as error:
+            LOG.info("%s", error)
+            return False
+        return True
+
+    def _waits(self, work: Work, outcome: Outcome) -> None:
+        news = {**outcome.detail, "waiting": outcome.waiting}
+        if any(work.step.detail.get(key) != value for key, value in news.items()):
+            self._store.deployments.set_detail(work.deployment.id, work.step.name, news)
+
+    def _later(self, work: Work, error: BmcError) -> bool:
+        """Note when a BMC is asked again; False when it was asked often enough."""
+        errors = int(self._step(work).detail.get("errors", 0)) + 1
+        if errors >= BMC_TRIES:
+            return False
+        pause = 2.0**errors
+        news = {"errors": errors, "not_before": self._doors.clock.now() + pause, "waiting": f"{error}"}
+        with self._store.transaction():
+            self._store.deployments.set_detail(work.deployment.id, work.step.name, news)
+            message = f"{work.step.name}: {error}; asked again in {pause:.0f} s"
+            self._doors.tell("bmc.error", message, work.node.name, work.deployment.id, tries=errors)
+        return True
+
+    def _step(self, work: Work) -> Step:
+        """The step as it is on record now."""
+        steps = self._store.deployments.get(work.deployment.id).steps
+        return next(step for step in steps if step.name is work.step.name)
+
+    def _check_current(self, work: Work) -> None:
+        """Raise :class:`Conflict` when the node was taken out of this deployment while the step ran."""
+        node = self._store.nodes.find(work.node.name)
+        if node is None or (node.state, node.deployment) != (NodeState.DEPLOYING, work.deployment.id):
+            raise Conflict("the node was taken out of its deployment", where=work.node.name)
+
+    def _fail(self, work: Work, error: ProvisionerError) -> None:
+        now = self._doors.clock.now()
+        failure = self._failure(work.node.name, error, now)
+        ident = work.deployment.id
+        with self._store.transaction():
+            try:
+                self._check_current(work)
+            except Conflict:
+                return  # aborted meanwhile: how the step ended concerns nobody any more
+            self._store.deployments.end_step(
+                ident, work.step.name, StepState.FAILED, {"waiting": None, "not_before": None}, now
+            )
+            running = (DeploymentState.RUNNING,)
+            self._store.deployments.set_state(ident, running, DeploymentState.FAILED, now=now, failure=failure)
+            node = self._store.nodes.get(work.node.name)
+            self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=ident, failure=failure)
+            self._store.permits.fail(ident)
+            self._store.nodes.end_lease(node.name, self._doors.holder)
+            self._doors.tell(
+                "deployment.failed", f"{work.step.name}: {error}", node.name, ident, step=str(work.step.name)
+            )
+
+    def _failure(self, name: str, error: ProvisionerError, now: float) -> dict[str, Any]:
+        """The error with what was last seen of the node as evidence, and the next command."""
+        seen = "; ".join(
+            f"{record.event.kind} {now - record.at:.0f} s ago ({record.event.message})"
+            for record in self._store.events.last_of(name, EVIDENCE)
+        )
+        return error.to_dict() | {
+            "where": error.where or name,
+            "cause": ". ".join(text for text in (error.cause, f"Last seen: {seen}" if seen else None) if text),
+            "hint": error.hint or f"provisioner node retry {name}",
+        }
+
+    def _activate(self, node: Node, deployment: Deployment) -> None:
+        now = self._doors.clock.now()
+        with self._store.transaction():
+            running = (DeploymentState.RUNNING,)
+            self._store.deployments.set_state(deployment.id, running, DeploymentState.ACTIVE, now=now)
+            self._store.nodes.move(node, NodeState.ACTIVE, now=now, deployment=deployment.id)
+            self._store.nodes.end_lease(node.name, self._doors.holder)
+            seconds = round(now - deployment.created, 1)
+            hostname = deployment.placement.hostname
+            message = f"{hostname} is active after {seconds:.0f} s"
+            self._doors.tell("deployment.active", message, node.name, deployment.id, seconds=seconds)
+
+    def _clean(self, node: Node) -> None:
+        """Power off; then nobody hears its guests any more, and the node is available."""
+        now = self._doors.clock.now()
+        tries, not_before = self._cleaning.get(node.name, (0, 0.0))
+        if now < not_before:
+            return
+        spec = node.spec
+        password = self._store.nodes.password(spec.name)
+        try:
+            if self._doors.bmcs.power(spec.bmc, password, BMC_SECONDS) is not Power.OFF:
+                power = self._doors.bmcs.set_power(spec.bmc, password, "off", BMC_SECONDS)
+                if power is not Power.OFF:
+                    raise BmcError(f"the power is {power} after it was switched off", where=spec.name)
+        except BmcError as error:
+            if tries + 1 < BMC_TRIES:
+                self._cleaning[node.name] = (tries + 1, now + 2.0 ** (tries + 1))
+                return
+            self._cleaning.pop(node.name, None)
+            failure = self._failure(node.name, error, now)
+            with self._store.transaction():
+                self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=None, failure=failure)
+                self._store.nodes.end_lease(node.name, self._doors.holder)
+                self._doors.tell("node.failed", f"cleaning: {error}", node.name)
+            return
+        self._cleaning.pop(node.name, None)
+        try:
+            with self._store.transaction():
+                self._store.nodes.set_power(node.name, Power.OFF, now)
+                self._store.nodes.move(node, NodeState.AVAILABLE, now=now, deployment=None)
+                self._store.tokens.drop_node(node.name)
+                self._store.nodes.end_lease(node.name, self._doors.holder)
+                self._doors.tell("node.available", "powered off and available", node.name)
+        except (Conflict, NotFound) as error:
+            LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
+
+    def _watch(self, node: Node) -> None:
+        """An active node whose newest generation does not come into force: not for ever."""
+        newest = self._store.clouds.newest(node.name)
+        if newest is None or node.deployment is None or node.failure is not None:
+            return
+        deployment = self._store.deployments.get(node.deployment)
+        permit = self._store.permits.held_by(deployment.id)
+        _, asked = self._store.nodes.waiting(node.name)
+        since = max(newest.created, asked, permit.granted if permit else 0.0)
+        limit = CONFIGURE_SECONDS + self._role(deployment).health.wait
+        now = self._doors.clock.now()
+        if now - since <= limit:
+            return
+        error = DeployError(
+            f"generation {newest.generation} was not reported as applied within {limit:.0f} s", where=node.name
+        )
+        with self._store.transaction():
+            failure = self._failure(node.name, error, now)
+            self._store.permits.fail(deployment.id)
+            self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=deployment.id, failure=failure)
+            self._doors.tell("configuration.failed", str(error), node.name, deployment.id)
