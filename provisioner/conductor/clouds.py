@@ -36,7 +36,7 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             continue  # not trusted: as if it were not there; image list says why
         if image is not None:
             images[name] = image.id
-    with store.transaction():
+    with store.view():
         nodes = tuple(store.nodes.all())
         newest = {node.name: store.clouds.newest(node.name) for node in nodes if node.deployment is not None}
         return Observed(

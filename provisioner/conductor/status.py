@@ -28,7 +28,7 @@ class Member:
 
 def read_members(store: Store, cloud: str) -> list[Member]:
     """The members of a cloud by host name, as one consistent view."""
-    with store.transaction():
+    with store.view():
         nodes = {node.deployment: node for node in store.nodes.all() if node.deployment is not None}
         members = []
         for deployment in store.deployments.live(cloud):

@@ -74,16 +74,15 @@ def reserve(work: Work) -> Outcome:
 
 
 def boot_files(work: Work) -> Outcome:
-    """From now on the boot script is due to the node, with a fresh token; what an older boot said is forgotten."""
+    """From now on the boot script is due to the node, with a token that ends with this run of the deployment."""
     ramdisk = work.doors.catalogue.newest(RAMDISK)
     if ramdisk is None:
         raise ImageError("there is no ramdisk image", where=RAMDISK, hint="provisioner image build")
     image = work.doors.catalogue.get(work.deployment.placement.image)
     store = work.doors.store
-    with store.transaction():
+    if store.tokens.token(work.deployment.id, BOOT) is None:
         expiry = work.now + TOKEN_SECONDS
         store.tokens.replace(new_token(), BOOT, work.node.name, work.deployment.id, expiry)
-        store.deployments.set_boot_id(work.deployment.id, None)
     return done(ramdisk=ramdisk.id, image=image.id)
 
 

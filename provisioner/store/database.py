@@ -37,13 +37,14 @@ class Database:
         self.engine = _open_engine(url)
         self._local = threading.local()
         self._listeners: dict[object, Callable[[], None]] = {}
+        event.listen(self.engine, "after_cursor_execute", self._note_change)
         # SQLite takes one writer; a queue in the process is fair, its busy timeout is not.
         one_writer = self.engine.dialect.name == "sqlite"
         self._writer: AbstractContextManager[Any] = threading.RLock() if one_writer else nullcontext()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction: all of it is recorded, or nothing. Listeners hear of it after the commit.
+        """One transaction: all of it is recorded, or nothing. Listeners hear of it after a commit that changed a row.
 
         :raises Conflict: a record with that key exists already. :raises HostError: the database does not work.
         """
@@ -53,10 +54,13 @@ class Database:
             return
         with self._translated(), self._writer, self.engine.begin() as connection:
             self._local.connection = connection
+            self._local.changed = False
             try:
                 yield connection
             finally:
                 self._local.connection = None
+        if not self._local.changed:
+            return
         for callback in list(self._listeners.values()):
             try:
                 callback()
@@ -65,13 +69,17 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A consistent view; nothing is written through it."""
-        current: Connection | None = getattr(self._local, "connection", None)
+        """A consistent view; what the same thread reads inside sees the same. Nothing is written through it."""
+        current: Connection | None = getattr(self._local, "connection", None) or getattr(self._local, "view", None)
         if current is not None:
             yield current
             return
         with self._translated(), self.engine.connect() as connection:
-            yield connection.execution_options(**{READING: True})
+            self._local.view = connection.execution_options(**{READING: True})
+            try:
+                yield self._local.view
+            finally:
+                self._local.view = None
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` after each commit, in the thread that wrote; the answer ends that."""
@@ -82,6 +90,11 @@ class Database:
             self._listeners.pop(key, None)
 
         return unsubscribe
+
+    def _note_change(self, connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        """Remember that a row was written: who waits for a change is not woken by one that looked in vain."""
+        if not statement.lstrip().upper().startswith("SELECT") and cursor.rowcount != 0:
+            self._local.changed = True
 
     def close(self) -> None:
         self.engine.dispose()

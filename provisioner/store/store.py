@@ -37,6 +37,10 @@ class Store:
         """What this thread writes inside is recorded together, or not at all."""
         return self._db.write()
 
+    def view(self) -> AbstractContextManager[object]:
+        """What this thread reads inside is of one moment."""
+        return self._db.read()
+
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` after each commit, in the thread that wrote; the answer ends that."""
         return self._db.listen(callback)

@@ -99,9 +99,24 @@ def test_a_transaction_is_all_or_nothing_and_is_announced_once(store: Store) -> 
         enroll(store, "node2", 2)
         store.nodes.get("nobody")
     assert [node.name for node in store.nodes.all()] == ["node1"]
+    with store.transaction():
+        store.nodes.get("node1")
+        store.nodes.set_power("node1", Power.OFF, NOW)
+    assert len(heard) == 1, "it was off: nothing changed"
     unsubscribe()
     enroll(store, "node2", 2)
     assert len(heard) == 1
+
+
+def test_a_view_is_of_one_moment(store: Store, url: str) -> None:
+    other = Store(url, Rot())
+    enroll(store)
+    with store.view():
+        assert store.nodes.get("node1").power is Power.OFF
+        other.nodes.set_power("node1", Power.ON, NOW)
+        assert store.nodes.get("node1").power is Power.OFF
+    assert store.nodes.get("node1").power is Power.ON
+    other.close()
 
 
 def test_what_two_processes_write_is_seen_by_both(store: Store, url: str) -> None:

@@ -1,0 +1,378 @@
+"""A rack for tests of the conductor: servers, controllers and guests that outlive the conductor, which may be killed.
+
+Nothing of ours is patched: the conductor gets its own doors, with fakes behind them.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from provisioner.conductor.conductor import Conductor
+from provisioner.errors import BmcSilent, ImageError, NotFound, TrustError
+from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
+from provisioner.model.image import Chunk, Image, ImageIndex
+from provisioner.model.role import Cloud, Config, Desired, Health, ImageSpec, Network, Probe, Role, RoleUse
+from provisioner.model.status import EnrollItem
+from provisioner.store.store import Store
+from provisioner.system.clock import FakeClock
+from provisioner.system.settings import Settings
+
+PASSWORD = "hunter2"
+GIB = 1 << 30
+
+
+class Killed(BaseException):
+    """kill -9 of the conductor: nothing catches it."""
+
+
+class Rot:
+    """Unreadable enough to see that something was sealed."""
+
+    def encrypt(self, text: str) -> str:
+        return "sealed:" + base64.b64encode(text.encode()[::-1]).decode()
+
+    def decrypt(self, token: str) -> str:
+        return base64.b64decode(token.removeprefix("sealed:")).decode()[::-1]
+
+
+class Images:
+    """A catalogue with one image for each role and the ramdisk."""
+
+    def __init__(self, *names: str) -> None:
+        self.known = {name: _image(name) for name in ("ramdisk", *names)}
+
+    def images(self) -> list[Image]:
+        return list(self.known.values())
+
+    def newest(self, name: str) -> Image | None:
+        return self.known.get(name)
+
+    def get(self, image_id: str) -> Image:
+        for image in self.known.values():
+            if image.id == image_id:
+                return image
+        raise NotFound("there is no such image", where=image_id)
+
+    def index(self, image_id: str) -> ImageIndex:
+        if self.get(image_id).name == "ramdisk":
+            raise ImageError("the ramdisk has no index")
+        chunk = Chunk(offset=0, length=4096, sha256="0" * 64, frame=0, frame_length=100)
+        return ImageIndex(size=2 * GIB, chunks=(chunk,))
+
+
+def _image(name: str) -> Image:
+    names = ("kernel", "initramfs") if name == "ramdisk" else ("root.zst", "index.json")
+    files = {file: f"{number:064x}" for number, file in enumerate(names)}
+    return Image(id=f"{name}-{'0' * 12}", name=name, files=files, sizes=dict.fromkeys(names, 1))
+
+
+@dataclass
+class Server:
+    """One server with its controller. It does what its power, its boot device and its disk say."""
+
+    name: str
+    number: int
+    power: Power = Power.OFF
+    device: BootDevice = BootDevice.DISK
+    running: str = "nothing"
+    boot: int = 0
+    token: str = ""
+    greeted: bool = False
+    disk_guid: str | None = None
+    foreign: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    loader: bool = False
+    applied: int = 0
+    permit: int = 0
+    bad_generations: set[int] = field(default_factory=set)
+    red: bool = False
+    role_red: bool = False
+    once: list[dict[str, Any]] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)
+    fail_orders: dict[str, str] = field(default_factory=dict)
+    boots: int = 0
+
+    @property
+    def mac(self) -> str:
+        return f"52:54:00:77:00:{self.number:02x}"
+
+    @property
+    def spec(self) -> NodeSpec:
+        bmc = BmcAddress(address=f"10.77.1.{self.number}", username="admin", password=SecretRef(file="/bmc"))
+        return NodeSpec(name=self.name, bmc=bmc, ports=(Port(mac=self.mac),), properties={"memory_mib": 2048})
+
+    def switch(self, want: str) -> None:
+        on = want in ("on", "reset")
+        if on and (self.power is Power.OFF or want == "reset"):
+            self.running, self.greeted = "firmware", False
+            self.boot += 1
+        if not on:
+            self.running = "nothing"
+        self.power = Power.ON if on else Power.OFF
+
+
+class Controllers:
+    """The BMC door over the servers. ``silent`` addresses never answer; ``after`` is called after each effect."""
+
+    def __init__(self, servers: Mapping[str, Server]) -> None:
+        self.by_address = {server.spec.bmc.address: server for server in servers.values()}
+        self.silent: set[str] = set()
+        self.errors: dict[str, int] = {}
+        self.password = PASSWORD
+        self.calls: list[tuple[str, str]] = []
+        self.after: Callable[[str], None] = lambda call: None
+        self.held: dict[str, threading.Event] = {}
+
+    def _reach(self, bmc: BmcAddress, password: str, call: str) -> Server:
+        self.calls.append((bmc.address, call))
+        if bmc.address in self.held:
+            assert self.held[bmc.address].wait(20)
+        left = self.errors.get(bmc.address, 0)
+        if left:
+            self.errors[bmc.address] = left - 1
+        if left or bmc.address in self.silent or bmc.address not in self.by_address:
+            raise BmcSilent("no answer", where=bmc.address)
+        assert password == self.password
+        return self.by_address[bmc.address]
+
+    def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
+        self._reach(bmc, password, "verify")
+        return {"manufacturer": "test"}
+
+    def power(self, bmc: BmcAddress, password: str, deadline: float) -> Power:
+        return self._reach(bmc, password, "power").power
+
+    def set_power(self, bmc: BmcAddress, password: str, want: str, deadline: float) -> Power:
+        server = self._reach(bmc, password, want)
+        server.switch(want)
+        self.after(want)
+        return server.power
+
+    def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
+        server = self._reach(bmc, password, f"boot {device}")
+        assert uefi
+        server.device = device
+        self.after(f"boot {device}")
+
+    def close(self) -> None:
+        pass
+
+
+class Rack:
+    """Servers, and the conductor that a test may kill and start again. Play with :meth:`play`."""
+
+    def __init__(self, folder: Path, count: int = 1, desired: Desired | None = None) -> None:
+        self.folder = folder
+        self.clock = FakeClock()
+        self.servers = {f"node{number}": Server(f"node{number}", number) for number in range(1, count + 1)}
+        self.bmcs = Controllers(self.servers)
+        self.desired = desired or cloud(count)
+        self.images = Images(*self.desired.roles)
+        self.on_commit: Callable[[], None] | None = None
+        self.restarts = 0
+        self.max_at_once = 0
+        self.store, self.conductor = self._open()
+
+    def _open(self) -> tuple[Store, Conductor]:
+        store = Store(f"sqlite:///{self.folder / 'rack.db'}", Rot())
+        settings = Settings(
+            interface="rack0", address="10.77.0.1/24", dhcp_first="10.77.0.100", dhcp_last="10.77.0.199"
+        )
+        conductor = Conductor(store, self.bmcs, self.images, settings, clock=self.clock)
+        conductor.subscribe(lambda: self.on_commit() if self.on_commit else None)
+        return store, conductor
+
+    def restart(self) -> None:
+        """The conductor is gone; a fresh one opens the same records."""
+        self.restarts += 1
+        self.store.close()
+        self.store, self.conductor = self._open()
+
+    def enroll(self) -> None:
+        items = [EnrollItem(spec=server.spec, password=PASSWORD) for server in self.servers.values()]
+        assert {result.result for result in self.conductor.enroll(items)} == {"enrolled"}
+
+    def apply(self, desired: Desired | None = None) -> None:
+        self.desired = desired or self.desired
+        self.conductor.apply(self.conductor.plan(self.desired))
+
+    def play(self, until: Callable[[], bool] | None = None, rounds: int = 60) -> None:
+        """Let everything happen, round by round, until all are active and told, or ``until`` holds."""
+        for _ in range(rounds):
+            if (until or self.settled)():
+                return
+            self.surviving(self.conductor.tick)
+            for server in self.servers.values():
+                self.surviving(lambda server=server: self.live(server))  # type: ignore[misc]
+            self.clock.sleep(3)
+        raise AssertionError(f"not within {rounds} rounds: {self.states()}; {self.events()[-5:]}")
+
+    def surviving(self, call: Callable[[], None]) -> None:
+        """A call after which, when it kills the conductor, a fresh one is there."""
+        try:
+            call()
+        except Killed:
+            self.restart()
+
+    def settled(self) -> bool:
+        status = self.conductor.cloud_status(self.desired.cloud.cloud)
+        return status.ready or status.failed
+
+    def states(self) -> dict[str, str]:
+        return {node.name: str(node.state) for node in self.conductor.nodes()}
+
+    def events(self) -> list[str]:
+        return [f"{event['node']} {event['kind']}: {event['message']}" for event in self.conductor.events(0, 10_000)]
+
+    def live(self, server: Server) -> None:
+        """What a server does by itself in a moment."""
+        {
+            "nothing": lambda server: None,
+            "firmware": self._firmware,
+            "ramdisk": self._ramdisk,
+            "instance": self._instance,
+        }[server.running](server)
+
+    def _firmware(self, server: Server) -> None:
+        if server.device is BootDevice.PXE:
+            script = self.conductor.boot_script(server.mac)
+            assert script is not None
+            found = re.search(r"provisioner\.token=(\S+)", script)
+            if found:
+                server.running, server.token = "ramdisk", found.group(1)
+                server.boots += 1
+                return
+        if server.loader:
+            server.running = "instance"
+
+    def _ramdisk(self, server: Server) -> None:
+        ident, _, secret = server.token.partition(".")
+        try:
+            assert self.conductor.guest_secret(ident, "boot") == secret
+        except TrustError:
+            return
+        if not server.greeted:
+            self.conductor.hello(ident, {"boot_id": f"boot-{server.boot}", "hardware": self.hardware(server)})
+            server.greeted = True
+        order = self.conductor.order(ident)
+        if order:
+            self.obey(server, ident, order)
+
+    def hardware(self, server: Server) -> dict[str, Any]:
+        gpt = ("gpt",) if server.disk_guid else ()
+        disk = {
+            "name": "sda",
+            "size": 8 * GIB,
+            "signatures": server.foreign + gpt,
+            "gpt_uuid": server.disk_guid,
+        }
+        return {"cpus": 2, "memory_mib": 2048, "firmware": "uefi", "disks": [disk]}
+
+    def obey(self, server: Server, ident: str, order: Mapping[str, Any]) -> None:
+        step = order["step"]
+        server.orders.append(step)
+        if step == "power-off":
+            server.switch("off")
+            return
+        if step in server.fail_orders:
+            error = {"summary": server.fail_orders[step], "cause": "a test"}
+            self.conductor.result(ident, {"order": order["id"], "ok": False, "error": error})
+            return
+        if step == "storage":
+            server.disk_guid, server.loader, server.files = order["disk_guid"], False, {}
+        if step == "write-image":
+            news = {"order": order["id"], "bytes": 50, "total": 100, "rate": 10.0, "remaining": 5.0}
+            self.conductor.progress(ident, news)
+        if step == "seed-instance":
+            server.files = {file["path"]: file["content"] for file in order["files"]}
+            server.applied = server.permit = 0
+        if step == "boot-loader":
+            server.loader = True
+        self.conductor.result(ident, {"order": order["id"], "ok": True, "detail": {"seen": step}})
+
+    def _instance(self, server: Server) -> None:
+        """The config agent: permit, change, report unhealthy, probe, report, give the permit back."""
+        token = re.search(r'"token": "(\S+)\.(\S+)"', server.files["/etc/provisioner-agent/agent.json"])
+        assert token
+        ident = token.group(1)
+        try:
+            assert self.conductor.guest_secret(ident, "instance") == token.group(2)
+        except TrustError:
+            return
+        if server.permit:
+            self._finish(server, ident)
+            return
+        found = self.conductor.metadata(ident, server.applied)
+        if found is None:
+            self.report(server, ident, server.applied, "applied", not server.red)
+            return
+        generation = found["generation"]
+        answer = self.conductor.permit(ident, {"action": "acquire", "generation": generation, "wait": 0})
+        if answer["granted"]:
+            server.once.append(answer["once"])
+            server.permit = generation
+            self.max_at_once = max(self.max_at_once, sum(bool(s.permit) for s in self.servers.values()))
+
+    def _finish(self, server: Server, ident: str) -> None:
+        generation = server.permit
+        if generation in server.bad_generations:
+            self.report(server, ident, generation, "rolled-back", False, error={"summary": "it did not start"})
+        else:
+            self.report(server, ident, generation, "applied", False)
+            server.applied = generation
+            if server.red:
+                return
+            self.report(server, ident, generation, "applied", True)
+        self.conductor.permit(ident, {"action": "release", "generation": generation})
+        server.permit = 0
+
+    def report(
+        self, server: Server, ident: str, generation: int, state: str, healthy: bool, error: object = None
+    ) -> None:
+        probes = {
+            "synced": {"ok": healthy, "output": "", "scope": "node"},
+            "size": {"ok": not server.role_red, "output": "2", "scope": "role"},
+        }
+        message = {
+            "generation": generation,
+            "applied": server.applied if state != "applied" else generation,
+            "state": state,
+            "healthy": healthy,
+            "probes": probes,
+            "phases": [],
+            "error": error,
+            "boot_id": str(server.boot),
+        }
+        self.conductor.report(ident, message)
+
+
+def role(name: str = "web", **more: Any) -> Role:
+    fields: dict[str, Any] = {
+        "role": name,
+        "image": ImageSpec(elements=("base",)),
+        "networks": ("main",),
+        "config": Config(values={"web": {"size": 1, "word": "plain"}}),
+        "secrets": ("web_password",),
+        "health": Health(
+            node=(Probe(name="synced", command=("true",)),),
+            role=(Probe(name="size", command=("true",), expect="{count}"),),
+            wait=100.0,
+        ),
+    }
+    return Role(**fields | more)
+
+
+def cloud(count: int = 1, roles: tuple[Role, ...] = (), **uses: Any) -> Desired:
+    """``uses``: fields of the use of the first role; all roles have ``count`` members."""
+    chosen = roles or (role(),)
+    wanted = {r.role: RoleUse(count=count, **(uses if r is chosen[0] else {})) for r in chosen}
+    network = Network(cidr="10.77.0.0/24", pool="10.77.0.20-10.77.0.60")
+    return Desired(
+        cloud=Cloud(cloud="lab", networks={"main": network}, roles=wanted), roles={r.role: r for r in chosen}
+    )
