@@ -101,9 +101,7 @@ def _ensure_key(path: Path, fresh: bytes) -> bytes:
             temporary.unlink()
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        raise TrustError(
-            f"others may read this key (mode {mode:04o})", where=str(path), hint=f"chmod 0600 {path}"
-        )
+        raise TrustError(f"others may read this key (mode {mode:04o})", where=str(path), hint=f"chmod 0600 {path}")
     return path.read_bytes()
 
 
