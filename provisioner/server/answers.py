@@ -20,6 +20,7 @@ from provisioner.errors import (
     ManifestError,
     NotFound,
     ProvisionerError,
+    TrustError,
     UsageError,
 )
 from provisioner.model.value import Value
@@ -31,6 +32,7 @@ STATUS: tuple[tuple[type[ProvisionerError], int], ...] = (
     (Conflict, 409),
     (ManifestError, 422),
     (UsageError, 400),
+    (TrustError, 403),
     (BmcSilent, 504),
     (BmcError, 502),
     (DeadlinePassed, 504),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -12,7 +12,6 @@ from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
-from provisioner.store.events import EventRecord
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,8 +48,8 @@ class ForOperators(Subscribed, Protocol):
 
     def cloud_secret(self, cloud: str, name: str) -> str: ...
 
-    def events(self, since: int, limit: int) -> Sequence[EventRecord]:
-        """Events with a number above ``since``, oldest first."""
+    def events(self, since: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Events with an ``id`` above ``since``, oldest first; the maps that the API answers."""
 
 
 class ForGuests(Subscribed, Protocol):
@@ -59,23 +58,24 @@ class ForGuests(Subscribed, Protocol):
     def guest_secret(self, token_id: str, kind: str) -> str:
         """The secret of a token. ``kind``: ``boot`` or ``instance``.
 
-        :raises NotFound: there is no such token, or it is over.
+        :raises TrustError: there is no such token, or it is over.
         """
 
-    def boot_script(self, mac: str) -> str | None: ...
+    def boot_script(self, mac: str) -> str | None:
+        """None for a MAC that is not on record."""
 
     def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 
     def order(self, token_id: str) -> dict[str, Any] | None: ...
 
-    def progress(self, token_id: str, message: dict[str, Any]) -> None: ...
+    def progress(self, token_id: str, message: dict[str, Any]) -> object: ...
 
-    def result(self, token_id: str, message: dict[str, Any]) -> None: ...
+    def result(self, token_id: str, message: dict[str, Any]) -> object: ...
 
     def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
         """``{"generation", "metadata"}`` when there is a generation above ``since``."""
 
-    def report(self, token_id: str, message: dict[str, Any]) -> None: ...
+    def report(self, token_id: str, message: dict[str, Any]) -> object: ...
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 

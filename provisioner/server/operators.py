@@ -20,7 +20,6 @@ from provisioner.model.value import Value
 from provisioner.server.answers import build_app, read_number, read_value
 from provisioner.server.changes import Changes
 from provisioner.server.desk import END, Desk, ForOperators, take
-from provisioner.store.events import EventRecord
 
 EVENTS = 1000
 """Events in one answer at most."""
@@ -66,19 +65,6 @@ def operator_app(
 
 def _json(value: Value) -> Any:
     return value.model_dump(mode="json")
-
-
-def _event(record: EventRecord) -> dict[str, Any]:
-    event = record.event
-    return {
-        "id": record.id,
-        "time": record.at,
-        "kind": event.kind,
-        "node": event.node,
-        "deployment": event.deployment,
-        "message": event.message,
-        "data": dict(event.data),
-    }
 
 
 class _Api:
@@ -154,7 +140,7 @@ class _Api:
         found = await self._changes.poll(
             lambda: self._call(self._conductor.events, since, limit), bool, read_number(request, "wait", 0)
         )
-        return JSONResponse({"events": [_event(record) for record in found]})
+        return JSONResponse({"events": [dict(event) for event in found]})
 
     async def images(self, request: Request) -> Response:
         return JSONResponse({"images": [_json(image) for image in await self._call(self._images)]})

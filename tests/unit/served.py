@@ -22,7 +22,6 @@ from provisioner.server.desk import Desk
 from provisioner.server.listener import open_operator_socket
 from provisioner.server.operators import operator_app
 from provisioner.server.running import Served, answer
-from provisioner.store.events import EventRecord
 
 BEGUN = 1_700_000_000.0
 
@@ -67,7 +66,7 @@ class FakeConductor:
         self.statuses: list[CloudStatus] = [make_status(ready=True)]
         self.actions: tuple[Deploy, ...] = ()
         self.applied: list[Plan] = []
-        self.event_list: list[EventRecord] = []
+        self.event_list: list[dict[str, Any]] = []
         self.enrolled: list[EnrollItem] = []
         self.wrong_passwords: set[str] = set()
         self.may_go_on = threading.Event()
@@ -136,8 +135,13 @@ class FakeConductor:
             raise NotFound("there is no such secret", where=f"{cloud}/{name}")
         return "s3cret"
 
-    def events(self, since: int, limit: int) -> Sequence[EventRecord]:
-        return [record for record in self.event_list if record.id > since][:limit]
+    def events(self, since: int, limit: int) -> Sequence[dict[str, Any]]:
+        return [event for event in self.event_list if event["id"] > since][:limit]
+
+
+def make_event(number: int, message: str, node: str | None = None) -> dict[str, Any]:
+    event = {"id": number, "time": 5.0, "kind": "node.enrolled", "message": message, "node": node}
+    return event | {"deployment": None, "data": {}}
 
 
 def make_deploy() -> Deploy:

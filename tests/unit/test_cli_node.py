@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from served import FakeConductor, make_deployment, make_node, make_status, served
+from served import FakeConductor, make_deployment, make_event, make_node, make_status, served
 
 from provisioner.cli.main import main
 from provisioner.errors import BmcSilent
-from provisioner.events import Event
 from provisioner.model.deployment import STEPS, Step, StepName, StepState
 from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
 from provisioner.model.states import NodeState
-from provisioner.store.events import EventRecord
 
 HARDWARE = """\
 nodes:
@@ -182,8 +180,7 @@ def test_cloud_status_and_secret(bench: Bench) -> None:
 
 
 def test_events(bench: Bench) -> None:
-    event = Event("node.enrolled", "it answers\x1b[2J", "node1")
-    bench.conductor.event_list = [EventRecord(1, 5.0, event), EventRecord(2, 6.0, Event("cloud.ready", "lab is ready"))]
+    bench.conductor.event_list = [make_event(1, "it answers\x1b[2J", "node1"), make_event(2, "lab is ready")]
     lines = bench.call("events").stdout.splitlines()
     assert len(lines) == 2
     assert "node1" in lines[0] and "it answers" in lines[0] and "\x1b" not in lines[0]

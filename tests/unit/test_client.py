@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import FakeConductor, make_deploy, make_deployment, make_node, make_spec, make_status, served
+from served import FakeConductor, make_deploy, make_deployment, make_event, make_node, make_spec, make_status, served
 
 from provisioner.client.client import Client
 from provisioner.errors import Conflict, GuardFailed, NotFound, ProvisionerError, ServerUnreachable, UsageError
-from provisioner.events import Event
 from provisioner.model.hardware import Power
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Cloud, Desired, ImageSpec, Network, Role, RoleUse
 from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, EnrollItem
-from provisioner.store.events import EventRecord
 
 
 def make_desired() -> Desired:
@@ -133,12 +131,9 @@ def test_a_wrong_enroll_request_does_not_repeat_the_password(client: Client) -> 
 
 def test_events_wait_for_what_comes(client: Client, conductor: FakeConductor) -> None:
     assert client.events() == []
-    conductor.event_list.append(EventRecord(1, 5.0, Event("node.enrolled", "it answers", "node1", data={"s": 1})))
-    (event,) = client.events(0, wait=30)
-    assert event == {
-        "id": 1, "time": 5.0, "kind": "node.enrolled", "node": "node1", "deployment": None, "message": "it answers",
-        "data": {"s": 1},
-    }  # fmt: skip
+    event = make_event(1, "it answers", "node1")
+    conductor.event_list.append(event)
+    assert client.events(0, wait=30) == [event]
     assert client.events(1) == []
 
 
