@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 from provisioner.bmc.contract import Bmcs
 from provisioner.conductor.clouds import apply_plan, plan_cloud
@@ -32,7 +32,7 @@ from provisioner.system.settings import Settings
 LOOK_AGAIN = 1.0
 """Seconds after which the loop looks again although nothing was recorded: deadlines and back-offs pass silently."""
 WORKERS = 32
-POWER_WORDS = ("on", "off", "reset")
+POWER_WORDS: Mapping[str, Literal["on", "off", "reset"]] = {"on": "on", "off": "off", "reset": "reset"}
 
 LOG = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class Conductor(Guests):
     ) -> None:
         doors = Doors(store, bmcs, catalogue, settings, clock or HostClock(), holder)
         super().__init__(doors)
-        self._walker = Walker(doors)
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._walker = Walker(doors, self._stopping.is_set)
         self._loop: threading.Thread | None = None
         self._workers: ThreadPoolExecutor | None = None
         self._busy: set[str] = set()
@@ -105,8 +105,7 @@ class Conductor(Guests):
         if want is None:
             power = self._doors.bmcs.power(node.spec.bmc, password, BMC_SECONDS)
         else:
-            word = {"on": "on", "off": "off", "reset": "reset"}[want]
-            power = self._doors.bmcs.set_power(node.spec.bmc, password, word, BMC_SECONDS)  # type: ignore[arg-type]
+            power = self._doors.bmcs.set_power(node.spec.bmc, password, POWER_WORDS[want], BMC_SECONDS)
             self._doors.tell("power.changed", f"{want}: the power is {power}", name)
         if power is not node.power:
             self._store.nodes.set_power(name, power, self._doors.clock.now())
@@ -210,8 +209,7 @@ class Conductor(Guests):
 
     def _walk(self, name: str) -> None:
         try:
-            if not self._stopping.is_set():
-                self._walker.walk(name)
+            self._walker.walk(name)
         except Exception:
             LOG.exception("%s: a fault of the program; it is walked on again", name)
         finally:

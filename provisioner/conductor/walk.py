@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from provisioner.conductor.doors import Doors
@@ -24,8 +24,11 @@ LOG = logging.getLogger(__name__)
 
 
 class Walker:
-    def __init__(self, doors: Doors) -> None:
+    """:param stopping: true when nothing new is to be begun."""
+
+    def __init__(self, doors: Doors, stopping: Callable[[], bool]) -> None:
         self._doors = doors
+        self._stopping = stopping
         self._store = doors.store
         self._cleaning: dict[str, tuple[int, float]] = {}
         """(tries, not before) of nodes whose BMC failed while they were cleaned; a restart begins to count again."""
@@ -54,7 +57,7 @@ class Walker:
             self._store.nodes.take_lease(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
 
     def _deploy(self, name: str) -> None:
-        while (work := self._next(name)) is not None:
+        while not self._stopping() and (work := self._next(name)) is not None:
             try:
                 if not self._advance(work):
                     return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, or_, select, update
+from sqlalchemy import Row, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, LeaseLost, NotFound
 from provisioner.model.deployment import Node
@@ -287,10 +287,6 @@ class Nodes:
                 .where(LEASES.c.node == uuid, LEASES.c.holder == holder)
                 .values(holder="", purpose="", expiry=0.0)
             )
-
-    def count(self) -> int:
-        with self._db.read() as tx:
-            return int(tx.execute(select(func.count()).select_from(NODES)).scalar_one())
 
 
 def _taken(name: str, what: str, owner: str) -> Conflict:

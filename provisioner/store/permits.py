@@ -71,12 +71,11 @@ class Permits:
         """Take one of ``width`` permits, or keep the one already held; whether it was granted."""
         mine = (PERMITS.c.cloud == cloud) & (PERMITS.c.role == role)
         with self._db.write() as tx:
-            kept = tx.execute(
-                update(PERMITS)
-                .where(mine, PERMITS.c.deployment == deployment, PERMITS.c.state == HELD)
-                .values(generation=generation)
-            )
-            if kept.rowcount:
+            held = self.held_by(deployment)
+            if held is not None:
+                if held.generation != generation:
+                    query = update(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state == HELD)
+                    tx.execute(query.values(generation=generation))
                 return True
             slots = set(tx.execute(select(PERMITS.c.slot).where(mine)).scalars())
             for slot in range(width):

@@ -45,6 +45,7 @@ class Images:
     """A catalogue with one image for each role and the ramdisk."""
 
     def __init__(self, *names: str) -> None:
+        self.size = 2 * GIB
         self.known = {name: _image(name) for name in ("ramdisk", *names)}
 
     def images(self) -> list[Image]:
@@ -63,7 +64,7 @@ class Images:
         if self.get(image_id).name == "ramdisk":
             raise ImageError("the ramdisk has no index")
         chunk = Chunk(offset=0, length=4096, sha256="0" * 64, frame=0, frame_length=100)
-        return ImageIndex(size=2 * GIB, chunks=(chunk,))
+        return ImageIndex(size=self.size, chunks=(chunk,))
 
 
 def _image(name: str) -> Image:
@@ -196,6 +197,10 @@ class Rack:
 
     def enroll(self) -> None:
         items = [EnrollItem(spec=server.spec, password=PASSWORD) for server in self.servers.values()]
+        assert {result.result for result in self.conductor.enroll(items)} == {"enrolled"}
+
+    def enroll_again(self, name: str) -> None:
+        items = [EnrollItem(spec=self.servers[name].spec, password=PASSWORD)]
         assert {result.result for result in self.conductor.enroll(items)} == {"enrolled"}
 
     def apply(self, desired: Desired | None = None) -> None:
