@@ -1,0 +1,8 @@
+"""The table of drivers: the word in a hardware file → how to log in."""
+
+from __future__ import annotations
+
+from provisioner.bmc import ipmi
+from provisioner.bmc.driver import Drivers
+
+DRIVERS: Drivers = {"ipmi": ipmi.connect}

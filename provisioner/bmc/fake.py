@@ -1,0 +1,59 @@
+"""Controllers that live in memory, for the tests of other rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from provisioner.bmc.contract import PowerWord
+from provisioner.errors import BmcRefused, BmcSilent
+from provisioner.model.hardware import BmcAddress, BootDevice, Power
+
+
+class FakeBmcs:
+    """Does at once what it is told.
+
+    :param silent: addresses that never answer. :param password: what every other address expects; None takes any.
+
+    ``powers`` and ``boot_devices`` are the state by address; ``calls`` are the words of each call, in order, without
+    the password: ``("10.0.0.1", "set_power", "on")``.
+    """
+
+    def __init__(self, silent: Iterable[str] = (), password: str | None = None) -> None:
+        self.silent = set(silent)
+        self.password = password
+        self.powers: dict[str, Power] = {}
+        self.boot_devices: dict[str, tuple[BootDevice, bool]] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.closed = False
+
+    def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
+        self._reach(bmc, password, "verify")
+        return {"ipmi_version": "2.0", "firmware": "1.00", "guid": None, "power": self._power(bmc)}
+
+    def power(self, bmc: BmcAddress, password: str, deadline: float) -> Power:
+        self._reach(bmc, password, "power")
+        return self._power(bmc)
+
+    def set_power(self, bmc: BmcAddress, password: str, want: PowerWord, deadline: float) -> Power:
+        self._reach(bmc, password, "set_power", want)
+        self.powers[bmc.address] = Power.OFF if want == "off" else Power.ON
+        return self.powers[bmc.address]
+
+    def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
+        self._reach(bmc, password, "set_boot_device", device, "uefi" if uefi else "bios")
+        self.boot_devices[bmc.address] = (device, uefi)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _power(self, bmc: BmcAddress) -> Power:
+        return self.powers.get(bmc.address, Power.OFF)
+
+    def _reach(self, bmc: BmcAddress, password: str, *words: str) -> None:
+        self.calls.append((bmc.address, *words))
+        where = f"{bmc.address}:{bmc.port}"
+        if bmc.address in self.silent:
+            raise BmcSilent("no answer from the controller", where=where, cause="the fake was told so")
+        if self.password not in (None, password):
+            raise BmcRefused("the password is wrong", where=where, cause="the fake was told so")

@@ -1,0 +1,280 @@
+"""The driver ``ipmi``: IPMI 2.0 over LAN, spoken by pyghmi. Runs only in a process of its own for each controller.
+
+Commands are sent raw, because pyghmi's own verbs lose the completion code, by which a busy controller is known.
+Numbers and tables are those of the IPMI specification 2.0, revision 1.1.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any, Literal
+
+from pyghmi.exceptions import PyghmiException
+from pyghmi.ipmi.command import Command
+from pyghmi.ipmi.private.session import Session
+
+from provisioner.bmc.driver import Busy, Controller, Failed, Refused, Silent, TimeUp, Trouble
+from provisioner.model.hardware import BootDevice, Power
+
+APPLICATION, CHASSIS = 0x06, 0x00
+DEVICE_ID, SYSTEM_GUID = 0x01, 0x37
+CHASSIS_STATUS, CHASSIS_CONTROL, SET_BOOT_OPTION, GET_BOOT_OPTION = 0x01, 0x02, 0x08, 0x09
+SWITCH = {"off": 0, "on": 1, "reset": 3}
+TIMER, BOOT_FLAGS = 3, 5
+KEEP_PAST_TIMEOUT = 0x08
+VALID, UEFI = 0x80, 0x20
+DEVICE_CODES = {BootDevice.PXE: 1, BootDevice.DISK: 2}
+BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
+NO_PRIVILEGE = 0xD4
+PRIVILEGES = {2: "user", 3: "operator", 4: "administrator"}
+RETRANSMIT_UNTIL = 3.0
+RETRANSMIT_PROBE_UNTIL = 1.0
+"""pyghmi waits a random 0.5 to 1 s for the first answer, each time a second longer, and ends past this many."""
+
+CHECK_PASSWORD = "check the password that the node's hardware file names, or by hand: {ipmitool}"
+CHECK_USER = "list the controller's users: {ipmitool:user list 1} (as a user who may log in)"
+REFUSALS: tuple[tuple[str, type[Trouble], str, str, str], ...] = (
+    (
+        "Incorrect password",
+        Refused,
+        "the password is wrong",
+        "the controller knows the user, but proved another password (RAKP message 2); some controllers answer so to"
+        " users they do not know",
+        CHECK_PASSWORD,
+    ),
+    (
+        "Invalid integrity check value",
+        Refused,
+        "the password is wrong",
+        "the controller did not accept our proof of the password (RAKP message 4)",
+        CHECK_PASSWORD,
+    ),
+    (
+        "Unauthorized name",
+        Refused,
+        "the user is unknown",
+        "the controller has no user of this name who may log in over the network, neither as administrator nor as"
+        " operator (RAKP message 2)",
+        CHECK_USER,
+    ),
+    ("Invalid username length", Refused, "the user is unknown", "IPMI names have at most 16 bytes", CHECK_USER),
+    (
+        "role",
+        Refused,
+        "the user lacks the privilege",
+        "the controller grants this user neither administrator nor operator",
+        CHECK_USER,
+    ),
+    (
+        "rivelege",
+        Refused,
+        "the user lacks the privilege",
+        "logged in, but the controller grants neither administrator nor operator",
+        CHECK_USER,
+    ),
+    (
+        "Insufficient resources",
+        Failed,
+        "the controller has no session left",
+        "it serves a few sessions at a time, and all are taken",
+        "log others out, or wait a minute until it forgets idle ones",
+    ),
+    (
+        "ipher suite",
+        Refused,
+        "no common cipher suite",
+        "the controller accepts neither suite 17 (SHA-256) nor suite 3 (SHA-1)",
+        "allow cipher suite 17 or 3 in the controller's settings",
+    ),
+    (
+        "algorithm",
+        Refused,
+        "no common cipher suite",
+        "the controller accepts neither suite 17 (SHA-256) nor suite 3 (SHA-1)",
+        "allow cipher suite 17 or 3 in the controller's settings",
+    ),
+    (
+        "MD5 required",
+        Refused,
+        "the controller does not offer IPMI 2.0",
+        "version 1.5 has no encryption and is not used",
+        "update the controller's firmware, or enable IPMI 2.0 (RMCP+) in its settings",
+    ),
+    (
+        "wrong Kg",
+        Refused,
+        "the controller uses a second key (Kg)",
+        "user and password are right, but the session key is not (RAKP message 4)",
+        "set the controller's Kg key to empty",
+    ),
+)
+"""What pyghmi says when a login fails, and what it means: (words of pyghmi's, error, summary, cause, hint)."""
+
+
+def connect(address: str, port: int, username: str, password: str, /) -> Controller:
+    """Log in with the highest privilege that the user has, administrator or operator."""
+    start = time.monotonic()
+    try:
+        command = Command(bmc=address, userid=username, password=password, port=port)
+        return IpmiController(command.ipmi_session, time.monotonic() - start)
+    except TimeUp as error:
+        raise _silent_login(time.monotonic() - start) from error
+    except socket.gaierror as error:
+        raise Failed("the address cannot be resolved", error.strerror or "", "write an IP address") from error
+    except PyghmiException as error:
+        words = str(error)
+        if words in ("None", "", "timeout") or "no longer connected" in words:
+            raise _silent_login(time.monotonic() - start) from error
+        raise translate_login(words) from error
+    except Exception as error:  # what a library says that unpacks bytes it took on trust
+        raise _not_ipmi(error) from error
+
+
+def translate_login(words: str) -> Trouble:
+    """The trouble that pyghmi's ``words`` mean."""
+    for part, kind, summary, cause, hint in REFUSALS:
+        if part in words:
+            return kind(summary, cause, hint)
+    return Refused("the login was refused", f"for an unusual reason, which pyghmi calls: {words}", CHECK_PASSWORD)
+
+
+def _not_ipmi(error: Exception) -> Failed:
+    return Failed(
+        "what answers there does not speak IPMI 2.0",
+        f"its answer cannot be understood ({type(error).__name__})",
+        "check address and port; by hand: {ipmitool}",
+    )
+
+
+def _silent_login(seconds: float) -> Trouble:
+    """What a login that did not end has reached, told by what pyghmi's session holds by then."""
+    sessions = [session for by_port in Session.bmc_handlers.values() for session in by_port.values()]
+    if any(hasattr(session, "pendingsessionid") for session in sessions):
+        return Silent(
+            "stopped answering during the login",
+            f"a session was opened, then nothing followed the user's name for {seconds:.1f} s; many controllers do so"
+            " when they do not know the user",
+            "check the user's name; by hand: {ipmitool}",
+        )
+    if any(hasattr(session, "currentchannel") for session in sessions):
+        return Silent(
+            "stopped answering during the login",
+            f"it said what it offers, then opened no session for {seconds:.1f} s",
+            "check that IPMI 2.0 over LAN is enabled; by hand: {ipmitool}",
+        )
+    return Silent(
+        "no answer",
+        f"asked several times for its authentication capabilities over {seconds:.1f} s",
+        "check that the controller has power and IPMI over LAN enabled, and the way to it; by hand: {ipmitool}",
+    )
+
+
+class IpmiController:
+    """One session. ``session`` is pyghmi's, logged in; ``seconds`` is how long that took."""
+
+    def __init__(self, session: Session, seconds: float) -> None:
+        self._session = session
+        self._seconds = seconds
+
+    def alive(self) -> bool:
+        try:
+            self._send(APPLICATION, DEVICE_ID, until=RETRANSMIT_PROBE_UNTIL)
+        except Silent:
+            return False
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        data = self._send(APPLICATION, DEVICE_ID)
+        if len(data) < 11:
+            raise Failed("the controller's device id is cut short", f"{len(data)} bytes instead of 11 or 15")
+        return {
+            "device_id": data[0],
+            "revision": data[1] & 0x0F,
+            "firmware": f"{data[2] & 0x7F}.{data[3]:02x}",
+            "ipmi_version": f"{data[4] & 0x0F}.{data[4] >> 4}",
+            "manufacturer_id": int.from_bytes(data[6:9], "little"),
+            "product_id": int.from_bytes(data[9:11], "little"),
+            "guid": self._guid(),
+            "privilege": PRIVILEGES.get(self._session.privlevel, str(self._session.privlevel)),
+            "hash": "sha256" if self._session.attemptedhash == 256 else "sha1",
+            "seconds": round(self._seconds, 3),
+        }
+
+    def _guid(self) -> str | None:
+        try:
+            return self._send(APPLICATION, SYSTEM_GUID)[:16].hex() or None
+        except (Refused, Failed):
+            return None  # the command is optional (table 20-1)
+
+    def power(self) -> Power:
+        data = self._send(CHASSIS, CHASSIS_STATUS)
+        if not data:
+            raise Failed("the controller's chassis status is empty")
+        return Power.ON if data[0] & 1 else Power.OFF
+
+    def switch(self, word: Literal["on", "off", "reset"]) -> None:
+        self._send(CHASSIS, CHASSIS_CONTROL, SWITCH[word])
+
+    def set_boot_device(self, device: BootDevice, uefi: bool) -> None:
+        try:
+            # Else flags are forgotten when no power command follows within 60 s (28.12), less than some servers' POST.
+            self._send(CHASSIS, SET_BOOT_OPTION, TIMER, KEEP_PAST_TIMEOUT)
+        except Refused:
+            pass  # the parameter is optional; the flags below are not
+        flags = VALID | (UEFI if uefi else 0)
+        self._send(CHASSIS, SET_BOOT_OPTION, BOOT_FLAGS, flags, DEVICE_CODES[device] << 2, 0, 0, 0)
+
+    def boot_device(self) -> BootDevice | str | None:
+        try:
+            data = self._send(CHASSIS, GET_BOOT_OPTION, BOOT_FLAGS, 0, 0)
+        except Refused:
+            return None
+        if len(data) < 4 or data[1] & 0x80:
+            return None
+        code = data[3] >> 2 & 0x0F
+        for device, number in DEVICE_CODES.items():
+            if number == code:
+                return device
+        # Some controllers keep the device but always answer "not valid"; then an unknown code says nothing.
+        return f"device {code}" if data[2] & VALID else None
+
+    def close(self) -> None:
+        self._session.logout()
+
+    def _send(self, function: int, command: int, *data: int, until: float = RETRANSMIT_UNTIL) -> bytes:
+        """One command and its answer without the completion code."""
+        # pyghmi would log in anew by itself, but only after it has waited up to 20 s for its own lock.
+        self._session.logontries = 0
+        self._session.maxtimeout = until
+        start = time.monotonic()
+        try:
+            answer = self._session.raw_command(netfn=function, command=command, data=data)
+            code, body = int(answer["code"]), bytes(answer["data"])
+        except TimeUp as error:
+            raise _silent_command(time.monotonic() - start) from error
+        except (PyghmiException, KeyError) as error:  # KeyError: its note of a time-out lacks what it then looks for
+            raise _silent_command(time.monotonic() - start) from error
+        except Exception as error:
+            raise _not_ipmi(error) from error
+        if code:
+            raise translate_code(code, f"network function {function:#04x} command {command:#04x}")
+        return body
+
+
+def _silent_command(seconds: float) -> Silent:
+    return Silent(
+        "stopped answering",
+        f"logged in, then no answer to a command for {seconds:.1f} s",
+        "check the way to the controller; by hand: {ipmitool}",
+    )
+
+
+def translate_code(code: int, command: str) -> Trouble:
+    """The trouble that a completion code (table 5-2) other than 0 means."""
+    evidence = f"completion code {code:#04x} to {command}"
+    if code in BUSY_CODES:
+        return Busy("the controller is busy", evidence, "try again in a moment; by hand: {ipmitool}")
+    if code == NO_PRIVILEGE:
+        return Refused("the user lacks the privilege for this command", evidence, CHECK_USER)
+    return Refused("the controller refused the command", evidence, "by hand: {ipmitool}")
