@@ -66,7 +66,7 @@ class Observed(Value):
     """The actual: what ``plan`` compares the desired with.
 
     :param images: newest image id by name, only images whose signature holds.
-    :param deployments: by id, those that are running or active.
+    :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten.
     :param metadata: by node name, the ``values`` of the newest generation.
     """
 
