@@ -1,0 +1,75 @@
+"""Builds what stands behind the listeners: keys, records, catalogue, controllers, conductor, dnsmasq."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioner.bmc.worker import BmcWorker
+from provisioner.conductor.conductor import Conductor
+from provisioner.errors import ImageError
+from provisioner.events import Event, Observer
+from provisioner.images.catalogue import MANIFEST, Catalogue
+from provisioner.model.image import Image
+from provisioner.server.follower import Follower, Tail
+from provisioner.store.store import Store
+from provisioner.system.clock import HostClock
+from provisioner.system.settings import Settings
+from provisioner.trust.keys import SiteKeys
+
+
+@dataclass(frozen=True)
+class SiteHouse:
+    """The parts of the service. ``closing`` ends them, the last that was built first."""
+
+    conductor: Conductor
+    catalogue: Catalogue
+    follower: Follower
+    observer: Observer
+    closing: ExitStack
+
+    @property
+    def path_of(self) -> Callable[[str, str], Path]:
+        return self.catalogue.path
+
+    def images(self) -> list[Image]:
+        """The images whose signature holds; the others are named in the log."""
+        found = []
+        for path in sorted(self.catalogue.folder.glob(f"*/{MANIFEST}")):
+            try:
+                found.append(self.catalogue.get(path.parent.name))
+            except ImageError as error:
+                self.observer(Event("image.refused", str(error), data={"next": error.hint}))
+        return found
+
+    def start(self) -> None:
+        self.follower.do_work()
+        self.follower.start()
+        self.closing.callback(self.follower.stop)
+        self.conductor.start()
+        self.closing.callback(self.conductor.stop)
+
+    def stop(self) -> None:
+        self.closing.close()
+
+
+def build_house(settings: Settings, observer: Observer) -> SiteHouse:
+    """Open the records and build the parts; nothing is started yet.
+
+    :raises TrustError: others may read a key. :raises HostError: the records cannot be opened.
+    """
+    with ExitStack() as closing:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keys = SiteKeys.ensure(settings.keys)
+        store = Store(settings.database, keys)
+        closing.callback(store.close)
+        catalogue = Catalogue(settings.images, keys)
+        bmcs = BmcWorker(observer)
+        closing.callback(bmcs.close)
+        clock = HostClock()
+        conductor = Conductor(store, bmcs, catalogue, settings, clock=clock)
+        work: list[Callable[[], None]] = [Tail(store.events, observer)]
+        follower = Follower(store.listen, work, observer)
+        return SiteHouse(conductor, catalogue, follower, observer, closing.pop_all())
