@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from provisioner.cli.files import read_desired, read_text
+from provisioner.cli.desired import read_desired
+from provisioner.cli.files import read_text
 from provisioner.cli.options import Options, output_option, pass_options, print_json
 from provisioner.cli.progress import LiveFace, PlainFace, phase_seconds, print_members, print_phases, watch
 from provisioner.cli.reach import open_client, read_options

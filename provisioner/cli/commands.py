@@ -37,7 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
     "cloud secret": Entry("provisioner.cli.cloud:secret", "Print one generated secret of a cloud."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),
-    "image build": Entry("provisioner.cli.image:build", "Build the images whose inputs have changed."),
+    "image build": Entry("provisioner.cli.build:build", "Build the images whose inputs have changed."),
     "image list": Entry("provisioner.cli.image:list_images", "List the images of the catalogue."),
     "image show": Entry("provisioner.cli.image:show", "Show one image: files, elements, packages."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from provisioner.cli.files import read_desired, read_text
+from provisioner.cli.desired import read_desired
+from provisioner.cli.files import read_text
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
 from provisioner.errors import ManifestError, NotFound, Problem

@@ -1,4 +1,4 @@
-"""What a command reads of this host before it calls: manifests, roles, BMC passwords."""
+"""Files that a command reads before it calls: the text of manifests, BMC passwords."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import os
 from pathlib import Path
 
 from provisioner.errors import ManifestError, Problem, UsageError
-from provisioner.manifest.cloud import parse_desired
 from provisioner.model.hardware import NodeSpec, SecretRef
-from provisioner.model.role import Desired
 from provisioner.model.status import EnrollItem
-from provisioner.system.settings import Settings
 
 MANIFEST_BYTES = 4 << 20
 
@@ -28,21 +25,6 @@ def read_text(path: Path) -> str:
         raise UsageError("the file cannot be read", where=str(path), cause=error.strerror) from error
     except UnicodeDecodeError as error:
         raise UsageError("the file is not UTF-8 text", where=str(path), cause=str(error)) from error
-
-
-def read_roles(beside: Path, settings: Settings) -> dict[str, str]:
-    """The role files of ``roles/`` beside a cloud file; where there is none, those of the source folder."""
-    folder = next((place for place in (beside / "roles", settings.source_dir / "roles") if place.is_dir()), None)
-    return {str(path): read_text(path) for path in sorted(folder.glob("*.yaml"))} if folder else {}
-
-
-def read_desired(path: Path, settings: Settings) -> Desired:
-    """A cloud file and the roles it may use.
-
-    :raises ManifestError: with every problem in them.
-    """
-    files = {str(path): read_text(path)} | read_roles(path.resolve().parent, settings)
-    return parse_desired(str(path), files)
 
 
 def read_passwords(specs: list[NodeSpec]) -> list[EnrollItem]:
