@@ -1,0 +1,168 @@
+"""The recipes of the lab: up, status, console, down. Each can be run again at any time."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioner.errors import LabError, NotFound, ProvisionerError
+from provisioner.events import Event, Observer
+from provisioner.lab import chassis
+from provisioner.lab.controller import EMULATION, controller_command, controller_config
+from provisioner.lab.machine import OVMF_VARS, kvm_works, machine_command
+from provisioner.lab.rack import Machine, Rack
+from provisioner.lab.wire import ensure_network, namespaces, remove_network
+from provisioner.model.hardware import Firmware
+from provisioner.system.clock import Clock
+from provisioner.system.daemon import Daemons, find_daemon, load_daemon, save_daemon
+from provisioner.system.files import ensure_file
+from provisioner.system.run import Runner
+
+PASSWORD = "bmc-password"
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class LabRow:
+    """One machine of the rack as ``lab status`` shows it."""
+
+    name: str
+    bmc: str
+    controller: bool
+    power: bool
+    firmware: str
+    memory_mib: int
+    disk_used: int
+    console: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the lab works with: the folder of its files, and the doors to programs, processes and time."""
+
+    folder: Path
+    runner: Runner
+    daemons: Daemons
+    clock: Clock
+    observer: Observer
+
+
+def lab_up(rack: Rack, bench: Bench) -> None:
+    """Build the rack: network, disks, controllers. Its machines stay off until their controllers say otherwise.
+
+    :raises LabError: a part could not be made; what had been made is removed again if the rack is new.
+    """
+    fresh = not bench.folder.exists()
+    try:
+        bench.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ensure_network(rack, bench.runner)
+        password = _ensure_password(bench.folder / PASSWORD)
+        kvm = kvm_works()
+        how = "hardware virtualisation" if kvm else "emulation (no working KVM)"
+        bench.observer(Event("lab.machines", f"{len(rack.nodes)} machines by {how}"))
+        for machine in rack.nodes:
+            _ensure_machine(machine, rack, bench, password=password, kvm=kvm)
+    except ProvisionerError as error:
+        if fresh:
+            lab_down(rack, bench)
+        raise LabError(
+            "the virtual rack could not be built", where=error.where, cause=str(error), hint=error.hint
+        ) from error
+
+
+def _ensure_password(path: Path) -> str:
+    if not path.is_file():
+        letters = string.ascii_letters + string.digits
+        ensure_file(path, "".join(secrets.choice(letters) for _ in range(16)), mode=0o600)
+    return path.read_text()
+
+
+def _ensure_machine(machine: Machine, rack: Rack, bench: Bench, *, password: str, kvm: bool) -> None:
+    folder = bench.folder / machine.name
+    (folder / "bmc").mkdir(parents=True, exist_ok=True)
+    disk = folder / "disk.raw"
+    if not disk.exists():
+        with disk.open("wb") as file:
+            file.truncate(machine.disk_gib * GIB)
+    if machine.firmware is Firmware.UEFI and not (folder / "vars.fd").exists():
+        if not OVMF_VARS.exists():
+            raise LabError("the UEFI firmware is not installed", where=str(OVMF_VARS), hint="apt-get install ovmf")
+        shutil.copyfile(OVMF_VARS, folder / "vars.fd")
+    commands = {
+        "network": machine_command(machine, folder, kvm=kvm, network_first=True),
+        "disk": machine_command(machine, folder, kvm=kvm, network_first=False),
+    }
+    ensure_file(folder / "machine.json", json.dumps(commands, indent=1))
+    ensure_file(folder / "emulation", EMULATION)
+    program = f"/usr/bin/python3 -I {chassis.__file__} {folder}"
+    config = controller_config(machine, username=rack.username, password=password, chassis=program)
+    ensure_file(folder / "lan.conf", config, mode=0o600)
+    known = load_daemon(folder / "controller.json")
+    if known is None or not bench.daemons.alive(known):
+        words = ["ip", "netns", "exec", rack.namespace, *controller_command(folder)]
+        save_daemon(folder / "controller.json", bench.daemons.start(words, log=folder / "controller.log"))
+        bench.observer(Event("lab.controller", f"{machine.name}: controller at {machine.bmc}", node=machine.name))
+
+
+def lab_status(rack: Rack, bench: Bench) -> list[LabRow]:
+    """Every machine of the rack; also of one that is not up."""
+    rows = []
+    for machine in rack.nodes:
+        folder = bench.folder / machine.name
+        controller = load_daemon(folder / "controller.json")
+        disk = folder / "disk.raw"
+        rows.append(
+            LabRow(
+                name=machine.name,
+                bmc=machine.bmc,
+                controller=controller is not None and bench.daemons.alive(controller),
+                power=chassis.running(folder) is not None,
+                firmware=machine.firmware,
+                memory_mib=machine.memory_mib,
+                disk_used=disk.stat().st_blocks * 512 if disk.exists() else 0,
+                console=str(folder / "console.log"),
+            )
+        )
+    return rows
+
+
+def lab_console(rack: Rack, bench: Bench, name: str, *, follow: bool) -> Iterator[bytes]:
+    """What a machine has written to its serial console since the rack was built; with ``follow``, what comes next.
+
+    :raises NotFound: the rack has no such machine.
+    """
+    if name not in {machine.name for machine in rack.nodes}:
+        raise NotFound("the rack has no such machine", where=name, hint="provisioner lab status")
+    path = bench.folder / name / "console.log"
+    at = 0
+    while True:
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(at)
+                data = file.read()
+            at += len(data)
+            if data:
+                yield data
+        if not follow:
+            return
+        bench.clock.sleep(0.2)
+
+
+def lab_down(rack: Rack, bench: Bench) -> bool:
+    """End every process of the rack and remove its network and files; True when there was anything to remove."""
+    found = bench.folder.exists() or rack.namespace in namespaces(bench.runner)
+    for folder in sorted(bench.folder.glob("*/")):
+        controller = load_daemon(folder / "controller.json")
+        if controller is not None and bench.daemons.alive(controller):
+            bench.daemons.end(controller)
+        machine = find_daemon(folder / "qemu.pid") if chassis.running(folder) else None
+        if machine is not None:
+            bench.daemons.end(machine)
+    remove_network(rack, bench.runner)
+    shutil.rmtree(bench.folder, ignore_errors=True)
+    return found
