@@ -65,8 +65,7 @@ class Role(Value):
 
     ``once``: things done once in the life of a cluster, for example ``galera-bootstrap``; the server grants each to
     one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
-    ``after``: roles that must be ready before this one is deployed. ``at_a_time``: how many members may change or
-    join together (permits).
+    ``at_a_time``: how many members may change or join together (permits).
     """
 
     role: str
@@ -78,7 +77,6 @@ class Role(Value):
     config: Config = Config()
     secrets: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
     at_a_time: int = Field(default=1, ge=1)
     health: Health = Health()
 
@@ -128,7 +126,15 @@ class Cloud(Value):
 
 
 class Desired(Value):
-    """A cloud file with the roles it uses, checked against each other: what ``manifest`` gives to ``plan``."""
+    """A cloud file with the roles it uses, checked against each other: what ``manifest`` gives to ``plan``.
+
+    ``places``: ``file:line`` by dotted path (``roles.galera.count``), for errors that only the records can show.
+    """
 
     cloud: Cloud
     roles: dict[str, Role]
+    places: dict[str, str] = Field(default_factory=dict)
+
+    def place(self, path: str) -> str:
+        """Where a path of the cloud file stands; the path itself when that was not kept."""
+        return self.places.get(path, path)

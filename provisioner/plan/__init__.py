@@ -2,6 +2,6 @@
 
 Takes: desired and observed.
 Gives: a plan; its text.
-May import: manifest, trust, model, errors, events
+May import: manifest, model, errors, events
 May touch: nothing
 """

@@ -1,0 +1,72 @@
+"""The document from which an instance configures itself. Pure: the same arguments give the same document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from provisioner.manifest.values import merge_values
+from provisioner.model.deployment import Placement
+from provisioner.model.role import Desired
+
+
+def build_metadata(
+    desired: Desired,
+    placement: Placement,
+    members: Sequence[Placement],
+    node_uuid: str,
+    secrets: Mapping[str, str],
+    generation: int,
+) -> dict[str, Any]:
+    """One generation of an instance's metadata.
+
+    :param placement: of the instance. :param members: of the whole cloud, the instance's own among them.
+    :param secrets: those of the role, by name. :param generation: grows with each document that differs.
+    :returns: ``cloud role node members values secrets`` are what templates see (``values`` at the top level);
+        ``health`` are the probes that the agent runs, ``permit`` says that it asks before it switches.
+    """
+    role = desired.roles[placement.role]
+    return {
+        "generation": generation,
+        "cloud": {"name": desired.cloud.cloud},
+        "role": {
+            "name": placement.role,
+            "count": desired.cloud.roles[placement.role].count,
+            "once": list(role.once),
+            "at_a_time": role.at_a_time,
+        },
+        "node": {
+            "name": placement.node,
+            "uuid": node_uuid,
+            "hostname": placement.hostname,
+            "index": placement.index,
+            "address": _address(placement),
+            "addresses": [address.model_dump(mode="json") for address in placement.addresses],
+        },
+        "members": _members(desired, placement, members),
+        "values": merge_values(desired, placement.role),
+        "secrets": dict(sorted(secrets.items())),
+        "health": role.health.model_dump(mode="json"),
+        "permit": True,
+    }
+
+
+def _members(desired: Desired, placement: Placement, members: Sequence[Placement]) -> dict[str, list[dict[str, Any]]]:
+    """Each role's members by index; also roles without one yet, so that a template may always ask."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in desired.cloud.roles}
+    for member in sorted(members, key=lambda member: (member.role, member.index)):
+        found.setdefault(member.role, []).append(
+            {
+                "hostname": member.hostname,
+                "node": member.node,
+                "index": member.index,
+                "address": _address(member),
+                "self": member.hostname == placement.hostname,
+            }
+        )
+    return found
+
+
+def _address(placement: Placement) -> str:
+    """The bare address on the role's first network."""
+    return placement.addresses[0].address.partition("/")[0]

@@ -1,0 +1,186 @@
+"""From the actual to the desired: which slots are empty, which instances hold other values, which nodes are over.
+
+Pure: nothing is looked at but the two arguments, and the same arguments give the same plan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from provisioner.errors import ImageError, ManifestError, Problem
+from provisioner.manifest.check import suggest
+from provisioner.manifest.layer import leaves
+from provisioner.manifest.values import merge_values
+from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
+from provisioner.model.plan import Action, Change, Configure, Deploy, Observed, Plan, Release
+from provisioner.model.role import Desired, Role, RoleUse
+from provisioner.model.states import NodeState
+from provisioner.plan.guard import build_guard
+from provisioner.plan.pick import Addresses, natural, wasted, why_not
+
+RAMDISK = "ramdisk"
+"""The image that every deployment boots first."""
+
+
+def build_plan(desired: Desired, observed: Observed) -> Plan:
+    """What has to be done, in order: releases, deployments, new values.
+
+    :raises ManifestError: names every role for which too few nodes match, with the reason of each node.
+    :raises ImageError: an image that is needed was never built, or is not trusted.
+    """
+    return _Planner(desired, observed).plan()
+
+
+class _Planner:
+    def __init__(self, desired: Desired, observed: Observed) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.nodes = {node.name: node for node in sorted(observed.nodes, key=lambda node: natural(node.name))}
+        self.free = dict(self.nodes)
+        self.own: dict[tuple[str, int], Deployment] = {}
+        taken = []
+        for deployment in observed.deployments.values():
+            placement = deployment.placement
+            self.free.pop(placement.node, None)
+            taken += [address.address for address in placement.addresses]
+            if placement.cloud == desired.cloud.cloud:
+                self.own[placement.role, placement.index] = deployment
+        self.addresses = Addresses(desired.cloud, taken)
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def plan(self) -> Plan:
+        self._check_names()
+        releases = [action for slot in sorted(self.own) if (action := self._release(slot)) is not None]
+        deploys: list[Action] = []
+        configures: list[Action] = []
+        # Roles that name their nodes choose first, so that the others leave these alone.
+        for name, use in sorted(self.desired.cloud.roles.items(), key=lambda item: not item[1].nodes):
+            deploys += self._deploy(name, use)
+            configures += self._configure(name, use)
+        if self.problems:
+            raise ManifestError(self.problems)
+        self._check_images(deploys)
+        actions: tuple[Any, ...] = (*releases, *deploys, *configures)
+        return Plan(cloud=self.desired.cloud.cloud, desired=self.desired, actions=actions, notes=tuple(self.notes))
+
+    def _check_names(self) -> None:
+        for role, use in self.desired.cloud.roles.items():
+            for key, names in (("nodes", use.nodes), ("wipe", use.wipe)):
+                for number, name in enumerate(names):
+                    if name not in self.nodes:
+                        where = self.desired.place(f"roles.{role}.{key}[{number}]")
+                        instead = suggest(name, self.nodes) or "enroll it: provisioner node enroll FILE.yaml"
+                        self.problems.append(Problem(where, f"there is no node {name!r} on record", instead))
+
+    def _release(self, slot: tuple[str, int]) -> Action | None:
+        role, index = slot
+        deployment, use = self.own[slot], self.desired.cloud.roles.get(role)
+        placement = deployment.placement
+        if use is None:
+            why = f"the cloud does not use the role {role} any more"
+        elif index >= use.count:
+            why = f"{role} has {use.count} members now"
+        elif use.nodes and placement.node not in use.nodes:
+            why = f"the cloud file does not name {placement.node} for {role} any more"
+        else:
+            return None
+        del self.own[slot]
+        guard = build_guard(self.nodes[placement.node])
+        return Release(node=placement.node, hostname=placement.hostname, guard=guard, why=why)
+
+    def _deploy(self, name: str, use: RoleUse) -> list[Action]:
+        role = self.desired.roles[name]
+        empty = [index for index in range(use.count) if (name, index) not in self.own]
+        reasons = {node.name: why for node in self.free.values() if (why := why_not(node, role, use))}
+        fit = [node for node in self.free.values() if node.name not in reasons]
+        if len(fit) < len(empty):
+            self._too_few(name, use, len(fit), reasons)
+            return []
+        deploys: list[Action] = []
+        for index, node in zip(empty, fit, strict=False):
+            placement = self._place(name, role, index, node, wipe=node.name in use.wipe)
+            if placement is None:
+                return []
+            del self.free[node.name]
+            deploys.append(Deploy(placement=placement, guard=build_guard(node), why="no node has this place yet"))
+        return deploys
+
+    def _too_few(self, name: str, use: RoleUse, fit: int, reasons: dict[str, str]) -> None:
+        have = sum(1 for role, _ in self.own if role == name)
+        total = have + fit
+        what = f"the role {name} needs {use.count} nodes, {total} match" + (f" ({have} run it)" if have else "")
+        if reasons:
+            what += f"; {wasted(reasons)}"
+        instead = f"write a count of at most {total}" if total else "enroll nodes that match"
+        if total:
+            instead += ", or enroll more nodes: provisioner node enroll FILE.yaml"
+        self.problems.append(Problem(self.desired.place(f"roles.{name}.count"), what, instead))
+
+    def _place(self, name: str, role: Role, index: int, node: Node, *, wipe: bool) -> Placement | None:
+        addresses = self.addresses.pick(role, node)
+        if isinstance(addresses, str):
+            where = self.desired.place(f"networks.{addresses}.pool")
+            self.problems.append(Problem(where, f"the pool has no free address for {node.name}", "make it larger"))
+            return None
+        return Placement(
+            cloud=self.desired.cloud.cloud,
+            role=name,
+            index=index,
+            hostname=f"{name}-{index}",
+            node=node.name,
+            image=self.observed.images.get(name, ""),
+            addresses=addresses,
+            wipe=wipe,
+        )
+
+    def _configure(self, name: str, use: RoleUse) -> list[Action]:
+        values = merge_values(self.desired, name)
+        configures: list[Action] = []
+        for index in range(use.count):
+            deployment = self.own.get((name, index))
+            if deployment is None:
+                continue
+            node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
+            self._note(deployment, node)
+            changes = diff_values(self.observed.metadata.get(node.name, {}), values)
+            if changes:
+                guard = build_guard(node)
+                why = "its values differ from the cloud's"
+                configures.append(
+                    Configure(node=node.name, hostname=hostname, role=name, changes=changes, guard=guard, why=why)
+                )
+        return configures
+
+    def _note(self, deployment: Deployment, node: Node) -> None:
+        placement = deployment.placement
+        newest = self.observed.images.get(placement.role, placement.image)
+        if deployment.state is DeploymentState.FAILED or node.state is NodeState.FAILED:
+            self.notes.append(
+                f"{placement.hostname} on {node.name} has failed; next: provisioner node show {node.name}, "
+                f"then provisioner node retry {node.name}"
+            )
+        elif newest != placement.image:
+            self.notes.append(f"{placement.hostname} runs {placement.image}; {newest} is newer")
+
+    def _check_images(self, deploys: list[Action]) -> None:
+        if not deploys:
+            return
+        wanted = [RAMDISK, *(action.placement.role for action in deploys if isinstance(action, Deploy))]
+        missing = [name for name in dict.fromkeys(wanted) if name not in self.observed.images]
+        if missing:
+            raise ImageError(
+                f"there is no image {', '.join(missing)} whose signature holds",
+                where=self.desired.cloud.cloud,
+                hint=f"provisioner image build {' '.join(missing)}",
+            )
+
+
+def diff_values(old: dict[str, Any], new: dict[str, Any]) -> tuple[Change, ...]:
+    """What differs, by dotted path; ``None`` stands for absent."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    return tuple(
+        Change(path=".".join(map(str, path)), old=before.get(path), new=after.get(path))
+        for path in sorted(before.keys() | after.keys(), key=str)
+        if path and before.get(path) != after.get(path)
+    )

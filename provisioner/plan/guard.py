@@ -1,0 +1,30 @@
+"""What a plan relied on, held against a node when the action runs."""
+
+from __future__ import annotations
+
+from provisioner.errors import GuardFailed
+from provisioner.model.deployment import Node
+from provisioner.model.plan import Action, Guard
+
+
+def build_guard(node: Node) -> Guard:
+    return Guard(state=node.state, deployment=node.deployment, generation=node.generation)
+
+
+def check_guard(action: Action, node: Node) -> None:
+    """:raises GuardFailed: the node is not any more what the plan saw."""
+    planned, found = action.guard, build_guard(node)
+    if planned == found:
+        return
+    if planned.state is not found.state:
+        cause = f"it was {planned.state} and is {found.state}"
+    elif planned.deployment != found.deployment:
+        cause = "it has another deployment"
+    else:
+        cause = f"its metadata was at generation {planned.generation} and is at {found.generation}"
+    raise GuardFailed(
+        "the node has changed since the plan was made; nothing was done",
+        where=node.name,
+        cause=cause,
+        hint="make the plan again: provisioner plan CLOUD.yaml",
+    )

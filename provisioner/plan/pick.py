@@ -1,0 +1,105 @@
+"""Which node takes a slot, and which addresses it gets."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+
+from provisioner.manifest.cloud import parse_pool
+from provisioner.model.deployment import Address, Node
+from provisioner.model.role import Cloud, Role, RoleUse
+from provisioner.model.states import NodeState
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts node2 before node10."""
+    return [(int(part or -1) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]
+
+
+def facts(node: Node) -> dict[str, int | str | bool]:
+    """What a role may match on: what the ramdisk saw, and over it what the hardware file says."""
+    found: dict[str, int | str | bool] = {}
+    if node.hardware is not None:
+        largest = max((disk.size for disk in node.hardware.disks), default=0)
+        found = {
+            "cpus": node.hardware.cpus,
+            "memory_mib": node.hardware.memory_mib,
+            "disk_gib": largest // GIB,
+            "virtualisation": node.hardware.virtualisation,
+            "product": node.hardware.product,
+        }
+    return found | node.spec.properties
+
+
+def why_not(node: Node, role: Role, use: RoleUse) -> str | None:
+    """Why a node cannot take a role now; None when it can."""
+    if use.nodes and node.name not in use.nodes:
+        return "the cloud file does not name it"
+    for tag in role.match.tags:
+        if tag not in node.spec.tags:
+            return f"it has not the tag {tag}"
+    known = facts(node)
+    for key, wanted in role.match.properties.items():
+        given = known.get(key)
+        if given is None:
+            return f"nothing says its {key}; add it to properties in its hardware file"
+        number = isinstance(wanted, int) and not isinstance(wanted, bool)
+        if number and isinstance(given, int) and not isinstance(given, bool):
+            if given < wanted:  # type: ignore[operator]  # both are numbers here
+                return f"its {key} is {given}, the role needs {wanted}"
+        elif given != wanted:
+            return f"its {key} is {given}, the role needs {wanted}"
+    if len(node.spec.ports) < len(role.networks):
+        return f"it has {len(node.spec.ports)} ports, the role needs {len(role.networks)}"
+    if node.state is not NodeState.AVAILABLE:
+        return f"it is {node.state}"
+    return None
+
+
+class Addresses:
+    """Hands out the lowest free address of each network's pool."""
+
+    def __init__(self, cloud: Cloud, taken: Iterable[str]) -> None:
+        self._cloud = cloud
+        self._taken = {text.partition("/")[0] for text in taken}
+
+    def pick(self, role: Role, node: Node) -> tuple[Address, ...] | str:
+        """An address on each network of the role, the node's ports in order; or which network has none left."""
+        found = []
+        for name, port in zip(role.networks, node.spec.ports, strict=False):
+            network = self._cloud.networks[name]
+            prefix = ipaddress.IPv4Network(network.cidr).prefixlen
+            free = self._free(network.pool)
+            if free is None:
+                return name
+            found.append(
+                Address(
+                    network=name,
+                    address=f"{free}/{prefix}",
+                    gateway=network.gateway,
+                    dns=network.dns,
+                    mtu=network.mtu,
+                    mac=port.mac,
+                )
+            )
+        self._taken |= {address.address.partition("/")[0] for address in found}
+        return tuple(found)
+
+    def _free(self, pool: str) -> str | None:
+        first, last = parse_pool(pool)
+        numbers = range(int(first), int(last) + 1)
+        return next((text for text in map(_text, numbers) if text not in self._taken), None)
+
+
+def _text(number: int) -> str:
+    return str(ipaddress.IPv4Address(number))
+
+
+def wasted(reasons: Mapping[str, str], limit: int = 5) -> str:
+    """``node1: why; node2: why; and 3 more``."""
+    shown = [f"{name}: {why}" for name, why in sorted(reasons.items(), key=lambda item: natural(item[0]))]
+    rest = [f"and {len(shown) - limit} more"] if len(shown) > limit else []
+    return "; ".join(shown[:limit] + rest)
