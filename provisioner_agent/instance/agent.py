@@ -14,12 +14,12 @@ from provisioner_agent.instance.collect import Box
 from provisioner_agent.instance.document import Document, read_document, write_document
 from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.journal import close_journal, read_journal
-from provisioner_agent.instance.link import Link
 from provisioner_agent.instance.permits import Permits, back_off
 from provisioner_agent.instance.phases import PhaseResult
 from provisioner_agent.instance.probes import PAUSE, PAUSE_GREEN, ProbeResult, is_green, run_probes
 from provisioner_agent.instance.record import read_record, write_record
 from provisioner_agent.instance.report import RETRY, Reporter
+from provisioner_agent.protocol.link import Link
 
 LOG = logging.getLogger("provisioner-agent")
 

@@ -9,9 +9,9 @@ import threading
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import BadDocument, Document, parse_document, write_document
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.link import Link, Refused, ServerAway
 from provisioner_agent.instance.permits import SLACK, back_off
 from provisioner_agent.protocol import messages
+from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
 LOG = logging.getLogger("provisioner-agent")
 SHORTEST_POLL = 1.0

@@ -19,10 +19,10 @@ from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import BadDocument, parse_document, read_document
 from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
 from provisioner_agent.instance.host import LinuxHost
-from provisioner_agent.instance.link import HttpLink
 from provisioner_agent.instance.report import status_text
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
+from provisioner_agent.protocol.link import HttpLink
 from provisioner_agent.render.problem import RenderError
 
 EXIT_ERROR = 1

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.link import Link, Refused, ServerAway
 from provisioner_agent.protocol import messages
+from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
 LOG = logging.getLogger("provisioner-agent")
 SLACK = 10.0

@@ -10,10 +10,10 @@ from typing import Any
 from provisioner_agent.instance import places
 from provisioner_agent.instance.apply import BROKEN
 from provisioner_agent.instance.host import FileState, Host
-from provisioner_agent.instance.link import Link, Refused, ServerAway
 from provisioner_agent.instance.probes import ProbeResult, is_green
 from provisioner_agent.instance.record import Record
 from provisioner_agent.protocol import messages
+from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
 INTERVAL = 60.0
 RETRY = 5.0

@@ -1,7 +1,7 @@
-"""The messages between guests and server and their authentication.
+"""The messages between guests and server, their authentication, and the connection that carries them.
 
 Takes: a key and a message.
-Gives: signed bytes, or the refusal of a forged message.
+Gives: signed bytes, an answer, or the refusal of a forged message.
 May import: nothing of ours
-May touch: nothing
+May touch: one connection
 """

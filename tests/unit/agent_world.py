@@ -13,8 +13,8 @@ from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import read_document
 from provisioner_agent.instance.host import FakeHost, FileState, Finished, Killed
-from provisioner_agent.instance.link import FakeLink, ServerAway
 from provisioner_agent.protocol import messages
+from provisioner_agent.protocol.link import FakeLink, ServerAway
 
 CONF = "/etc/service.conf"
 SECRET = "/etc/service.secret"

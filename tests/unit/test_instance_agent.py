@@ -9,7 +9,7 @@ from agent_world import CONF, SECRET, World, applied_world
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.host import FileState, Finished, Killed
-from provisioner_agent.instance.link import ForgedAnswer
+from provisioner_agent.protocol.link import ForgedAnswer
 
 FORWARD = ["pre-configure.d/10-stop", "configure.d/10-a", "configure.d/20-b", "post-configure.d/10-start"]
 

@@ -18,9 +18,9 @@ from agent_world import metadata
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.host import FileState, LinuxHost
-from provisioner_agent.instance.link import ForgedAnswer, HttpLink, Refused, ServerAway
 from provisioner_agent.instance.main import run_command
 from provisioner_agent.protocol import messages
+from provisioner_agent.protocol.link import ForgedAnswer, HttpLink, Refused, ServerAway
 
 
 def test_link_both_ways() -> None:
