@@ -41,6 +41,7 @@ def parse_desired(path: str, files: Mapping[str, str]) -> Desired:
         layer = parse_layer(path, files[path])
     except ManifestError as error:
         raise ManifestError([*error.problems, *problems]) from error
+    problems += _check_names(layer, roles)
     cloud = parse_value(Cloud, layer, problems)
     if cloud is not None:
         problems += _check_cloud(cloud, roles, layer)
@@ -70,7 +71,33 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
             problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))
         roles[role.role] = role
         places[role.role] = where
+    problems += _check_order(roles, places)
     return roles
+
+
+def _check_names(layer: Layer, roles: Mapping[str, Role]) -> Iterator[Problem]:
+    """Before the shape, so that a wrong name is said even when something else is wrong too."""
+    uses = layer.data.get("roles") if isinstance(layer.data, dict) else None
+    for name in uses if isinstance(uses, dict) else ():
+        if name not in roles:
+            yield Problem(layer.where(("roles", name)), f"there is no role {name!r}", suggest(name, roles))
+
+
+def _check_order(roles: Mapping[str, Role], places: Mapping[str, str]) -> Iterator[Problem]:
+    """What ``after`` names exists, and no role waits for itself."""
+    for name, role in roles.items():
+        for other in role.after:
+            if other not in roles:
+                yield Problem(places[name], f"{name} waits for a role {other!r}", suggest(other, roles))
+        ahead, seen = list(role.after), set[str]()
+        while ahead:
+            other = ahead.pop()
+            if other == name:
+                yield Problem(places[name], f"{name} waits for itself", "take one after out of the circle")
+                break
+            if other in roles and other not in seen:
+                seen.add(other)
+                ahead += roles[other].after
 
 
 def _check_cloud(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Iterator[Problem]:
@@ -79,7 +106,6 @@ def _check_cloud(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Itera
     for name, use in cloud.roles.items():
         role = roles.get(name)
         if role is None:
-            yield Problem(layer.where(("roles", name)), f"there is no role {name!r}", suggest(name, roles))
             continue
         for network_name in role.networks:
             if network_name not in cloud.networks:

@@ -65,7 +65,8 @@ class Role(Value):
 
     ``once``: things done once in the life of a cluster, for example ``galera-bootstrap``; the server grants each to
     one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
-    ``at_a_time``: how many members may change or join together (permits).
+    ``after``: roles that must be ready before this one is deployed. ``at_a_time``: how many members may change or
+    join together (permits).
     """
 
     role: str
@@ -77,6 +78,7 @@ class Role(Value):
     config: Config = Config()
     secrets: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     at_a_time: int = Field(default=1, ge=1)
     health: Health = Health()
 

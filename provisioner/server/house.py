@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.bmc.worker import BmcWorker
+from provisioner.boot.dnsmasq import Dnsmasq
 from provisioner.conductor.conductor import Conductor
 from provisioner.errors import ImageError
 from provisioner.events import Event, Observer
@@ -16,6 +17,7 @@ from provisioner.model.image import Image
 from provisioner.server.follower import Follower, Tail
 from provisioner.store.store import Store
 from provisioner.system.clock import HostClock
+from provisioner.system.daemon import HostDaemons
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
 
@@ -45,8 +47,6 @@ class SiteHouse:
         return found
 
     def start(self) -> None:
-        # The room boot/ has no dnsmasq yet; its work belongs into the follower, and this line goes then.
-        self.observer(Event("serve.incomplete", "DHCP and TFTP are not served: no node can boot over the network yet"))
         self.follower.do_work()
         self.follower.start()
         self.closing.callback(self.follower.stop)
@@ -73,5 +73,9 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         clock = HostClock()
         conductor = Conductor(store, bmcs, catalogue, settings, clock=clock)
         work: list[Callable[[], None]] = [Tail(store.events, observer)]
+        if settings.interface:
+            dnsmasq = Dnsmasq(settings, conductor.ports, HostDaemons(), observer)
+            closing.callback(dnsmasq.stop)
+            work.append(dnsmasq.ensure)
         follower = Follower(store.listen, work, observer)
         return SiteHouse(conductor, catalogue, follower, observer, closing.pop_all())
