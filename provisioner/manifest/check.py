@@ -39,6 +39,8 @@ def parse_value(model: type[M], layer: Layer, problems: list[Problem], path: Pat
         return model.model_validate_json(json.dumps(layer.data), strict=True)
     except ValidationError as error:
         for found in error.errors(include_url=False):
+            if found["type"] == "too_short" and found["input"]:
+                continue  # it has items, but wrong ones, and each of these is reported
             problems.append(_problem(model, layer, found, path))
         return None
 
@@ -91,7 +93,7 @@ def field_names(model: type[BaseModel], path: Path) -> list[str]:
 
 def suggest(wrong: str, known: Iterable[str]) -> str | None:
     """``did you mean …?``, or what there is to choose from; None when there is nothing."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"

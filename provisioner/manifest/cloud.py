@@ -66,6 +66,7 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         where = layer.where(("role",))
         if role.role in roles:
             problems.append(Problem(where, f"the role {role.role} exists already", f"see {places[role.role]}"))
+            continue
         for key in sorted(RESERVED & role.config.values.keys()):
             place = layer.where(("config", "values", key))
             problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))

@@ -1,0 +1,52 @@
+"""Every file in cases/manifest: what is wrong in it is found, all of it, at its line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from provisioner.errors import ManifestError
+from provisioner.manifest.cloud import parse_desired
+from provisioner.manifest.hardware import parse_hardware
+
+CASES = sorted((Path(__file__).parent / "cases" / "manifest").glob("*.case"))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def split_case(text: str) -> dict[str, str]:
+    parts = re.split(r"^=== (\S+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
+def test_case(case: Path) -> None:
+    files = split_case(case.read_text())
+    expected = sorted(files.pop("expect").splitlines())
+    found: list[str] = []
+    try:
+        if "cloud.yaml" in files:
+            parse_desired("cloud.yaml", files)
+        else:
+            parse_hardware(files)
+    except ManifestError as error:
+        found = sorted(map(str, error.problems))
+    assert found == expected
+
+
+def test_the_files_that_we_ship_are_accepted() -> None:
+    hardware = {str(path): path.read_text() for path in sorted((ROOT / "hardware").glob("*.yaml"))}
+    assert [spec.name for spec in parse_hardware(hardware)] == ["a01", "a02", "node1", "node2", "node3"]
+    roles = {str(path): path.read_text() for path in sorted((ROOT / "roles").glob("*.yaml"))}
+    desired = parse_desired("cloud-lab.yaml", {"cloud-lab.yaml": (ROOT / "cloud-lab.yaml").read_text()} | roles)
+    assert desired.cloud.roles["galera"].count == 3
+    assert desired.place("roles.galera.count").startswith("cloud-lab.yaml:")
+
+
+def test_mac_addresses_are_lower_case_whatever_was_written() -> None:
+    files = split_case(next(case for case in CASES if case.stem == "hardware-accepted").read_text())
+    first, second = parse_hardware({"hardware.yaml": files["hardware.yaml"]})
+    assert first.ports[0].mac == "52:54:00:12:34:56"
+    assert second.ports[0].mac == "52:54:00:ab:cd:ef"
+    assert (first.bmc.username, second.bmc.username) == ("admin", "root")
