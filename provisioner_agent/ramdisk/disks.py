@@ -1,0 +1,94 @@
+"""Disks, their partitions and mounts, as programs and the kernel tell of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from provisioner_agent.ramdisk.host import Host, run_checked
+from provisioner_agent.ramdisk.problem import OrderFailed
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One entry of a GPT. ``uuid`` lower case; ``size`` in bytes; ``path`` the device."""
+
+    path: str
+    uuid: str
+    size: int
+
+
+def disk_path(name: str) -> str:
+    """The device of a disk by its kernel name.
+
+    :raises OrderFailed: the name leads out of /dev.
+    """
+    short = name.removeprefix("/dev/")
+    if not short or ".." in short.split("/") or short.startswith("/"):
+        raise OrderFailed(f"{name!r} is not the name of a disk")
+    return f"/dev/{short}"
+
+
+def read_partitions(host: Host, disk: str) -> list[Partition]:
+    """The GPT of a disk. :raises OrderFailed: it has none."""
+    text = run_checked(host, ["sfdisk", "--json", disk], f"the partition table of {disk} cannot be read")
+    table = json.loads(text)["partitiontable"]
+    sector = int(table.get("sectorsize", 512))
+    return [
+        Partition(entry["node"], str(entry.get("uuid", "")).lower(), int(entry["size"]) * sector)
+        for entry in table.get("partitions", [])
+    ]
+
+
+def find_partition(host: Host, disk: str, guid: str) -> Partition:
+    """The partition of ``disk`` with this GUID; others may hold a copy, so only this disk is asked.
+
+    :raises OrderFailed: it is not there.
+    """
+    for partition in read_partitions(host, disk):
+        if partition.uuid == guid.lower():
+            return partition
+    raise OrderFailed(f"{disk} has no partition with the GUID {guid}")
+
+
+def unmount_all(host: Host, disk: str) -> None:
+    """Unmount whatever is mounted of a disk, the innermost first. :raises OrderFailed: one is busy."""
+    for line in reversed(host.read_text("/proc/mounts").splitlines()):
+        device, _, rest = line.partition(" ")
+        if device == disk or (device.startswith(disk) and device.removeprefix(disk).lstrip("p").isdigit()):
+            place = rest.split(" ", 1)[0].replace("\\040", " ")
+            run_checked(host, ["umount", place], f"{device} is in use on {place}")
+
+
+@contextmanager
+def mounted(host: Host, device: str, *options: str) -> Iterator[str]:
+    """Mount a file system on a new folder; afterwards it is flushed and unmounted, whatever happened.
+
+    :raises OrderFailed: it cannot be mounted or unmounted.
+    """
+    folder = host.make_folder()
+    try:
+        run_checked(host, ["mount", *options, device, folder], f"{device} cannot be mounted")
+        try:
+            yield folder
+        except BaseException:
+            host.run(["umount", folder])
+            raise
+        run_checked(host, ["umount", folder], f"{device} cannot be unmounted")
+        flush(host, device)
+    finally:
+        host.drop_folder(folder)
+
+
+def flush(host: Host, device: str) -> None:
+    """Bring a device's data past its own cache: the node's power may be cut next. :raises OrderFailed:"""
+    try:
+        blocks = host.open_block(device)
+        try:
+            blocks.flush()
+        finally:
+            blocks.close()
+    except OSError as error:
+        raise OrderFailed(f"{device} cannot be flushed", str(error)) from error

@@ -1,0 +1,343 @@
+"""The door to the node: its programs, files, block devices and clock. The fake stands in :mod:`.fakehost`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from provisioner_agent.ramdisk.problem import OrderFailed
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PIPE_BYTES = 1 << 20
+ZEROS = bytes(1 << 20)
+BLKFLSBUF = 0x1261
+BLKZEROOUT = 0x127F
+LIMIT = 120.0
+"""Seconds a program may take unless its caller knows better."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended. 127: it is not there; 124: it was killed because it took too long."""
+
+    code: int
+    output: str = ""
+    errors: str = ""
+
+    @property
+    def said(self) -> str:
+        """The last lines of what it wrote, for a cause."""
+        lines = [line.strip() for line in (self.errors or self.output).splitlines() if line.strip()]
+        return f"exit code {self.code}" + (": " + "; ".join(lines[-4:]) if lines else "")
+
+
+class BlockFile(Protocol):
+    """A partition, open for writing. Offsets and lengths in bytes. Its calls may come from several threads."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """:returns: fewer bytes only at the end. :raises OSError:"""
+
+    def write_at(self, offset: int, data: bytes | bytearray) -> None:
+        """Write all of ``data`` and let the kernel begin to bring it to the disk. :raises OSError:"""
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range read as zeros, by the disk's own command where it has one. :raises OSError:"""
+
+    def flush(self) -> None:
+        """Come back when everything is on the disk. :raises OSError:"""
+
+    def forget(self) -> None:
+        """Drop what memory holds of it, so that the next read asks the disk."""
+
+    def close(self) -> None: ...
+
+
+class Decompressor(Protocol):
+    """A running ``zstd -dc``: frames in at one end, their data out at the other."""
+
+    def feed(self, data: memoryview) -> bool:
+        """:returns: False when the program has ended."""
+
+    def end_input(self) -> None: ...
+
+    def read(self, length: int) -> bytearray:
+        """:returns: ``length`` bytes, fewer when its output has ended."""
+
+    def kill(self) -> None:
+        """End it, whatever it does; called again, nothing."""
+
+
+class Host(Protocol):
+    def say(self, text: str) -> None:
+        """One line on the console."""
+
+    def run(self, argv: Sequence[str], *, stdin: str = "", limit: float = LIMIT) -> Finished:
+        """Run a program; after ``limit`` seconds it is killed."""
+
+    def read_text(self, path: str) -> str:
+        """A file's text, without white space around it; empty when it cannot be read."""
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names in a folder, none when there is no folder."""
+
+    def exists(self, path: str) -> bool: ...
+
+    def real(self, path: str) -> str:
+        """The path with all links followed."""
+
+    def machine(self) -> str:
+        """The processor architecture as the kernel calls it, ``x86_64``."""
+
+    def cpus(self) -> int: ...
+
+    def make_folder(self) -> str:
+        """A new empty folder to mount on."""
+
+    def drop_folder(self, path: str) -> None:
+        """Remove an empty folder."""
+
+    def link_target(self, path: str) -> str | None:
+        """Where a symbolic link points, None when it is not one."""
+
+    def is_folder(self, path: str) -> bool:
+        """Whether it is a folder itself, not a link to one."""
+
+    def ensure_folder(self, path: str) -> None:
+        """Make one folder (0755) whose parent exists."""
+
+    def write_file(self, path: str, data: bytes, mode: int) -> None:
+        """Replace what is at ``path``, even a link, by a file; flushed to the disk. :raises OSError:"""
+
+    def read_file(self, path: str) -> bytes:
+        """:raises OSError:"""
+
+    def open_block(self, path: str) -> BlockFile:
+        """:raises OSError:"""
+
+    def decompressor(self) -> Decompressor:
+        """:raises OrderFailed: there is no program for it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def set_clock(self, seconds: float) -> None: ...
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def power_off(self) -> None: ...
+
+
+def run_checked(host: Host, argv: Sequence[str], summary: str, *, stdin: str = "", limit: float = LIMIT) -> str:
+    """The output of a program that must succeed. :raises OrderFailed: with ``summary`` and what it said."""
+    finished = host.run(argv, stdin=stdin, limit=limit)
+    if finished.code != 0:
+        raise OrderFailed(summary, f"{argv[0]}: {finished.said}")
+    return finished.output
+
+
+class FileBlocks:
+    """A block device; a regular file serves as well."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        parts: list[bytes] = []
+        while length > 0 and (part := os.pread(self.fd, length, offset)):
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write_at(self, offset: int, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self.fd, view[done:], offset + done)
+        # Linux begins write-back of a range that is not needed any more: the disk works while the next chunk comes.
+        os.posix_fadvise(self.fd, offset, len(data), os.POSIX_FADV_DONTNEED)
+
+    def zero(self, offset: int, length: int) -> None:
+        try:
+            fcntl.ioctl(self.fd, BLKZEROOUT, offset.to_bytes(8, "little") + length.to_bytes(8, "little"))
+        except OSError:  # not a block device, or the range is not made of whole sectors
+            for at in range(offset, offset + length, len(ZEROS)):
+                self.write_at(at, ZEROS[: min(len(ZEROS), offset + length - at)])
+
+    def flush(self) -> None:
+        os.fsync(self.fd)
+
+    def forget(self) -> None:
+        with contextlib.suppress(OSError):  # a regular file has no such call
+            fcntl.ioctl(self.fd, BLKFLSBUF)
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Zstd:
+    """The program ``zstd`` with large pipes at both ends."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            ["zstd", "-dcq"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env={"PATH": PATH},
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.input, self.output = self.process.stdin, self.process.stdout
+        for pipe in (self.input, self.output):
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def feed(self, data: memoryview) -> bool:
+        try:
+            while data:
+                data = data[os.write(self.input.fileno(), data) :]
+        except OSError:
+            return False
+        return True
+
+    def end_input(self) -> None:
+        with contextlib.suppress(OSError):
+            self.input.close()
+
+    def read(self, length: int) -> bytearray:
+        data = bytearray(length)
+        view, have = memoryview(data), 0
+        while have < length:
+            count = os.readv(self.output.fileno(), [view[have:]])
+            if count == 0:
+                return data[:have]
+            have += count
+        return data
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.output.close()
+
+
+class LinuxHost:
+    """The real door."""
+
+    def say(self, text: str) -> None:
+        print(f"ramdisk: {text}", flush=True)
+
+    def run(self, argv: Sequence[str], *, stdin: str = "", limit: float = LIMIT) -> Finished:
+        try:
+            ended = subprocess.run(
+                list(argv),
+                input=stdin.encode(),
+                capture_output=True,
+                timeout=limit,
+                check=False,
+                env={"PATH": PATH, "LC_ALL": "C", "HOME": "/root"},
+            )
+        except subprocess.TimeoutExpired:
+            return Finished(124, "", f"it did not end within {limit:.0f} s")
+        except OSError as error:
+            return Finished(127, "", f"{error.strerror}")
+        return Finished(ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
+
+    def read_text(self, path: str) -> str:
+        try:
+            return Path(path).read_bytes().decode(errors="replace").strip("\0 \t\r\n")
+        except OSError:
+            return ""
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(folder))  # noqa: PTH208 names are wanted, not paths
+        except OSError:
+            return []
+
+    def exists(self, path: str) -> bool:
+        return Path(path).exists()
+
+    def real(self, path: str) -> str:
+        return os.path.realpath(path)
+
+    def machine(self) -> str:
+        return platform.machine()
+
+    def cpus(self) -> int:
+        return os.cpu_count() or 1
+
+    def make_folder(self) -> str:
+        return tempfile.mkdtemp(prefix="ramdisk-")
+
+    def drop_folder(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
+
+    def link_target(self, path: str) -> str | None:
+        try:
+            return str(Path(path).readlink())
+        except OSError:
+            return None
+
+    def is_folder(self, path: str) -> bool:
+        return Path(path).is_dir() and not Path(path).is_symlink()
+
+    def ensure_folder(self, path: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir(mode=0o755)
+
+    def write_file(self, path: str, data: bytes, mode: int) -> None:
+        file = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                with contextlib.suppress(PermissionError):  # FAT knows no modes
+                    os.fchmod(stream.fileno(), mode)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def read_file(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    def open_block(self, path: str) -> BlockFile:
+        return FileBlocks(path)
+
+    def decompressor(self) -> Decompressor:
+        try:
+            return Zstd()
+        except OSError as error:
+            raise OrderFailed("the program zstd cannot be started", str(error)) from error
+
+    def now(self) -> float:
+        return time.time()
+
+    def set_clock(self, seconds: float) -> None:
+        time.clock_settime(time.CLOCK_REALTIME, seconds)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def power_off(self) -> None:
+        os.sync()
+        self.run(["poweroff", "-f"])

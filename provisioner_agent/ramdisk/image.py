@@ -1,0 +1,253 @@
+"""The order ``write-image``: chunks from the server to the root partition, each hashed before it is written.
+
+A thread feeds what comes from the network to ``zstd``; this one cuts its output into chunks; a pool hashes and writes
+them. So download, decompression, hashing and writing overlap, and order does not matter where it need not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from provisioner_agent.ramdisk.disks import disk_path, find_partition, flush
+from provisioner_agent.ramdisk.download import Away, Body, Source
+from provisioner_agent.ramdisk.host import BlockFile, Decompressor, Host, run_checked
+from provisioner_agent.ramdisk.index import Chunk, Index, fetch_index
+from provisioner_agent.ramdisk.patience import Patience
+from provisioner_agent.ramdisk.problem import OrderFailed
+from provisioner_agent.ramdisk.progress import Meter
+
+ROOT_FILE = "root.zst"
+READ = 256 * 1024
+TRIES = 3
+"""How often a damaged chunk is asked for again."""
+ZERO_STEP = 64 << 20
+E2FSCK_REPAIRED = 1
+
+
+def do_write_image(host: Host, source: Source, order: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
+    """Write, read back, grow.
+
+    :returns: ``bytes``, ``seconds``, ``rate`` (bytes per second), ``read_back_seconds``, ``zeroed`` (bytes),
+        ``connections``, ``again`` (chunks asked for more than once), ``grown``.
+    :raises OrderFailed: the image does not fit, does not arrive undamaged, or the disk does not keep it.
+    """
+    disk = disk_path(str(order["disk"]))
+    root = find_partition(host, disk, str(order["root_guid"]))
+    image = str(order["image"])
+    index = fetch_index(host, source, image, str(order["index_sha256"]))
+    if index.size > root.size:
+        raise OrderFailed(
+            f"the image does not fit on {root.path}", f"it needs {index.size} bytes, there are {root.size}"
+        )
+    host.say(f"{root.path}: image {image} is written, {index.mapped >> 20} MiB in {len(index.chunks)} chunks")
+    try:
+        blocks = host.open_block(root.path)
+        try:
+            detail = ImageWriter(host, source, image, index, blocks, meter).write()
+        finally:
+            blocks.close()
+    except OSError as error:
+        raise OrderFailed(f"{root.path} cannot be written or read", str(error)) from error
+    grows = bool(order.get("grow")) and str(order.get("filesystem", "ext4")).startswith("ext")
+    if grows:
+        grow(host, root.path)
+    rate = detail["rate"] / 1e6
+    host.say(f"{root.path}: written in {detail['seconds']} s ({rate:.1f} MB/s), read back and found right")
+    return detail | {"grown": grows}
+
+
+def grow(host: Host, device: str) -> None:
+    """Let an ext2/3/4 file system fill its partition. :raises OrderFailed: it is damaged."""
+    host.say(f"{device}: the file system is grown")
+    checked = host.run(["e2fsck", "-f", "-p", device], limit=1800)
+    if checked.code > E2FSCK_REPAIRED:
+        raise OrderFailed(f"the file system on {device} is damaged", checked.said)
+    run_checked(host, ["resize2fs", device], f"the file system on {device} cannot be grown", limit=1800)
+    flush(host, device)
+
+
+class Feeder:
+    """Carries ``expected`` bytes of a body into the decompressor, in a thread. ``cut`` says why it could not."""
+
+    def __init__(self, body: Body, pipe: Decompressor, expected: int, heard: Callable[[], None]) -> None:
+        self.cut = ""
+        self._body, self._pipe, self._left, self._heard = body, pipe, expected, heard
+        self._thread = threading.Thread(target=self._run, name="download", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        view = memoryview(bytearray(READ))
+        try:
+            while self._left:
+                count = self._body.readinto(view[: min(READ, self._left)])
+                if count == 0:
+                    self.cut = "the connection ended too early"
+                    return
+                self._heard()
+                self._left -= count
+                if not self._pipe.feed(view[:count]):
+                    return
+        except Away as error:
+            self.cut = str(error)
+        finally:
+            self._pipe.end_input()
+
+    def join(self) -> None:
+        self._thread.join()
+
+
+class ImageWriter:
+    """One image onto one partition; see :func:`do_write_image`."""
+
+    def __init__(self, host: Host, source: Source, image: str, index: Index, blocks: BlockFile, meter: Meter) -> None:
+        self._host, self._source, self._image = host, source, image
+        self._index, self._blocks, self._meter = index, blocks, meter
+        self._workers = host.cpus()
+        self._pool = ThreadPoolExecutor(self._workers + 1)  # one more, for the zeros
+        self._running: deque[Future[None]] = deque()
+        self._bad: deque[int] = deque()
+        self._patience = Patience(host)
+        self.connections = 0
+        self.again = 0
+
+    def write(self) -> dict[str, Any]:
+        """:returns: the detail of the result. :raises OrderFailed: :raises OSError: of the disk."""
+        begun = self._host.monotonic()
+        gaps = self._index.gaps()
+        self._meter.begin("write", self._index.mapped)
+        stop = threading.Event()
+        try:
+            zeroing = self._pool.submit(self._zero, gaps, stop)
+            self._download()
+            zeroing.result()
+            self._blocks.flush()
+            written = self._host.monotonic()
+            self._read_back()
+        finally:
+            stop.set()
+            self._pool.shutdown(cancel_futures=True)
+        seconds = written - begun
+        return {
+            "bytes": self._index.mapped,
+            "seconds": round(seconds, 1),
+            "rate": round(self._index.mapped / seconds) if seconds else 0,
+            "read_back_seconds": round(self._host.monotonic() - written, 1),
+            "zeroed": sum(length for _, length in gaps),
+            "connections": self.connections,
+            "again": self.again,
+        }
+
+    def _zero(self, gaps: list[tuple[int, int]], stop: threading.Event) -> None:
+        for offset, length in gaps:
+            for at in range(offset, offset + length, ZERO_STEP):
+                if stop.is_set():
+                    return
+                self._blocks.zero(at, min(ZERO_STEP, offset + length - at))
+
+    def _download(self) -> None:
+        """Every chunk once; a connection that is cut goes on at the first chunk that did not come whole."""
+        at, end = 0, len(self._index.chunks)
+        while at < end:
+            at, cut = self._stream(at, end)
+            if at < end and not cut and not self._bad:  # zstd gave up on what came
+                self._bad.append(at)
+                at += 1
+            while self._bad:
+                self._fetch_again(self._bad.popleft())
+            if cut:
+                self._patience.wait(f"image {self._image}, chunk {at} of {end}: {cut}")
+
+    def _stream(self, first: int, last: int) -> tuple[int, str]:
+        """Chunks ``first`` up to ``last`` in one connection, until one is bad.
+
+        :returns: the first chunk that was not taken, and why the connection was cut, if it was.
+        """
+        chunks = self._index.chunks
+        begin, end = chunks[first].frame, chunks[last - 1].frame + chunks[last - 1].frame_length
+        try:
+            body = self._source.open(self._image, ROOT_FILE, begin, end)
+        except Away as error:
+            return first, str(error)
+        self.connections += 1
+        pipe = self._host.decompressor()
+        feeder = Feeder(body, pipe, end - begin, self._patience.heard)
+        at, cut = first, ""
+        try:
+            while at < last and not self._bad:
+                data = pipe.read(chunks[at].length)
+                if len(data) < chunks[at].length:
+                    cut = feeder.cut
+                    break
+                self._hand_over(at, data)
+                at += 1
+        finally:
+            pipe.kill()
+            body.abort()
+            feeder.join()
+            body.close()
+        while self._running:
+            self._running.popleft().result()
+        return at, cut
+
+    def _hand_over(self, number: int, data: bytearray) -> None:
+        """To the pool, which never holds more than a few chunks."""
+        if len(self._running) > self._workers:
+            self._running.popleft().result()
+        self._running.append(self._pool.submit(self._put, number, data))
+
+    def _put(self, number: int, data: bytearray) -> None:
+        chunk = self._index.chunks[number]
+        if hashlib.sha256(data).hexdigest() != chunk.sha256:
+            self._bad.append(number)
+            return
+        self._blocks.write_at(chunk.offset, data)
+        self._meter.add(chunk.length)
+
+    def _fetch_again(self, number: int) -> None:
+        """One chunk by itself. :raises OrderFailed: it is damaged each time."""
+        self.again += 1
+        attempt = 0
+        while attempt < TRIES:
+            self._host.say(f"image {self._image}: chunk {number} is damaged and asked for again")
+            at, cut = self._stream(number, number + 1)
+            if cut:
+                self._patience.wait(f"image {self._image}, chunk {number}: {cut}")
+                continue
+            if at > number and not self._bad:
+                return
+            self._bad.clear()
+            attempt += 1
+        chunk = self._index.chunks[number]
+        raise OrderFailed(
+            f"chunk {number} of the image {self._image} arrives damaged",
+            f"{TRIES + 1} times; its frame is at byte {chunk.frame} of {ROOT_FILE}",
+        )
+
+    def _read_back(self) -> None:
+        """Compare what the disk returns; what differs is written once more. :raises OrderFailed: it differs again."""
+        self._blocks.forget()
+        self._meter.begin("read back", self._index.mapped)
+        numbers = list(range(len(self._index.chunks)))
+        wrong = [
+            number for number, right in zip(numbers, self._pool.map(self._is_right, numbers), strict=True) if not right
+        ]
+        for number in wrong:
+            self._fetch_again(number)
+        if wrong:
+            self._blocks.flush()
+            self._blocks.forget()
+        for number in wrong:
+            if not self._is_right(number):
+                offset = self._index.chunks[number].offset
+                raise OrderFailed("the disk does not keep what is written to it", f"at byte {offset} of the partition")
+
+    def _is_right(self, number: int) -> bool:
+        chunk: Chunk = self._index.chunks[number]
+        right = hashlib.sha256(self._blocks.read_at(chunk.offset, chunk.length)).hexdigest() == chunk.sha256
+        self._meter.add(chunk.length)
+        return right

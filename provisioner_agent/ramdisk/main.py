@@ -1,0 +1,61 @@
+"""The program of the deploy ramdisk: ``python3 -m provisioner_agent.ramdisk.main``."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from provisioner_agent.protocol.auth import AuthError
+from provisioner_agent.protocol.link import HttpLink
+from provisioner_agent.protocol.messages import RAMDISK_TOKEN_ARGUMENT, RAMDISK_URL_ARGUMENT
+from provisioner_agent.ramdisk.agent import Agent, Work
+from provisioner_agent.ramdisk.download import HttpSource, Source
+from provisioner_agent.ramdisk.hardware import read_hardware
+from provisioner_agent.ramdisk.host import Host, LinuxHost
+from provisioner_agent.ramdisk.image import do_write_image
+from provisioner_agent.ramdisk.loader import do_boot_loader
+from provisioner_agent.ramdisk.seed import do_seed
+from provisioner_agent.ramdisk.storage import do_storage
+
+CMDLINE = "/proc/cmdline"
+
+
+def main() -> None:
+    sys.exit(run(LinuxHost()))
+
+
+def run(host: Host) -> int:
+    """Serve until the node is to be off. :returns: the exit code; 1 when the kernel's arguments say no server."""
+    arguments = parse_cmdline(host.read_text(CMDLINE))
+    missing = [name for name in (RAMDISK_URL_ARGUMENT, RAMDISK_TOKEN_ARGUMENT) if not arguments.get(name)]
+    if missing:
+        host.say(f"the kernel's arguments lack {' and '.join(missing)}; boot this ramdisk by the server's boot script")
+        return 1
+    url = arguments[RAMDISK_URL_ARGUMENT]
+    try:
+        link = HttpLink(url, arguments[RAMDISK_TOKEN_ARGUMENT])
+    except AuthError as error:
+        host.say(f"{RAMDISK_TOKEN_ARGUMENT}: {error}")
+        return 1
+    host.say(f"the server is {url}; this node boots by {arguments.get('provisioner.mac', 'an unknown port')}")
+    Agent(host, link, build_works(host, HttpSource(url)), partial(read_hardware, host)).run()
+    return 0
+
+
+def build_works(host: Host, source: Source) -> dict[str, Work]:
+    """What is done for each step that the server may order."""
+    return {
+        "storage": lambda order, meter: do_storage(host, order),
+        "write-image": lambda order, meter: do_write_image(host, source, order, meter),
+        "seed-instance": lambda order, meter: do_seed(host, order),
+        "boot-loader": lambda order, meter: do_boot_loader(host, order),
+    }
+
+
+def parse_cmdline(text: str) -> dict[str, str]:
+    """``name=value`` words of the kernel's command line; the last of a name counts."""
+    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+
+if __name__ == "__main__":
+    main()
