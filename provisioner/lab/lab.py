@@ -62,7 +62,7 @@ def lab_up(rack: Rack, bench: Bench) -> None:
         bench.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         ensure_network(rack, bench.runner)
         password = _ensure_password(bench.folder / PASSWORD)
-        kvm = kvm_works()
+        kvm = kvm_works(bench.runner)
         how = "hardware virtualisation" if kvm else "emulation (no working KVM)"
         bench.observer(Event("lab.machines", f"{len(rack.nodes)} machines by {how}"))
         for machine in rack.nodes:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 
 from provisioner.lab.rack import Machine
 from provisioner.model.hardware import Firmware
+from provisioner.system.run import Runner
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-KVM_CREATE_VM = 0xAE01
+QEMU = "qemu-system-x86_64"
+KVM = ("-accel", "kvm", "-cpu", "host")
+TCG = ("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max")
 
 
-def kvm_works(device: Path = Path("/dev/kvm")) -> bool:
-    """Whether a virtual machine can be made: the device file exists on machines where it does not work."""
-    try:
-        handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+def kvm_works(runner: Runner, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether QEMU can really use KVM: ``/dev/kvm`` also exists where only modified kernels run in it, or nothing.
+
+    The processor must have the extension, and a machine must come into being with the very words that a node gets.
+    """
+    if not {"vmx", "svm"} & set(cpuinfo.read_text().split()):
         return False
-    try:
-        os.close(fcntl.ioctl(handle, KVM_CREATE_VM, 0))
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+    words = [QEMU, "-machine", "q35", *KVM, "-m", "64", "-display", "none", "-nodefaults", "-S", "-monitor", "stdio"]
+    return runner.run(words, stdin="quit\n", deadline=10, check=False).code == 0
 
 
 def tap_name(machine: Machine) -> str:
@@ -37,11 +34,8 @@ def tap_name(machine: Machine) -> str:
 def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first: bool) -> list[str]:
     """QEMU's arguments. The firmware tries the network or the disk first, and then the other one."""
     network, disk = (1, 2) if network_first else (2, 1)
-    accelerator = (
-        ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
-    )
     words = [
-        "qemu-system-x86_64", "-name", machine.name, "-machine", "q35", *accelerator,
+        QEMU, "-name", machine.name, "-machine", "q35", *(KVM if kvm else TCG),
         "-smp", str(machine.cpus), "-m", str(machine.memory_mib), "-display", "none", "-nodefaults",
         "-smbios", f"type=1,manufacturer=provisioner,product=lab,serial={machine.name}",
         "-netdev", f"tap,id=net0,ifname={tap_name(machine)},script=no,downscript=no",
