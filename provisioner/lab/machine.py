@@ -11,6 +11,8 @@ from provisioner.system.run import Runner
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 QEMU = "qemu-system-x86_64"
+# Without a display SeaBIOS speaks on the serial console.
+MACHINE = "q35,graphics=off"
 KVM = ("-accel", "kvm", "-cpu", "host")
 TCG = ("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max")
 
@@ -22,7 +24,7 @@ def kvm_works(runner: Runner, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """
     if not {"vmx", "svm"} & set(cpuinfo.read_text().split()):
         return False
-    words = [QEMU, "-machine", "q35", *KVM, "-m", "64", "-display", "none", "-nodefaults", "-S", "-monitor", "stdio"]
+    words = [QEMU, "-machine", MACHINE, *KVM, "-m", "64", "-display", "none", "-nodefaults", "-S", "-monitor", "stdio"]
     return runner.run(words, stdin="quit\n", deadline=10, check=False).code == 0
 
 
@@ -35,7 +37,7 @@ def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first:
     """QEMU's arguments. The firmware tries the network or the disk first, and then the other one."""
     network, disk = (1, 2) if network_first else (2, 1)
     words = [
-        QEMU, "-name", machine.name, "-machine", "q35", *(KVM if kvm else TCG),
+        QEMU, "-name", machine.name, "-machine", MACHINE, *(KVM if kvm else TCG),
         "-smp", str(machine.cpus), "-m", str(machine.memory_mib), "-display", "none", "-nodefaults",
         "-smbios", f"type=1,manufacturer=provisioner,product=lab,serial={machine.name}",
         "-netdev", f"tap,id=net0,ifname={tap_name(machine)},script=no,downscript=no",
