@@ -3,5 +3,5 @@
 Takes: orders of the server.
 Gives: a node whose disk boots.
 May import: protocol
-May touch: the node, through host.py
+May touch: the node, through host.py; files of the server, through download.py
 """

@@ -153,6 +153,6 @@ def _sysfs(host: Host, name: str, *files: str) -> str:
     """The first of these files of a disk that holds a text; SCSI pages begin with a header that is no text."""
     for file in files:
         text = "".join(char for char in host.read_text(f"/sys/block/{name}/{file}") if char.isprintable()).strip()
-        if text and not text.startswith("0x0000"):
-            return text
+        if text:
+            return re.sub("^naa[.]", "0x", text)  # as udev and lsblk write a world wide name
     return ""

@@ -30,7 +30,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Index:
-    """``size``: bytes of the file system. Chunks are in the order of their offsets and of their frames."""
+    """``size``: bytes of the file system. Chunks are in the order of their offsets and of their frames; they may overlap
+    where they agree, which the hashes see to."""
 
     size: int
     chunks: tuple[Chunk, ...]
@@ -45,14 +46,14 @@ class Index:
         for chunk in self.chunks:
             if chunk.offset > at:
                 gaps.append((at, chunk.offset - at))
-            at = chunk.offset + chunk.length
+            at = max(at, chunk.offset + chunk.length)
         if at < self.size:
             gaps.append((at, self.size - at))
         return gaps
 
 
 def parse_index(text: bytes) -> Index:
-    """:raises OrderFailed: it is not an index, or its chunks overlap."""
+    """:raises OrderFailed: it is not an index, or a chunk is out of place."""
     try:
         raw = json.loads(text)
         chunks = tuple(
@@ -64,11 +65,15 @@ def parse_index(text: bytes) -> Index:
         raise OrderFailed("the image's index cannot be understood", repr(error)) from error
     at, frame = 0, 0
     for chunk in index.chunks:
-        if chunk.offset < at or chunk.frame != frame or chunk.length <= 0 or chunk.frame_length <= 0:
-            raise OrderFailed("the image's index cannot be understood", f"the chunk at {chunk.offset} is out of order")
-        at, frame = chunk.offset + chunk.length, chunk.frame + chunk.frame_length
-    if at > index.size:
-        raise OrderFailed("the image's index cannot be understood", "a chunk lies behind the end")
+        if (
+            chunk.offset < at
+            or chunk.offset + chunk.length > index.size
+            or chunk.frame != frame
+            or chunk.length <= 0
+            or chunk.frame_length <= 0
+        ):
+            raise OrderFailed("the image's index cannot be understood", f"the chunk at {chunk.offset} is out of place")
+        at, frame = chunk.offset, chunk.frame + chunk.frame_length
     return index
 
 

@@ -48,7 +48,7 @@ def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
             f"{disk} is too small for the image", f"the root partition has {size} bytes, {order['root_min']} are needed"
         )
     if order["firmware"] == "uefi":
-        argv = ["mkfs.fat", "-F", "32", "-n", "ESP", boot]
+        argv = ["mkfs.fat", "-F", "32", boot]
         run_checked(host, argv, f"no file system can be made on {boot}", limit=300)
     return {"disk": disk, "root": root, "root_bytes": size}
 

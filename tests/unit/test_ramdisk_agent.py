@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provisioner.images.ramdisk import UNUSED_LIBRARY
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import FakeLink, Refused, ServerAway
 from provisioner_agent.ramdisk.agent import BOOT_ID, Agent
@@ -155,3 +158,10 @@ def test_without_a_token_the_console_says_what_is_missing(tmp_path: Path) -> Non
 
 def test_the_kernels_arguments() -> None:
     assert parse_cmdline("a b=1 c=x=y b=2") == {"b": "2", "c": "x=y"}
+
+
+def test_it_starts_with_the_library_that_the_ramdisk_carries() -> None:
+    missing = sorted(name.removesuffix(".py") for name in UNUSED_LIBRARY) + ["_ssl", "_decimal", "_ctypes", "pystache"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import provisioner_agent.ramdisk.main"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

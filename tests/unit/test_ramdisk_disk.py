@@ -91,7 +91,7 @@ def test_storage_wipes_then_partitions(host: FakeHost) -> None:
     assert detail == {"disk": "/dev/vda", "root": "/dev/vda2", "root_bytes": 900 * MIB}
     assert ran(host, "umount") == [("umount", "/mnt/a/efi x"), ("umount", "/mnt/a")]
     assert [argv[-1] for argv in ran(host, "wipefs")] == ["/dev/vda1", "/dev/vda"]
-    assert ran(host, "mkfs.fat") == [("mkfs.fat", "-F", "32", "-n", "ESP", "/dev/vda1")]
+    assert ran(host, "mkfs.fat") == [("mkfs.fat", "-F", "32", "/dev/vda1")]
     words = [argv[0] for argv in host.runs]
     assert words.index("umount") < words.index("wipefs") < words.index("sfdisk") < words.index("mkfs.fat")
     disk = host.devices["/dev/vda"].read_bytes()

@@ -47,6 +47,7 @@ def node(tmp_path: Path) -> FakeHost:
             "/sys/class/net/eth1/address": "52:54:00:77:00:02\n",
             "/sys/class/net/eth1/device/vendor": "0x1af4",
             "/sys/block/vda/serial": "node1-root\n",
+            "/sys/block/vda/device/wwid": "naa.5000c500deadbeef\n",
         },
     )
     host.links["/sys/block/vda"] = f"{PCI}/0000:00:04.0/virtio1/block/vda"
@@ -66,6 +67,7 @@ def test_the_report_is_what_the_server_takes(tmp_path: Path) -> None:
     ]
     vda, nvme = report.disks
     assert (vda.name, vda.size, vda.serial, vda.rotational) == ("vda", 8 << 30, "node1-root", True)
+    assert vda.wwn == "0x5000c500deadbeef"
     assert vda.signatures == ("gpt", "linux_raid_member", "vfat")
     assert vda.gpt_uuid == GPT.lower()
     assert vda.by_path == "/dev/disk/by-path/pci-0000:00:04.0"

@@ -289,3 +289,12 @@ def test_grow_checks_first(bench: Bench) -> None:
 def test_an_index_that_makes_no_sense(text: bytes) -> None:
     with pytest.raises(OrderFailed, match="index cannot be understood"):
         parse_index(text)
+
+
+def test_gaps_between_chunks_that_overlap() -> None:
+    places = ((10, 10), (15, 10), (16, 2), (30, 5))
+    chunks = [
+        {"offset": offset, "length": length, "sha256": "", "frame": number * 9, "frame_length": 9}
+        for number, (offset, length) in enumerate(places)
+    ]
+    assert parse_index(json.dumps({"size": 40, "chunks": chunks}).encode()).gaps() == [(0, 10), (25, 5), (35, 5)]
