@@ -30,8 +30,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Index:
-    """``size``: bytes of the file system. Chunks are in the order of their offsets and of their frames; they may overlap
-    where they agree, which the hashes see to."""
+    """``size``: bytes of the file system. Chunks are in the order of their offsets and of their frames.
+
+    Chunks may overlap if they agree there; the hashes see to that.
+    """
 
     size: int
     chunks: tuple[Chunk, ...]
