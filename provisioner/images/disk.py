@@ -66,8 +66,9 @@ def mapped_runs(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
     """(offset, data) of each run of blocks that are not zero, at most one chunk long."""
     run = bytearray()
     start = 0
+    at = 0
     for begin, length in data_extents(file, size):
-        at = begin // BLOCK * BLOCK
+        at = max(at, begin // BLOCK * BLOCK)  # two extents may lie in one block
         while at < begin + length:
             block = os.pread(file.fileno(), min(BLOCK, size - at), at)
             if block == ZERO[: len(block)]:
