@@ -33,6 +33,7 @@ RAMDISK_ELEMENT = "provisioner-ramdisk"
 BUILDER = "1"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
+MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 0o1777}
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,7 @@ def _assemble(
     out.mkdir()
     with _timed(observer, build.name, "unpack"):
         runner.run(["tar", "-C", tree, "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
-        for name in ("proc", "sys", "run", "tmp", "dev"):
-            (tree / name).mkdir(exist_ok=True)
+        _empty_mount_points(tree)
     packages = _packages(tree, runner)
     mapped = 0
     if build.name == RAMDISK:
@@ -191,6 +191,18 @@ def _assemble(
         layers=(layer,),
         packages=packages,
     )
+
+
+def _empty_mount_points(tree: Path) -> None:
+    """What a kernel mounts over at boot holds nothing of the machine that built the tree."""
+    for name, mode in MOUNT_POINTS.items():
+        if (tree / name).is_dir():
+            shutil.rmtree(tree / name)
+        (tree / name).mkdir()
+        (tree / name).chmod(mode)
+    for name in ("dib_environment", "dib_arguments"):  # paths of this host
+        for path in (tree / "etc/dib-manifests").rglob(name):
+            path.unlink()
 
 
 def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:

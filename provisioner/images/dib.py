@@ -15,7 +15,7 @@ from provisioner.images.sources import Source
 from provisioner.system.run import PATH, Runner
 
 DEADLINE = 2400.0
-PHASE = re.compile(r"dib-run-parts (?:Sourcing|Running)? ?.*/hooks/(?P<phase>[a-z-]+)\.d/(?P<script>[^/ ]+)")
+PHASE = re.compile(r"dib-run-parts (?:Sourcing|Running)? ?.*/(?:hooks|in_target\.d)/(?P<phase>[a-z-]+)\.d/(?P<script>[^/ ]+)")
 LAYER_ELEMENT = "provisioner-layer"
 
 

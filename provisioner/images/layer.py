@@ -31,8 +31,62 @@ PACKAGES = (
     "udev",
     "zstd",
 )
-EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+EXCLUDED = (
+    "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*",
+    "/lib/udev/hwdb.d/*", "/usr/lib/udev/hwdb.d/*",
+)  # fmt: skip
+UNUSED_MODULES = (
+    "drivers/bluetooth", "drivers/comedi", "drivers/gpu/drm/amd", "drivers/gpu/drm/gma500", "drivers/gpu/drm/i915",
+    "drivers/gpu/drm/nouveau", "drivers/gpu/drm/radeon", "drivers/iio", "drivers/input/joystick",
+    "drivers/input/tablet", "drivers/input/touchscreen", "drivers/isdn", "drivers/media", "drivers/net/can",
+    "drivers/net/ieee802154", "drivers/net/wireless", "drivers/nfc", "drivers/staging", "drivers/video/fbdev",
+    "lib/test_bpf.ko", "net/bluetooth", "net/can", "net/ieee802154", "net/mac80211", "net/mac802154", "net/nfc",
+    "net/wireless", "sound",
+)  # fmt: skip
+"""Folders of kernel modules for desktops, radios and sensors, which servers do not have: half of the kernel's bytes."""
+BOOT_MODULES = (
+    "drivers/ata", "drivers/block/virtio_blk.ko", "drivers/message/fusion", "drivers/nvme", "drivers/scsi/aacraid",
+    "drivers/scsi/hpsa.ko", "drivers/scsi/megaraid", "drivers/scsi/mpt3sas", "drivers/scsi/sd_mod.ko",
+    "drivers/scsi/smartpqi", "drivers/scsi/virtio_scsi.ko", "drivers/scsi/vmw_pvscsi.ko", "drivers/usb/storage",
+    "drivers/virtio", "fs/ext4", "fs/xfs",
+)  # fmt: skip
+"""What an instance's initramfs needs to find its root file system, on any server that the ramdisk can write."""
+INITRAMFS_HOOK = """\
+#!/bin/sh
+# Modules by what the hardware reports, not loaded by force: disks and file systems of servers, nothing else.
+[ "$1" = prereqs ] && exit 0
+. /usr/share/initramfs-tools/hook-functions
+cd "/lib/modules/$version/kernel" || exit 1
+for place in {modules}; do
+    for path in $(find "$place" -name "*.ko"); do
+        name=${{path##*/}}
+        manual_add_modules "${{name%.ko}}"
+    done
+done
+"""
+SETUP = """\
+cd "$1"
+mkdir -p etc/initramfs-tools/conf.d etc/initramfs-tools/hooks
+echo MODULES=list >etc/initramfs-tools/conf.d/provisioner
+cat >etc/initramfs-tools/hooks/provisioner <<'END'
+{hook}END
+chmod 0755 etc/initramfs-tools/hooks/provisioner
+"""
 DEADLINE = 1200.0
+
+
+def setup_script() -> str:
+    """Shell for mmdebstrap, run before the first package: a small initramfs, made once, with the right modules."""
+    return SETUP.format(hook=INITRAMFS_HOOK.format(modules=" ".join(BOOT_MODULES)))
+
+
+def excluded() -> tuple[str, ...]:
+    """Patterns of files that dpkg leaves out, in the layer and in all that is installed on it later."""
+    return EXCLUDED + tuple(f"/lib/modules/*/kernel/{name}{_below(name)}" for name in UNUSED_MODULES)
+
+
+def _below(name: str) -> str:
+    return "" if name.endswith(".ko") else "/*"
 
 
 def layer_inputs(sources: tuple[Source, ...]) -> dict[str, str]:
@@ -40,9 +94,10 @@ def layer_inputs(sources: tuple[Source, ...]) -> dict[str, str]:
     return {
         "release": RELEASE,
         "packages": " ".join(PACKAGES),
-        "excluded": " ".join(EXCLUDED),
+        "excluded": " ".join(excluded()),
+        "setup": setup_script(),
         "sources": " ".join(source.line() for source in sources),
-        "recipe": "1",
+        "recipe": "2",
     }
 
 
@@ -59,7 +114,7 @@ def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, o
     folder.mkdir(parents=True, exist_ok=True)
     observer(Event("image.layer.started", "base layer: mmdebstrap installs Debian with a kernel"))
     temporary = folder / f".{path.name.removesuffix('.tar.zst')}.part.tar"
-    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded()]
     try:
         runner.run(
             [
@@ -68,6 +123,7 @@ def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, o
                 f"--include={','.join(PACKAGES)}",
                 "--dpkgopt=force-unsafe-io",
                 *options,
+                f"--setup-hook={setup_script()}",
                 '--aptopt=Acquire::Languages "none"',
                 RELEASE,
                 temporary,
