@@ -26,6 +26,7 @@ RAMDISK_STEPS = (
 )
 """Steps whose work is lost when the ramdisk boots anew."""
 PROGRESS_KEYS = ("bytes", "total", "rate", "remaining")
+PROGRESS_PHASES = frozenset({"write", "read back"})
 
 
 class Guests:
@@ -123,7 +124,11 @@ class Guests:
         with self._store.transaction():
             order = self._store.deployments.order(token.deployment)
             if order is not None and order.id == message.get("order") and order.result is None:
-                news = {key: message[key] for key in PROGRESS_KEYS if isinstance(message.get(key), int | float)}
+                news: dict[str, Any] = {
+                    key: message[key] for key in PROGRESS_KEYS if isinstance(message.get(key), int | float)
+                }
+                if message.get("phase") in PROGRESS_PHASES:
+                    news["phase"] = message["phase"]
                 now = self._doors.clock.now()
                 self._store.deployments.set_detail(token.deployment, order.step, news, touched=now)
         return {}

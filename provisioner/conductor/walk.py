@@ -130,7 +130,7 @@ class Walker:
     def _end(self, work: Work, detail: Mapping[str, Any]) -> bool:
         now = self._doors.clock.now()
         seconds = round(now - (work.step.started or now), 3)
-        gone = {"waiting": None, "not_before": None}
+        gone = dict.fromkeys(("waiting", "not_before", "phase", "remaining"))
         try:
             with self._store.transaction():
                 self._check_current(work)
