@@ -8,31 +8,33 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
-from provisioner.errors import ImageError
+from provisioner.errors import ImageError, ProvisionerError
 from provisioner.events import Event, Observer
 from provisioner.images.catalogue import INDEX, Catalogue
 from provisioner.images.dib import LAYER_ELEMENT, DibRun, build_tree, element_folders
 from provisioner.images.disk import make_filesystem, write_chunks
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
-from provisioner.images.layer import RELEASE, ensure_layer
+from provisioner.images.layer import RELEASE, ensure_layer, layer_inputs
 from provisioner.images.ramdisk import pack_ramdisk
 from provisioner.images.sources import Source, parse_sources
 from provisioner.model.image import Image
 from provisioner.model.role import ImageSpec
 from provisioner.system.files import hash_file, write_file
-from provisioner.system.run import Runner
+from provisioner.system.run import Runner, StoppableRunner
 
 RAMDISK = "ramdisk"
 RAMDISK_ELEMENT = "provisioner-ramdisk"
-BUILDER = "1"
+BUILDER = "2"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
+MIRROR_LIST = "mirror+file:"
 MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 0o1777}
 
 
@@ -62,6 +64,15 @@ class Workshop:
     apt: tuple[Path, ...] = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
     ca_bundle: Path | None = None
 
+    @property
+    def search(self) -> tuple[Path, ...]:
+        """Folders of elements, ours first."""
+        return (self.source / "elements", *self.elements_path)
+
+    def record(self, name: str) -> Path:
+        """What the newest image of ``name`` was made from."""
+        return self.state / "records" / f"{name}.json"
+
 
 @dataclass(frozen=True)
 class Built:
@@ -77,7 +88,16 @@ def read_sources(places: Sequence[Path]) -> tuple[Source, ...]:
     """The Debian sources of this host."""
     paths = [path for place in places for path in (sorted(place.glob("*")) if place.is_dir() else [place])]
     files = {str(path): path.read_text() for path in paths if path.suffix in {".list", ".sources"} and path.is_file()}
-    return parse_sources(files, RELEASE)
+    return tuple(_resolve_mirror(source) for source in parse_sources(files, RELEASE))
+
+
+def _resolve_mirror(source: Source) -> Source:
+    """``mirror+file:PATH``, as Debian's images for clouds have it, names a list that a chroot cannot see."""
+    if not source.uri.startswith(MIRROR_LIST):
+        return source
+    path = Path("/" + source.uri.removeprefix(MIRROR_LIST).lstrip("/"))
+    words = [line.split()[0] for line in path.read_text().splitlines() if line.strip() and line[0] != "#"]
+    return Source(words[0], source.suite, source.components) if words else source
 
 
 def host_ca_bundle() -> Path | None:
@@ -91,30 +111,60 @@ def build_images(
     *,
     workshop: Workshop,
     catalogue: Catalogue,
-    runner: Runner,
+    runner: StoppableRunner,
     observer: Observer,
     force: bool = False,
 ) -> list[Built]:
-    """Bring each image up to date, in order; those whose inputs have not changed are left as they are.
+    """Bring each image up to date; those whose inputs have not changed are left as they are.
 
-    :raises ImageError: a build failed; what was published before stays.
+    The base layer is made first, then as many images at once as there are processors: dpkg uses only one.
+
+    :raises ImageError: a build failed; what was published before stays, and the other builds end first.
     """
-    sources = read_sources(workshop.apt)
-    return [_build_image(spec, sources, workshop, catalogue, runner, observer, force) for spec in specs]
-
-
-def _build_image(
-    build: BuildSpec,
-    sources: tuple[Source, ...],
-    workshop: Workshop,
-    catalogue: Catalogue,
-    runner: Runner,
-    observer: Observer,
-    force: bool,
-) -> Built:
     start = monotonic()
-    search = (workshop.source / "elements", *workshop.elements_path)
-    folders = element_folders((LAYER_ELEMENT, *build.spec.elements), search)
+    sources = read_sources(workshop.apt)
+    jobs = [_read_job(spec, sources, workshop, catalogue, force) for spec in specs]
+    due = [job for job in jobs if job.reason is not None]
+    for job in jobs:
+        name = job.build.name
+        if job.reason is not None:
+            observer(Event("image.build", f"{name}: build {job.reason}"))
+        elif job.newest is not None:
+            observer(Event("image.unchanged", f"{name}: nothing changed, {job.newest.id} stays"))
+    done: dict[str, Built] = {}
+    if due:
+        (workshop.state / "work").mkdir(parents=True, exist_ok=True)
+        with _timed(observer, "all", "layer"):
+            layer = ensure_layer(workshop.state / "layers", sources, runner=runner, observer=observer)
+        maker = _Maker(sources, layer, workshop, catalogue, runner, observer, force)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            try:
+                done = {built.image.name: built for built in pool.map(maker.make, due)}
+            except ProvisionerError:
+                raise
+            except BaseException:  # interrupted: the threads wait for programs that nobody needs any more
+                runner.stop()
+                raise
+    seconds = monotonic() - start
+    unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
+    return [(unchanged | done)[job.build.name] for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image with what goes into it. ``reason``: why it has to be built, None when it has not."""
+
+    build: BuildSpec
+    inputs: dict[str, str]
+    tree_inputs: dict[str, str]
+    newest: Image | None
+    reason: str | None
+
+
+def _read_job(
+    build: BuildSpec, sources: tuple[Source, ...], workshop: Workshop, catalogue: Catalogue, force: bool
+) -> _Job:
+    folders = element_folders((LAYER_ELEMENT, *build.spec.elements), workshop.search)
     tree_inputs = {
         "builder": BUILDER,
         "diskimage-builder": version("diskimage-builder"),
@@ -123,35 +173,72 @@ def _build_image(
     }
     for element, place in folders.items():
         tree_inputs |= folder_inputs(f"elements/{element}", place)
-    inputs = tree_inputs | folder_inputs(AGENT_FILES, workshop.agent)
+    inputs = tree_inputs | {f"layer/{name}": text for name, text in layer_inputs(sources).items()}
+    inputs |= folder_inputs(AGENT_FILES, workshop.agent)
     for name in build.spec.templates:
         inputs |= folder_inputs(f"templates/{name}", _templates(workshop, name))
-    record = workshop.state / "records" / f"{build.name}.json"
+    record = workshop.record(build.name)
     before = json.loads(record.read_text()) if record.is_file() else None
     newest = catalogue.newest(build.name)
-    if before == inputs and newest is not None and not force:
-        observer(Event("image.unchanged", f"{build.name}: nothing changed, {newest.id} stays"))
-        return Built(newest, False, "nothing changed", monotonic() - start)
-    reason = "because it was asked for" if force else explain(before, inputs)
-    observer(Event("image.build", f"{build.name}: build {reason}"))
-    (workshop.state / "work").mkdir(parents=True, exist_ok=True)
-    with _timed(observer, build.name, "layer"):
-        layer = ensure_layer(workshop.state / "layers", sources, runner=runner, observer=observer)
-    tar = workshop.state / "trees" / f"{build.name}-{hash_inputs(tree_inputs | {'layer': layer.name})}.tar"
-    if not tar.is_file() or force:
-        with _timed(observer, build.name, "diskimage-builder"):
-            run = DibRun(build.name, build.spec.elements, search, layer, workshop.agent, workshop.ca_bundle, sources)
-            build_tree(run, tar, work=workshop.state / "work", runner=runner, observer=observer)
-        for old in tar.parent.glob(f"{build.name}-*.tar"):
-            if old != tar:
-                old.unlink()
-    with tempfile.TemporaryDirectory(dir=workshop.state / "work", prefix=f"{build.name}.") as folder:
-        image = _assemble(build, tar, Path(folder), workshop, layer.name, runner, observer)
-        catalogue.publish(image, Path(folder) / "out")
-    write_file(record, json.dumps(inputs, indent=1))
-    seconds = monotonic() - start
-    observer(Event("image.done", f"{build.name}: {image.id} in {seconds:.0f} s", data={"id": image.id}))
-    return Built(image, True, reason, seconds)
+    if force:
+        reason: str | None = "because it was asked for"
+    else:
+        reason = None if before == inputs and newest is not None else explain(before, inputs)
+    return _Job(build, inputs, tree_inputs, newest, reason)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What the builds of one run share."""
+
+    sources: tuple[Source, ...]
+    layer: Path
+    workshop: Workshop
+    catalogue: Catalogue
+    runner: Runner
+    observer: Observer
+    force: bool
+
+    def make(self, job: _Job) -> Built:
+        start = monotonic()
+        name, workshop = job.build.name, self.workshop
+        tree_name = hash_inputs(job.tree_inputs | {"layer": self.layer.name})
+        tar = workshop.state / "trees" / f"{name}-{tree_name}.tar"
+        if not tar.is_file() or self.force:
+            with _timed(self.observer, name, "diskimage-builder"):
+                build_tree(
+                    DibRun(
+                        name,
+                        job.build.spec.elements,
+                        workshop.search,
+                        self.layer,
+                        workshop.agent,
+                        workshop.ca_bundle,
+                        self.sources,
+                    ),
+                    tar,
+                    work=workshop.state / "work",
+                    runner=self.runner,
+                    observer=self.observer,
+                )
+            for old in tar.parent.glob(f"{name}-*.tar"):
+                if old != tar:
+                    old.unlink()
+        try:
+            with tempfile.TemporaryDirectory(dir=workshop.state / "work", prefix=f"{name}.") as folder:
+                image = _assemble(job.build, tar, Path(folder), workshop, self.layer.name, self.runner, self.observer)
+                self.catalogue.publish(image, Path(folder) / "out")
+            write_file(workshop.record(name), json.dumps(job.inputs, indent=1))
+        except OSError as error:
+            raise ImageError(
+                f"the image {name} could not be put together",
+                where=error.filename or str(workshop.state),
+                cause=error.strerror,
+                hint=f"df -h {workshop.state}, then run provisioner image build again",
+            ) from error
+        seconds = monotonic() - start
+        self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data={"id": image.id}))
+        return Built(image, True, job.reason or "", seconds)
 
 
 def _assemble(
@@ -166,7 +253,7 @@ def _assemble(
     packages = _packages(tree, runner)
     mapped = 0
     if build.name == RAMDISK:
-        element = element_folders((RAMDISK_ELEMENT,), (workshop.source / "elements", *workshop.elements_path))
+        element = element_folders((RAMDISK_ELEMENT,), workshop.search)
         stage = work / "stage"
         stage.mkdir()
         with _timed(observer, build.name, "pack"):

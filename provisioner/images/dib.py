@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
 from provisioner.images.sources import Source
-from provisioner.system.run import PATH, Runner
+from provisioner.system.run import LAST_LINES, PATH, Runner
 
 DEADLINE = 2400.0
-PHASE = re.compile(r"dib-run-parts (?:Sourcing|Running)? ?.*/(?:hooks|in_target\.d)/(?P<phase>[a-z-]+)\.d/(?P<script>[^/ ]+)")
+PHASE = re.compile(
+    r"dib-run-parts (?:Sourcing|Running)? ?.*/(?:hooks|in_target\.d)/(?P<phase>[a-z-]+)\.d/(?P<script>[^/ ]+)"
+)
 LAYER_ELEMENT = "provisioner-layer"
 
 
@@ -59,16 +62,23 @@ def dib_environment(run: DibRun, work: Path) -> dict[str, str]:
 def build_tree(run: DibRun, tar: Path, *, work: Path, runner: Runner, observer: Observer) -> None:
     """Run diskimage-builder; ``tar`` appears whole or not at all.
 
-    It runs in a mount namespace of its own, so that whatever it mounts goes with it.
+    It runs in a mount namespace of its own, so that whatever it mounts goes with it. All it says is kept in
+    ``work/NAME.log`` until the next run.
 
-    :raises ImageError: a hook failed; names the script and its last lines.
+    :raises ImageError: a hook failed; names the script, its last lines and the log.
     """
     work.mkdir(parents=True, exist_ok=True)
-    script = "?"
+    log = work / f"{run.name}.log"
+    log.write_text("")
+    said: deque[str] = deque(maxlen=LAST_LINES)
+    script = "before the first script"
     phases: list[str] = []
 
     def line(text: str) -> None:
         nonlocal script
+        said.append(text)
+        with log.open("a") as file:
+            file.write(f"{text}\n")
         match = PHASE.search(text)
         if match:
             script = f"{match['phase']}.d/{match['script']}"
@@ -90,8 +100,8 @@ def build_tree(run: DibRun, tar: Path, *, work: Path, runner: Runner, observer: 
             raise ImageError(
                 f"diskimage-builder could not build {run.name}",
                 where=script,
-                cause=error.cause,
-                hint="correct the script named and run provisioner image build again",
+                cause="\n".join(said) or error.cause,
+                hint=f"all it said is in {log}; correct the script and run provisioner image build again",
             ) from error
         tar.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{output}.tar").replace(tar)

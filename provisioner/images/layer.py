@@ -36,12 +36,13 @@ EXCLUDED = (
     "/lib/udev/hwdb.d/*", "/usr/lib/udev/hwdb.d/*",
 )  # fmt: skip
 UNUSED_MODULES = (
-    "drivers/bluetooth", "drivers/comedi", "drivers/gpu/drm/amd", "drivers/gpu/drm/gma500", "drivers/gpu/drm/i915",
-    "drivers/gpu/drm/nouveau", "drivers/gpu/drm/radeon", "drivers/iio", "drivers/input/joystick",
+    "drivers/block/floppy.ko", "drivers/bluetooth", "drivers/char/lp.ko", "drivers/char/ppdev.ko", "drivers/comedi",
+    "drivers/gpu/drm/amd", "drivers/gpu/drm/gma500", "drivers/gpu/drm/i915", "drivers/gpu/drm/nouveau",
+    "drivers/gpu/drm/radeon", "drivers/iio", "drivers/input/joystick", "drivers/input/misc/pcspkr.ko",
     "drivers/input/tablet", "drivers/input/touchscreen", "drivers/isdn", "drivers/media", "drivers/net/can",
-    "drivers/net/ieee802154", "drivers/net/wireless", "drivers/nfc", "drivers/staging", "drivers/video/fbdev",
-    "lib/test_bpf.ko", "net/bluetooth", "net/can", "net/ieee802154", "net/mac80211", "net/mac802154", "net/nfc",
-    "net/wireless", "sound",
+    "drivers/net/ieee802154", "drivers/net/wireless", "drivers/nfc", "drivers/parport", "drivers/staging",
+    "drivers/usb/gadget", "drivers/video/fbdev", "lib/test_bpf.ko", "net/bluetooth", "net/can",
+    "net/ieee802154", "net/mac80211", "net/mac802154", "net/nfc", "net/wireless", "sound",
 )  # fmt: skip
 """Folders of kernel modules for desktops, radios and sensors, which servers do not have: half of the kernel's bytes."""
 BOOT_MODULES = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from provisioner.errors import DeadlinePassed, ProgramFailed, ProgramMissing
+from provisioner.errors import DeadlinePassed, HostError, ProgramFailed, ProgramMissing
 
 LAST_LINES = 15
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -59,8 +59,24 @@ def base_environment() -> dict[str, str]:
     return env | {name: os.environ[name] for name in passed_on if name in os.environ}
 
 
+class StoppableRunner(Runner, Protocol):
+    def stop(self) -> None:
+        """End every program that other threads run now, and run none from here on: those calls raise HostError."""
+
+
 class HostRunner:
     """Runs programs of this host, each in a process group of its own so that a deadline ends its children too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._groups: set[int] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for group in self._groups:
+                kill_group(group)
 
     def run(
         self,
@@ -75,20 +91,7 @@ class HostRunner:
     ) -> Completed:
         words = tuple(os.fspath(word) for word in argv)
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE if data is not None else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=base_environment() | dict(env or {}),
-                cwd=cwd,
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise ProgramMissing(
-                f"{words[0]} is not installed", cause=str(error), hint="run seed/bootstrap, which installs it"
-            ) from error
+        process = self._start(words, data is not None, base_environment() | dict(env or {}), cwd)
         outputs: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
         def read(name: str, stream: IO[bytes]) -> None:
@@ -126,12 +129,38 @@ class HostRunner:
             kill_group(process.pid)
             process.wait()
             raise
+        finally:
+            with self._lock:
+                self._groups.discard(process.pid)
         for thread in threads:
             thread.join(timeout=5)  # a daemonised grandchild may hold the pipe open; what it says later is not ours
         done = Completed(words, process.returncode, "".join(outputs["stdout"]), "".join(outputs["stderr"]))
         if check and done.code != 0:
             raise failed(done)
         return done
+
+    def _start(
+        self, words: tuple[str, ...], reads: bool, env: dict[str, str], cwd: Path | None
+    ) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise HostError(f"{words[0]} was not started", cause="this run was told to stop")
+            try:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=env,
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise ProgramMissing(
+                    f"{words[0]} is not installed", cause=str(error), hint="run seed/bootstrap, which installs it"
+                ) from error
+            self._groups.add(process.pid)
+            return process
 
 
 def failed(done: Completed) -> ProgramFailed:
@@ -167,6 +196,10 @@ class FakeRunner:
         self.answers = dict(answers or {})
         self.calls: list[tuple[str, ...]] = []
         self.stdins: list[str | bytes | None] = []
+
+    def stop(self) -> None:
+        """Forget every answer: nothing runs any more."""
+        self.answers.clear()
 
     def run(
         self,

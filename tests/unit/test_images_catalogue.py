@@ -1,0 +1,94 @@
+"""The catalogue: published whole, found by name, refused when anything about it was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioner.errors import ImageError, NotFound
+from provisioner.images.catalogue import Catalogue
+from provisioner.model.image import Image, ImageIndex
+from provisioner.system.files import hash_file
+from provisioner.trust.keys import SiteKeys
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    return Catalogue(tmp_path / "images", SiteKeys.ensure(tmp_path / "keys"))
+
+
+def publish(catalogue: Catalogue, digits: str, text: str = "data") -> Image:
+    built = catalogue.folder.parent / f"built-{digits}"
+    built.mkdir()
+    (built / "root.zst").write_text(text)
+    (built / "index.json").write_text(ImageIndex(size=4096, chunks=()).model_dump_json())
+    files = {path.name: hash_file(path) for path in built.iterdir()}
+    image = Image(id=f"galera-{digits * 12}", name="galera", files=files, sizes={name: 1 for name in files})
+    catalogue.publish(image, built)
+    return image
+
+
+def test_the_newest_is_what_was_published_last_and_older_ones_stay(catalogue: Catalogue) -> None:
+    assert catalogue.newest("galera") is None and catalogue.images() == []
+    first, second = publish(catalogue, "1"), publish(catalogue, "2")
+    assert catalogue.newest("galera") == second
+    assert catalogue.images() == [first, second]
+    assert catalogue.path(first.id, "root.zst").read_text() == "data"
+    assert catalogue.index(first.id).size == 4096
+
+
+def test_the_same_content_again_only_moves_the_pointer(catalogue: Catalogue) -> None:
+    first = publish(catalogue, "1")
+    publish(catalogue, "2")
+    before = (catalogue.folder / first.id / "root.zst").stat().st_ino
+    (catalogue.folder.parent / "built-1").rename(catalogue.folder.parent / "old") if (
+        catalogue.folder.parent / "built-1"
+    ).exists() else None
+    publish(catalogue, "1")
+    assert catalogue.newest("galera") == first
+    assert (catalogue.folder / first.id / "root.zst").stat().st_ino == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sig"])
+def test_a_changed_manifest_or_signature_is_refused(catalogue: Catalogue, name: str) -> None:
+    image = publish(catalogue, "1")
+    path = catalogue.folder / image.id / name
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(bytes(data))
+    for look in (lambda: catalogue.get(image.id), lambda: catalogue.newest("galera"), catalogue.images):
+        with pytest.raises(ImageError) as caught:
+            look()
+        assert image.id in str(caught.value.where) and "image build" in str(caught.value.hint)
+
+
+def test_a_missing_signature_and_another_sites_are_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    image = publish(catalogue, "1")
+    other = Catalogue(catalogue.folder, SiteKeys.ensure(tmp_path / "other"))
+    with pytest.raises(ImageError):
+        other.get(image.id)
+    (catalogue.folder / image.id / "manifest.sig").unlink()
+    with pytest.raises(ImageError):
+        catalogue.get(image.id)
+
+
+def test_a_changed_index_is_refused(catalogue: Catalogue) -> None:
+    image = publish(catalogue, "1")
+    (catalogue.folder / image.id / "index.json").write_text(ImageIndex(size=8192, chunks=()).model_dump_json())
+    with pytest.raises(ImageError):
+        catalogue.index(image.id)
+
+
+@pytest.mark.parametrize("name", ["galera-0", "../keys", "galera-111111111111/../../keys", ""])
+def test_names_that_are_no_images_are_not_found(catalogue: Catalogue, name: str) -> None:
+    publish(catalogue, "1")
+    with pytest.raises(NotFound):
+        catalogue.get(name)
+
+
+@pytest.mark.parametrize("name", ["manifest.sig", "../galera.newest", "kernel"])
+def test_only_files_of_the_manifest_are_given_out(catalogue: Catalogue, name: str) -> None:
+    image = publish(catalogue, "1")
+    with pytest.raises(NotFound):
+        catalogue.path(image.id, name)
