@@ -85,6 +85,9 @@ def _settled(member: MemberStatus) -> bool:
 def _now(member: MemberStatus) -> str:
     """What a member is doing, in words."""
     words = [member.step or member.state]
+    if member.state == "active" and not _settled(member):
+        words.append(f"generation {member.applied} of {member.generation}")
+        words += ["not healthy"] if member.healthy is False else []
     if detail := describe(member.detail):
         words.append(detail)
     if member.waiting:
