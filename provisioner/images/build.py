@@ -31,7 +31,7 @@ from provisioner.system.run import Runner, StoppableRunner
 
 RAMDISK = "ramdisk"
 RAMDISK_ELEMENT = "provisioner-ramdisk"
-BUILDER = "2"
+BUILDER = "3"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
 MIRROR_LIST = "mirror+file:"

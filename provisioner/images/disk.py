@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import BinaryIO, TypeVar
 
 import zstandard
 
+from provisioner.errors import ImageError
 from provisioner.model.image import Chunk, ImageIndex
 from provisioner.system.run import Runner
 
@@ -25,6 +27,8 @@ Result = TypeVar("Result")
 CHUNK = 4 * 1024 * 1024
 BLOCK = 64 * 1024
 LEVEL = 3
+EPOCH = "1700000000"
+"""Seconds since 1970 that stand for every time the build itself would leave."""
 ZERO = bytes(BLOCK)
 SLACK = 192 * 1024 * 1024
 """Free bytes of the file system before it is grown on the node: enough for its first boot if it cannot be."""
@@ -42,9 +46,34 @@ def make_filesystem(tree: Path, image: Path, *, seed: str, runner: Runner) -> No
             "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", str(name), "-m", "1", "-J", "size=16",
             "-E", f"hash_seed={name},lazy_itable_init=1,lazy_journal_init=1", "-d", tree, image,
         ],
-        env={"SOURCE_DATE_EPOCH": "1700000000", "E2FSPROGS_FAKE_TIME": "1700000000"},
+        env={"SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH},
         deadline=600,
     )  # fmt: skip
+    _settle_times(image, runner)
+
+
+def _settle_times(image: Path, runner: Runner) -> None:
+    """When the tree was unpacked and read is no part of it: e2fsprogs 1.47.0 (Debian 12) writes both times down."""
+    used = used_inodes(runner.run(["dumpe2fs", image]).stdout)
+    commands = "".join(
+        f"set_inode_field <{number}> {field} {value}\n"
+        for number in used
+        for field, value in (("ctime", f"@{EPOCH}"), ("atime", f"@{EPOCH}"), ("ctime_extra", "0"), ("atime_extra", "0"))
+    )
+    runner.run(["debugfs", "-w", "-f", "-", image], stdin=commands, env={"E2FSPROGS_FAKE_TIME": EPOCH}, deadline=300)
+
+
+def used_inodes(listing: str) -> list[int]:
+    """Numbers of the inodes in use, from what dumpe2fs says; of those below 11, ext4's own, only the root's."""
+    count = re.search(r"^Inode count: +(\d+)$", listing, re.MULTILINE)
+    free: set[int] = set()
+    for line in re.findall(r"^ +Free inodes: (.*)$", listing, re.MULTILINE):
+        for part in line.replace(",", " ").split():
+            first, _, last = part.partition("-")
+            free |= set(range(int(first), int(last or first) + 1))
+    if count is None or not free:
+        raise ImageError("dumpe2fs says nothing about inodes", cause=listing[:200])
+    return [number for number in (2, *range(11, int(count[1]) + 1)) if number not in free]
 
 
 def data_extents(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:

@@ -58,12 +58,7 @@ INITRAMFS_HOOK = """\
 [ "$1" = prereqs ] && exit 0
 . /usr/share/initramfs-tools/hook-functions
 cd "/lib/modules/$version/kernel" || exit 1
-for place in {modules}; do
-    for path in $(find "$place" -name "*.ko"); do
-        name=${{path##*/}}
-        manual_add_modules "${{name%.ko}}"
-    done
-done
+manual_add_modules $(find {modules} -name "*.ko" | sed "s,.*/,,; s,[.]ko$,,")
 """
 SETUP = """\
 cd "$1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,6 +70,8 @@ def _copy(tree: Path, stage: Path, name: str) -> None:
     resolved = path.parent.resolve() / path.name
     if not resolved.is_relative_to(tree.resolve()):  # an absolute link of the tree leads into the tree
         resolved = tree / str(resolved).lstrip("/")
+    if not os.path.lexists(resolved):
+        raise ImageError(f"the ramdisk's tree has no {name}", hint="name its package in package-installs.yaml")
     inside = stage / resolved.relative_to(tree.resolve())
     if inside.exists() or inside.is_symlink():
         return
@@ -82,8 +85,6 @@ def _copy(tree: Path, stage: Path, name: str) -> None:
 def _copy_programs(tree: Path, stage: Path, programs: Iterable[str], runner: Runner) -> None:
     wanted = list(programs)
     for name in wanted:
-        if not (tree / name.lstrip("/")).exists():
-            raise ImageError(f"the ramdisk's tree has no {name}", hint="name its package in package-installs.yaml")
         _copy(tree, stage, name)
     for library in _libraries(tree, wanted, runner):
         _copy(tree, stage, library)

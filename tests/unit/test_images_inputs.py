@@ -49,9 +49,7 @@ def test_what_python_leaves_behind_does_not_count(tmp_path: Path) -> None:
 def test_the_reason_names_one_file_and_how_many_more() -> None:
     assert explain(None, {"a": "1"}) == "because it was never built here"
     assert explain({"a": "1"}, {"a": "1"}) == "because its result is gone"
-    assert explain({"a": "1", "c": "1"}, {"b": "1", "c": "2"}) == (
-        "because c changed, b was added, a is gone"
-    )
+    assert explain({"a": "1", "c": "1"}, {"b": "1", "c": "2"}) == ("because c changed, b was added, a is gone")
     assert explain({"a": "1", "b": "1"}, {"a": "2", "b": "2"}) == "because a and 1 more changed"
 
 

@@ -1,0 +1,287 @@
+"""A build from its inputs to the catalogue, with diskimage-builder and mmdebstrap played by a fake."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from provisioner.errors import ImageError, ProgramFailed
+from provisioner.events import RecordingObserver
+from provisioner.images.build import BuildSpec, Built, Workshop, build_images
+from provisioner.images.catalogue import Catalogue
+from provisioner.images.dib import DibRun, dib_environment, element_folders
+from provisioner.images.layer import ensure_layer, setup_script
+from provisioner.images.sources import Source
+from provisioner.model.role import ImageSpec
+from provisioner.system.run import Completed, HostRunner
+from provisioner.trust.keys import SiteKeys
+
+SOURCE = Source("http://mirror.example/debian", "bookworm", ("main",))
+DIB_LINES = """\
+dib-run-parts Running /build/hooks/root.d/10-unpack-layer
+dib-run-parts Running /tmp/in_target.d/install.d/01-package-installs
+E: Unable to locate package mistyped
+"""
+AGENT = "usr/lib/python3/dist-packages/provisioner_agent"
+
+
+class Builders:
+    """Plays mmdebstrap and diskimage-builder; all other programs are real. ``broken``: the program that fails."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.broken = ""
+        self.environment: Mapping[str, str] = {}
+
+    def stop(self) -> None:
+        self.broken = "every program"
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        stdin: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        deadline: float = 60.0,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        words = [str(word) for word in argv]
+        name = "disk-image-create" if words[0] == "unshare" else words[0]
+        if name in ("mmdebstrap", "disk-image-create"):
+            self.calls.append(name)
+        for line in DIB_LINES.splitlines():
+            if on_line is not None:
+                on_line(line)
+        if name == self.broken:
+            raise ProgramFailed(f"{name} ended with code 1", cause="E: Unable to locate package mistyped")
+        if name == "mmdebstrap":
+            Path(words[-2]).write_bytes(b"layer")
+        elif name == "disk-image-create":
+            self.environment = dict(env or {})
+            make_tar(Path(words[words.index("-o") + 1] + ".tar"))
+        elif name == "tar":  # as anybody: owners and devices need root
+            with tarfile.open(words[-1]) as tar:
+                tar.extractall(words[2])
+        elif name == "dpkg-query":
+            return Completed(tuple(words), 0, "galera-4 26.4\nrsync 3.2.7\n", "")
+        else:
+            return HostRunner().run(argv, stdin=stdin, env=env, cwd=cwd, deadline=deadline, check=check)
+        return Completed(tuple(words), 0, "", "")
+
+
+def make_tar(path: Path) -> None:
+    files = {
+        f"{AGENT}/old.py": "removed since",
+        "etc/systemd/system/provisioner-agent.service": "old",
+        "etc/dib-manifests/dib_environment": "PATH=/home/somebody",
+        "run/leftover": "of the build",
+        "usr/libexec/os-refresh-config/configure.d/50-galera": "#!/bin/sh",
+    }
+    with tarfile.open(path, "w") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            entry.mtime = 10**9
+            tar.addfile(entry, io.BytesIO(text.encode()))
+
+
+class Site:
+    """A source tree, a state folder and a catalogue."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = folder / "source"
+        for name, text in {
+            "elements/provisioner-layer/element-provides": "operating-system",
+            "elements/galera/element-deps": "package-installs\n",
+            "elements/galera/package-installs.yaml": "galera-4:\n",
+            "templates/galera/etc/my.cnf": "a={{a}}\n",
+            "elements/provisioner-layer/README.rst": "layer\n",
+            "provisioner_agent/instance/main.py": "print()\n",
+            "provisioner_agent/instance/provisioner-agent.service": "[Unit]\n",
+            "sources.list": f"{SOURCE.line()}\n",
+        }.items():
+            self.write(name, text)
+        self.catalogue = Catalogue(folder / "images", SiteKeys.ensure(folder / "keys"))
+        self.runner = Builders()
+        self.observer = RecordingObserver()
+
+    def write(self, name: str, text: str) -> None:
+        path = self.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def build(self, force: bool = False) -> Built:
+        workshop = Workshop(
+            self.source,
+            self.source / "provisioner_agent",
+            (),
+            self.folder / "state",
+            apt=(self.source / "sources.list",),
+        )
+        self.runner.calls.clear()
+        (built,) = build_images(
+            [BuildSpec("galera", ImageSpec(elements=("galera",), templates=("galera",)))],
+            workshop=workshop,
+            catalogue=self.catalogue,
+            runner=self.runner,
+            observer=self.observer,
+            force=force,
+        )
+        return built
+
+    def inside(self, path: str) -> str:
+        """A file of the newest image, read out of its chunks."""
+        image = self.catalogue.newest("galera")
+        assert image is not None
+        index = self.catalogue.index(image.id)
+        disk = bytearray(index.size)
+        stored = self.catalogue.path(image.id, "root.zst").read_bytes()
+        for chunk in index.chunks:
+            frame = stored[chunk.frame : chunk.frame + chunk.frame_length]
+            disk[chunk.offset : chunk.offset + chunk.length] = zstandard.ZstdDecompressor().decompress(frame)
+        (self.folder / "disk").write_bytes(disk)
+        return HostRunner().run(["debugfs", "-R", f"cat {path}", self.folder / "disk"]).stdout
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_the_first_build_makes_everything(site: Site) -> None:
+    built = site.build()
+    assert built.rebuilt and built.reason == "because it was never built here"
+    assert site.runner.calls == ["mmdebstrap", "disk-image-create"]
+    assert site.catalogue.newest("galera") == built.image
+    assert built.image.packages == {"galera-4": "26.4", "rsync": "3.2.7"}
+    assert built.image.mapped == site.catalogue.index(built.image.id).mapped > 0
+    assert site.inside("/usr/libexec/provisioner-agent/templates/etc/my.cnf") == "a={{a}}\n"
+    assert site.inside(f"/{AGENT}/instance/main.py") == "print()\n"
+    assert site.inside("/etc/systemd/system/provisioner-agent.service") == "[Unit]\n"
+    for gone in (f"/{AGENT}/old.py", "/etc/dib-manifests/dib_environment", "/run/leftover"):
+        assert site.inside(gone) == ""
+
+
+def test_nothing_changed_builds_nothing(site: Site) -> None:
+    first = site.build()
+    again = site.build()
+    assert not again.rebuilt and again.image == first.image and site.runner.calls == []
+    assert site.observer.kinds()[-1] == "image.unchanged"
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("templates/galera/etc/my.cnf", []),
+        ("provisioner_agent/instance/main.py", []),
+        ("elements/galera/package-installs.yaml", ["disk-image-create"]),
+        ("elements/provisioner-layer/README.rst", ["disk-image-create"]),
+    ],
+)
+def test_what_changed_decides_how_much_is_built(site: Site, name: str, calls: list[str]) -> None:
+    site.build()
+    site.write(name, "other\n")
+    built = site.build()
+    label = name.replace("provisioner_agent/", "agent/")
+    assert built.rebuilt and built.reason == f"because {label} changed"
+    assert site.runner.calls == calls
+
+
+def test_the_same_inputs_give_the_same_image(site: Site) -> None:
+    first = site.build()
+    again = site.build(force=True)
+    assert again.rebuilt and again.reason == "because it was asked for"
+    assert again.image.id == first.image.id
+
+
+def test_a_failed_build_names_the_script_and_its_last_lines_and_leaves_what_was(site: Site) -> None:
+    first = site.build()
+    site.write("elements/galera/package-installs.yaml", "mistyped:\n")
+    site.runner.broken = "disk-image-create"
+    with pytest.raises(ImageError) as caught:
+        site.build()
+    error = caught.value
+    assert error.where == "install.d/01-package-installs"
+    assert "Unable to locate package mistyped" in str(error.cause)
+    log = site.folder / "state" / "work" / "galera.log"
+    assert str(log) in str(error.hint) and "01-package-installs" in log.read_text()
+    assert site.catalogue.images() == [first.image]
+    assert [path.name for path in log.parent.iterdir()] == ["galera.log"]
+    site.runner.broken = ""
+    assert site.build().rebuilt
+
+
+def test_a_failed_layer_leaves_nothing(site: Site) -> None:
+    site.runner.broken = "mmdebstrap"
+    with pytest.raises(ImageError, match="base layer") as caught:
+        site.build()
+    assert "mistyped" in str(caught.value.cause)
+    assert list((site.folder / "state" / "layers").iterdir()) == []
+    assert site.catalogue.images() == []
+
+
+def test_a_disk_that_cannot_be_written_is_said_and_leaves_no_image(site: Site) -> None:
+    site.folder.joinpath("images").write_text("a file where the catalogue should be")
+    with pytest.raises(ImageError) as caught:
+        site.build()
+    assert caught.value.where == str(site.folder / "images") and "df -h" in str(caught.value.hint)
+    assert not (site.folder / "state" / "records").exists()
+
+
+def test_unknown_elements_and_templates_are_refused_before_anything_runs(site: Site) -> None:
+    with pytest.raises(ImageError, match="no element mistyped"):
+        element_folders(("mistyped",), (site.source / "elements",))
+    (site.source / "templates" / "galera" / "etc" / "my.cnf").unlink()
+    for folder in ("templates/galera/etc", "templates/galera"):
+        (site.source / folder).rmdir()
+    with pytest.raises(ImageError, match="no templates galera"):
+        site.build()
+    assert site.runner.calls == []
+
+
+def test_elements_bring_what_they_depend_on_and_ours_come_first(site: Site, tmp_path: Path) -> None:
+    site.write("elements/galera/element-deps", "agent\npackage-installs\n")
+    site.write("elements/agent/element-deps", "provisioner-layer\n")
+    (tmp_path / "more" / "agent").mkdir(parents=True)
+    found = element_folders(("galera",), (site.source / "elements", tmp_path / "more"))
+    assert {name: path.parent for name, path in found.items()} == dict.fromkeys(
+        ("agent", "galera", "provisioner-layer"), site.source / "elements"
+    )
+
+
+def test_diskimage_builder_gets_a_clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIB_OFFLINE", "1")
+    run = DibRun("galera", ("galera",), (Path("/a"), Path("/b")), Path("/layer"), Path("/agent"), None, (SOURCE,))
+    env = dib_environment(run, tmp_path)
+    assert env["ELEMENTS_PATH"] == "/a:/b" and env["PROVISIONER_LAYER"] == "/layer"
+    assert env["TMP_DIR"] == env["DIB_IMAGE_CACHE"].removesuffix("/cache") == str(tmp_path)
+    assert "DIB_OFFLINE" not in env and "PROVISIONER_CA_BUNDLE" not in env
+
+
+def test_a_layer_is_named_by_what_goes_in_and_made_once(tmp_path: Path) -> None:
+    runner, observer = Builders(), RecordingObserver()
+    first = ensure_layer(tmp_path, (SOURCE,), runner=runner, observer=observer)
+    assert ensure_layer(tmp_path, (SOURCE,), runner=runner, observer=observer) == first
+    other = ensure_layer(
+        tmp_path, (Source("http://b.example/", "bookworm", ("main",)),), runner=runner, observer=observer
+    )
+    assert other != first and runner.calls == ["mmdebstrap", "mmdebstrap"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.name, other.name])
+
+
+def test_the_layers_setup_writes_the_initramfs_hook(tmp_path: Path) -> None:
+    HostRunner().run(["sh", "-c", setup_script(), "sh", tmp_path])
+    hook = tmp_path / "etc/initramfs-tools/hooks/provisioner"
+    assert hook.stat().st_mode & 0o777 == 0o755
+    HostRunner().run(["sh", "-n", hook])
+    assert HostRunner().run([hook, "prereqs"]).stdout == ""
+    assert "drivers/nvme" in hook.read_text()
+    assert (tmp_path / "etc/initramfs-tools/conf.d/provisioner").read_text() == "MODULES=list\n"
