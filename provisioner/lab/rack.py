@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, field_validator
 
 from provisioner.errors import ManifestError, Problem
-from provisioner.model.hardware import Firmware, Port
+from provisioner.manifest.check import parse_value
+from provisioner.manifest.layer import parse_layer
+from provisioner.model.hardware import NAME, Firmware, parse_mac
 from provisioner.model.value import Value
 
 
@@ -23,9 +24,24 @@ class Machine(Value):
     disk_gib: int = Field(default=8, ge=1)
     firmware: Firmware = Firmware.UEFI
 
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("not a host name; write lower-case letters, digits and dashes")
+        return value
+
+    @field_validator("mac")
+    @classmethod
+    def _mac(cls, value: str) -> str:
+        return parse_mac(value)
+
 
 class Rack(Value):
-    """A lab file. ``address``: the seed's own on the rack's network; ``bmc_address``: this host's on the controllers'."""
+    """A lab file.
+
+    ``address``: the seed's own on the rack's network; ``bmc_address``: this host's on the controllers'.
+    """
 
     namespace: str = Field(default="provisioner-lab", pattern=r"^[a-z][a-z0-9-]{0,30}$")
     address: str
@@ -37,21 +53,20 @@ class Rack(Value):
 def parse_rack(path: str, text: str) -> Rack:
     """A lab file's text as a value.
 
-    :raises ManifestError: it is not one.
+    :raises ManifestError: with every problem in it.
     """
-    try:
-        rack = Rack.model_validate(yaml.safe_load(text))
-        for machine in rack.nodes:
-            Port(mac=machine.mac)
-    except yaml.YAMLError as error:
-        raise ManifestError([Problem(path, f"not YAML: {error}")]) from error
-    except ValidationError as error:
-        raise ManifestError(
-            [
-                Problem(f"{path}: {'.'.join(str(part) for part in found['loc'])}", found["msg"])
-                for found in error.errors()
-            ]
-        ) from error
+    layer = parse_layer(path, text)
+    problems: list[Problem] = []
+    rack = parse_value(Rack, layer, problems)
+    seen: dict[str, str] = {}
+    for number, machine in enumerate(rack.nodes if rack else ()):
+        for key, value in (("name", machine.name), ("bmc", machine.bmc), ("mac", machine.mac)):
+            where = layer.where(("nodes", number, key))
+            if value in seen:
+                problems.append(Problem(where, f"nodes[{number}].{key} {value} is taken", f"see {seen[value]}"))
+            seen.setdefault(value, where)
+    if problems or rack is None:
+        raise ManifestError(problems)
     return rack
 
 

@@ -14,6 +14,17 @@ MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
 NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 
 
+def parse_mac(text: str) -> str:
+    """A MAC address in lower case with colons.
+
+    :raises ValueError: it is none.
+    """
+    mac = text.lower().replace("-", ":")
+    if not MAC.match(mac):
+        raise ValueError("not a MAC address; write six hexadecimal pairs such as 52:54:00:12:34:56")
+    return mac
+
+
 class Firmware(StrEnum):
     UEFI = "uefi"
     BIOS = "bios"
@@ -57,10 +68,7 @@ class Port(Value):
     @field_validator("mac")
     @classmethod
     def _mac(cls, value: str) -> str:
-        mac = value.lower().replace("-", ":")
-        if not MAC.match(mac):
-            raise ValueError("not a MAC address; write six hexadecimal pairs such as 52:54:00:12:34:56")
-        return mac
+        return parse_mac(value)
 
 
 class NodeSpec(Value):

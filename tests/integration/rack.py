@@ -123,6 +123,8 @@ class Rack:
 def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
     """A rack with ``nodes`` nodes, powered off, with images built and its service running; gone afterwards.
 
+    The third node has a BIOS, the others UEFI.
+
     Records and images stay in ``.tox/rack`` so that a second run of the tests starts with warm layers.
     """
     state = ROOT / ".tox" / "rack"
@@ -132,9 +134,13 @@ def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
     lab = yaml.safe_load((ROOT / "seed" / "lab.yaml").read_text())
     lab["namespace"] = NAMESPACE
     lab["nodes"] = lab["nodes"][:nodes]
+    for node in lab["nodes"][2:]:
+        node["firmware"] = "bios"
     (folder / "lab.yaml").write_text(yaml.safe_dump(lab))
     hardware = yaml.safe_load((ROOT / "hardware" / "lab.yaml").read_text())
     hardware["nodes"] = hardware["nodes"][:nodes]
+    for node in hardware["nodes"][2:]:
+        node["firmware"] = "bios"
     text = yaml.safe_dump(hardware).replace("/var/lib/provisioner/lab", str(state / "lab"))
     (folder / "hardware.yaml").write_text(text)
     rack.config.write_text(
