@@ -110,6 +110,12 @@ def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, o
     folder.mkdir(parents=True, exist_ok=True)
     observer(Event("image.layer.started", "base layer: mmdebstrap installs Debian with a kernel"))
     temporary = folder / f".{path.name.removesuffix('.tar.zst')}.part.tar"
+
+    def line(text: str) -> None:
+        if text.startswith("I: ") and text.endswith("..."):
+            message = f"base layer: {text[3:].removesuffix('...')}"
+            observer(Event("image.layer.phase", message))
+
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded()]
     try:
         runner.run(
@@ -127,12 +133,16 @@ def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, o
             ],
             stdin="\n".join(source.line() for source in sources) + "\n",
             deadline=DEADLINE,
+            on_line=line,
         )
         runner.run(["zstd", "-q", "-T0", "-1", "--rm", temporary, "-o", f"{temporary}.zst"], deadline=DEADLINE)
         Path(f"{temporary}.zst").replace(path)
     except HostError as error:
         raise ImageError(
-            "the base layer could not be made", where="mmdebstrap", cause=str(error.cause), hint=error.hint
+            "the base layer could not be made",
+            where="mmdebstrap",
+            cause=error.cause or error.summary,
+            hint="apt-get update shows whether this host's package sources answer; df -h whether its disk is full",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
