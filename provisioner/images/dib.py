@@ -49,6 +49,7 @@ def dib_environment(run: DibRun, work: Path) -> dict[str, str]:
         "DIB_NO_TIMESTAMP": "1",
         "DIB_PYTHON_VERSION": "3",
         "TMP_DIR": str(work),
+        "TMPDIR": str(work),  # its mktemp prefers this; what an interrupted run leaves goes with the folder
         "DIB_NO_TMPFS": "1",
         "PYTHONHASHSEED": "0",  # element and package order follow Python's set order
         "PROVISIONER_LAYER": str(run.layer),

@@ -262,7 +262,7 @@ def test_diskimage_builder_gets_a_clean_environment(tmp_path: Path, monkeypatch:
     run = DibRun("galera", ("galera",), (Path("/a"), Path("/b")), Path("/layer"), Path("/agent"), None, (SOURCE,))
     env = dib_environment(run, tmp_path)
     assert env["ELEMENTS_PATH"] == "/a:/b" and env["PROVISIONER_LAYER"] == "/layer"
-    assert env["TMP_DIR"] == env["DIB_IMAGE_CACHE"].removesuffix("/cache") == str(tmp_path)
+    assert env["TMP_DIR"] == env["TMPDIR"] == env["DIB_IMAGE_CACHE"].removesuffix("/cache") == str(tmp_path)
     assert "DIB_OFFLINE" not in env and "PROVISIONER_CA_BUNDLE" not in env
 
 
