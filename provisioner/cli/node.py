@@ -10,10 +10,11 @@ from provisioner.cli.main import error_lines
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds
-from provisioner.errors import error_from_dict
+from provisioner.client.client import Client
+from provisioner.errors import DeadlinePassed, error_from_dict
 from provisioner.model.deployment import Deployment, Node, Step
 from provisioner.model.hardware import HardwareReport
-from provisioner.model.states import EXITS
+from provisioner.model.states import EXITS, NodeState
 from provisioner.model.status import NodeView
 
 GIB = 1 << 30
@@ -179,13 +180,34 @@ def power(options: Options, name: str, want: str | None) -> None:
         click.echo(f"{name} is {now}")
 
 
-def _do_verb(options: Options, name: str, verb: str) -> None:
+CLEANING_SECONDS = 120.0
+"""How long a release or an abort is watched: powering off, and a BMC that has to be asked again."""
+
+
+def _do_verb(options: Options, name: str, verb: str, *, wait: bool = False) -> None:
     with open_client(options) as client:
         node = client.verb(name, verb)
+        if wait:
+            node = _wait_until_clean(options, client, node)
     if options.json:
         print_json(node.model_dump(mode="json"))
     else:
         click.echo(f"{name}: {verb}" + ("" if verb == "forget" else f"; it is {node.state} now"))
+
+
+def _wait_until_clean(options: Options, client: Client, node: Node) -> Node:
+    """So that a plan made right after the command can use the node."""
+    begun = options.clock.monotonic()
+    while node.state is NodeState.CLEANING:
+        if options.clock.monotonic() - begun > CLEANING_SECONDS:
+            raise DeadlinePassed(
+                f"it is still cleaning after {CLEANING_SECONDS:.0f} s; the service goes on",
+                where=node.name,
+                hint=f"provisioner node show {node.name}",
+            )
+        options.clock.sleep(0.5)
+        node = client.node(node.name).node
+    return node
 
 
 @click.command("retry")
@@ -202,32 +224,37 @@ def retry(options: Options, name: str) -> None:
     _do_verb(options, name, "retry")
 
 
+wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the node is clean.")
+
+
 @click.command("abort")
 @click.argument("name")
+@wait_option
 @output_option
 @pass_options
-def abort(options: Options, name: str) -> None:
+def abort(options: Options, name: str, wait: bool) -> None:
     """Give up what a node is doing; it is cleaned and available again.
 
     \b
     Example:
       provisioner node abort node1
     """
-    _do_verb(options, name, "abort")
+    _do_verb(options, name, "abort", wait=wait)
 
 
 @click.command("release")
 @click.argument("name")
+@wait_option
 @output_option
 @pass_options
-def release(options: Options, name: str) -> None:
+def release(options: Options, name: str, wait: bool) -> None:
     """Take an active node out of its cloud.
 
     \b
     Example:
       provisioner node release node3
     """
-    _do_verb(options, name, "release")
+    _do_verb(options, name, "release", wait=wait)
 
 
 @click.command("forget")

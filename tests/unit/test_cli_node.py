@@ -11,10 +11,13 @@ from click.testing import CliRunner, Result
 from served import FakeConductor, make_deployment, make_event, make_node, make_status, served
 
 from provisioner.cli.main import main
+from provisioner.cli.options import Options
 from provisioner.errors import BmcSilent
-from provisioner.model.deployment import STEPS, Step, StepName, StepState
+from provisioner.model.deployment import STEPS, Node, Step, StepName, StepState
 from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
 from provisioner.model.states import NodeState
+from provisioner.model.status import NodeView
+from provisioner.system.clock import FakeClock
 
 HARDWARE = """\
 nodes:
@@ -32,7 +35,8 @@ class Bench:
         self.config.write_text(f"[DEFAULT]\nrun_dir = {folder}\nstate_dir = {folder}\n")
 
     def call(self, *words: str, env: dict[str, str] | None = None) -> Result:
-        return CliRunner().invoke(main, ["--config", str(self.config), *words], env=env)
+        options = Options(clock=FakeClock())
+        return CliRunner().invoke(main, ["--config", str(self.config), *words], env=env, obj=options)
 
     def hardware(self, number: int, password: str) -> str:
         path = self.folder / f"node{number}.yaml"
@@ -167,6 +171,26 @@ def test_verbs_and_what_a_state_does_not_offer(bench: Bench) -> None:
     assert done.exit_code == 1
     assert "release is not offered for a node that is available" in done.stderr
     assert "forget" in done.stderr.splitlines()[-1]
+
+
+def test_a_release_stays_until_the_node_is_clean(bench: Bench) -> None:
+    active = make_node(state=NodeState.ACTIVE)
+    bench.conductor.node_list = [active]
+    looks: list[NodeState] = []
+
+    def verb(name: str, word: str) -> Node:
+        bench.conductor.node_list = [active.model_copy(update={"state": NodeState.CLEANING})]
+        return bench.conductor.node_list[0]
+
+    def look(name: str) -> NodeView:
+        looks.append(NodeState.CLEANING)
+        state = NodeState.AVAILABLE if len(looks) > 2 else NodeState.CLEANING
+        return NodeView(node=active.model_copy(update={"state": state}))
+
+    bench.conductor.verb, bench.conductor.node = verb, look  # type: ignore[method-assign]
+    assert "available now" in bench.call("node", "release", "node1").stdout
+    assert len(looks) == 3
+    assert "cleaning now" in bench.call("node", "release", "node1", "--no-wait").stdout
 
 
 def test_cloud_status_and_secret(bench: Bench) -> None:
