@@ -24,7 +24,7 @@ def running(folder: Path) -> int | None:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return pid if str(folder).encode() in words else None
+    return pid if f"{folder}/".encode() in words else None
 
 
 def power_on(folder: Path) -> None:
