@@ -43,7 +43,11 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             nodes=nodes,
             deployments={deployment.id: deployment for deployment in store.deployments.live()},
             images=images,
-            metadata={name: dict(found.document.get("values", {})) for name, found in newest.items() if found},
+            metadata={
+                name: {part: found.document.get(part, {}) for part in ("values", "role", "health")}
+                for name, found in newest.items()
+                if found
+            },
         )
 
 

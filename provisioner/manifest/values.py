@@ -1,4 +1,4 @@
-"""The values that templates see: the role's defaults, overridden by the cloud's."""
+"""What the members of a role have in common: the values that templates see, the probes, the order of changes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,23 @@ RESERVED = frozenset({"cloud", "role", "node", "members", "secrets"})
 """Names that the metadata gives to templates itself."""
 
 
+def build_shared(desired: Desired, role: str) -> dict[str, Any]:
+    """The parts of the metadata that are the same for every member: ``values``, ``role``, ``health``."""
+    spec = desired.roles[role]
+    return {
+        "values": merge_values(desired, role),
+        "role": {
+            "name": role,
+            "count": desired.cloud.roles[role].count,
+            "once": list(spec.once),
+            "at_a_time": spec.at_a_time,
+        },
+        "health": spec.health.model_dump(mode="json"),
+    }
+
+
 def merge_values(desired: Desired, role: str) -> dict[str, Any]:
-    """Maps are merged key by key, anything else is replaced."""
+    """The role's defaults under the cloud's: maps are merged key by key, anything else is replaced."""
     return _merge(desired.roles[role].config.values, desired.cloud.roles[role].values)
 
 

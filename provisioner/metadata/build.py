@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provisioner.manifest.values import merge_values
+from provisioner.manifest.values import build_shared
 from provisioner.model.deployment import Placement
 from provisioner.model.role import Desired
 
@@ -25,16 +25,10 @@ def build_metadata(
     :returns: ``cloud role node members values secrets`` are what templates see (``values`` at the top level);
         ``health`` are the probes that the agent runs, ``permit`` says that it asks before it switches.
     """
-    role = desired.roles[placement.role]
     return {
         "generation": generation,
         "cloud": {"name": desired.cloud.cloud},
-        "role": {
-            "name": placement.role,
-            "count": desired.cloud.roles[placement.role].count,
-            "once": list(role.once),
-            "at_a_time": role.at_a_time,
-        },
+        **build_shared(desired, placement.role),
         "node": {
             "name": placement.node,
             "uuid": node_uuid,
@@ -44,9 +38,7 @@ def build_metadata(
             "addresses": [address.model_dump(mode="json") for address in placement.addresses],
         },
         "members": _members(desired, placement, members),
-        "values": merge_values(desired, placement.role),
         "secrets": dict(sorted(secrets.items())),
-        "health": role.health.model_dump(mode="json"),
         "permit": True,
     }
 

@@ -67,7 +67,7 @@ class Observed(Value):
 
     :param images: newest image id by name, only images whose signature holds.
     :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten.
-    :param metadata: by node name, the ``values`` of the newest generation.
+    :param metadata: by node name, ``values``, ``role`` and ``health`` of the newest generation.
     """
 
     nodes: tuple[Node, ...] = ()

@@ -10,7 +10,7 @@ from typing import Any
 from provisioner.errors import ImageError, ManifestError, Problem
 from provisioner.manifest.check import suggest
 from provisioner.manifest.layer import leaves
-from provisioner.manifest.values import merge_values
+from provisioner.manifest.values import build_shared
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Action, Change, Configure, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired, Role, RoleUse
@@ -135,7 +135,7 @@ class _Planner:
         )
 
     def _configure(self, name: str, use: RoleUse) -> list[Action]:
-        values = merge_values(self.desired, name)
+        shared = build_shared(self.desired, name)
         configures: list[Action] = []
         for index in range(use.count):
             deployment = self.own.get((name, index))
@@ -143,10 +143,10 @@ class _Planner:
                 continue
             node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
             self._note(deployment, node)
-            changes = diff_values(self.observed.metadata.get(node.name, {}), values)
+            changes = diff_shared(self.observed.metadata.get(node.name, {}), shared)
             if changes:
                 guard = build_guard(node)
-                why = "its values differ from the cloud's"
+                why = "what it was told differs from the files"
                 configures.append(
                     Configure(node=node.name, hostname=hostname, role=name, changes=changes, guard=guard, why=why)
                 )
@@ -174,6 +174,19 @@ class _Planner:
                 where=self.desired.cloud.cloud,
                 hint=f"provisioner image build {' '.join(missing)}",
             )
+
+
+def diff_shared(old: dict[str, Any], new: dict[str, Any]) -> tuple[Change, ...]:
+    """What differs between two results of :func:`~provisioner.manifest.values.build_shared`, values first.
+
+    The number of members is left out: it changes with the deployments and releases that the plan shows.
+    """
+    rest = [diff_values({key: _but_count(old.get(key))}, {key: _but_count(new.get(key))}) for key in ("role", "health")]
+    return diff_values(old.get("values", {}), new["values"]) + tuple(change for found in rest for change in found)
+
+
+def _but_count(part: Any) -> dict[str, Any]:
+    return {key: value for key, value in (part or {}).items() if key != "count"}
 
 
 def diff_values(old: dict[str, Any], new: dict[str, Any]) -> tuple[Change, ...]:

@@ -57,7 +57,7 @@ def observe(plan: Plan, nodes: tuple[Node, ...], **changes: object) -> Observed:
         )
         update = {"state": NodeState.ACTIVE, "deployment": f"d-{name}", "generation": 1}
         known[name] = known[name].model_copy(update=update)
-        values[name] = build_metadata(plan.desired, action.placement, [], "u", {}, 1)["values"]
+        values[name] = build_metadata(plan.desired, action.placement, [], "u", {}, 1)
     observed = Observed(nodes=tuple(known.values()), deployments=deployments, images=IMAGES, metadata=values)
     return observed.model_copy(update=changes)
 
@@ -95,6 +95,17 @@ def test_a_changed_value_is_shown_exactly() -> None:
     ]
     assert "db.connections: 100 → 321" in render_plan(plan)
     assert diff_values({"a": {"b": 1}}, {"a": {}})[0].new is None
+
+
+def test_a_changed_probe_reaches_instances_too() -> None:
+    nodes = make_nodes(1)
+    desired = make_desired("{db: {count: 1}}")
+    done = observe(build_plan(desired, Observed(nodes=nodes, images=IMAGES)), nodes)
+    role = desired.roles["db"]
+    slower = role.model_copy(update={"health": role.health.model_copy(update={"wait": 30.0})})
+    (action,) = build_plan(desired.model_copy(update={"roles": {"db": slower}}), done).actions
+    assert isinstance(action, Configure)
+    assert [(c.path, c.old, c.new) for c in action.changes] == [("health.wait", 600.0, 30.0)]
 
 
 def test_what_the_cloud_does_not_use_is_released_and_its_address_is_not_given_away_at_once() -> None:
