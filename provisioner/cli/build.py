@@ -9,11 +9,13 @@ from provisioner.cli.image import open_catalogue
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
 from provisioner.cli.show import print_table
-from provisioner.errors import NotFound
+from provisioner.errors import NotFound, UsageError
 from provisioner.events import Event
-from provisioner.images.build import RAMDISK_SPEC, BuildSpec, Workshop, build_images, host_ca_bundle
+from provisioner.images.build import RAMDISK_SPEC, BuildSpec, Workshop, build_images, host_ca_bundle, update_lock
+from provisioner.images.lock import LOCK
 from provisioner.system.run import HostRunner
 from provisioner.system.settings import Settings
+from provisioner.trust.keys import SiteKeys
 
 
 def _specs(settings: Settings, names: tuple[str, ...]) -> list[BuildSpec]:
@@ -33,10 +35,16 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> list[BuildSpec]:
 @click.command("build")
 @click.argument("names", nargs=-1)
 @click.option("--force", is_flag=True, help="Build also what has not changed.")
+@click.option(
+    "--update", is_flag=True, help="First move images.lock to the newest package versions; builds all images."
+)
 @output_option
 @pass_options
-def build(options: Options, names: tuple[str, ...], force: bool) -> None:
+def build(options: Options, names: tuple[str, ...], force: bool, update: bool) -> None:
     """Build the images whose inputs have changed and say why: the ramdisk and one for each role, or NAMES.
+
+    Packages come in the versions of images.lock. What the mirror does not have any more, and no build here has fetched
+    before, comes in the newest version, and that is said.
 
     \b
     Example:
@@ -48,13 +56,23 @@ def build(options: Options, names: tuple[str, ...], force: bool) -> None:
     def say(event: Event) -> None:
         click.echo(clean(f"{options.clock.monotonic() - begun:7.1f} s  {event.message}"), err=options.json)
 
+    lock = settings.source_dir / LOCK
     workshop = Workshop(
         source=settings.source_dir,
         agent=settings.source_dir / "provisioner_agent",
         elements_path=settings.elements_path,
         state=settings.state_dir / "build",
+        pool=settings.state_dir / "build" / "pool",
+        lock=lock,
         ca_bundle=host_ca_bundle(),
     )
+    if update:
+        if names:
+            raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
+        keys = SiteKeys.ensure(settings.keys)
+        specs = _specs(settings, ())
+        for change in update_lock(specs, lock, workshop=workshop, keys=keys, runner=HostRunner(), observer=say):
+            click.echo(clean(f"  {change}"), err=options.json)
     built = build_images(
         _specs(settings, names),
         workshop=workshop,

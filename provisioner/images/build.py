@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -22,12 +22,15 @@ from provisioner.images.dib import LAYER_ELEMENT, DibRun, build_tree, element_fo
 from provisioner.images.disk import make_filesystem, write_chunks
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
 from provisioner.images.layer import RELEASE, ensure_layer, layer_inputs
+from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
+from provisioner.images.pool import trim_pool
 from provisioner.images.ramdisk import pack_ramdisk
 from provisioner.images.sources import Source, parse_sources
 from provisioner.model.image import Image
 from provisioner.model.role import ImageSpec
 from provisioner.system.files import hash_file, write_file
 from provisioner.system.run import Runner, StoppableRunner
+from provisioner.trust.keys import SiteKeys
 
 RAMDISK = "ramdisk"
 RAMDISK_ELEMENT = "provisioner-ramdisk"
@@ -54,13 +57,16 @@ class Workshop:
     """Where builds read and write.
 
     :param source: holds ``elements/`` and ``templates/``. :param agent: folder of ``provisioner_agent``.
-    :param state: layers, trees and their records; the catalogue has its own folder.
+    :param state: layers, trees and their records; the catalogue has its own folder. :param pool: packages that were
+        fetched. :param lock: file of package versions; None for the newest of each.
     """
 
     source: Path
     agent: Path
     elements_path: tuple[Path, ...]
     state: Path
+    pool: Path
+    lock: Path | None
     apt: tuple[Path, ...] = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
     ca_bundle: Path | None = None
 
@@ -123,7 +129,8 @@ def build_images(
     """
     start = monotonic()
     sources = read_sources(workshop.apt)
-    jobs = [_read_job(spec, sources, workshop, catalogue, force) for spec in specs]
+    lock = read_lock(workshop.lock) if workshop.lock else {}
+    jobs = [_read_job(spec, sources, lock, workshop, catalogue, force) for spec in specs]
     due = [job for job in jobs if job.reason is not None]
     for job in jobs:
         name = job.build.name
@@ -135,8 +142,10 @@ def build_images(
     if due:
         (workshop.state / "work").mkdir(parents=True, exist_ok=True)
         with _timed(observer, "all", "layer"):
-            layer = ensure_layer(workshop.state / "layers", sources, runner=runner, observer=observer)
-        maker = _Maker(sources, layer, workshop, catalogue, runner, observer, force)
+            layer = ensure_layer(
+                workshop.state / "layers", sources, lock, pool=workshop.pool, runner=runner, observer=observer
+            )
+        maker = _Maker(sources, lock, layer, workshop, catalogue, runner, observer, force)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             try:
                 done = {built.image.name: built for built in pool.map(maker.make, due)}
@@ -145,9 +154,39 @@ def build_images(
             except BaseException:  # interrupted: the threads wait for programs that nobody needs any more
                 runner.stop()
                 raise
+        trim_pool(workshop.pool, lock)
     seconds = monotonic() - start
     unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
     return [(unchanged | done)[job.build.name] for job in jobs]
+
+
+def update_lock(
+    specs: Sequence[BuildSpec],
+    lock: Path,
+    *,
+    workshop: Workshop,
+    keys: SiteKeys,
+    runner: StoppableRunner,
+    observer: Observer,
+) -> list[str]:
+    """Move the lock to the newest versions: build everything without it once, aside, and write down what came.
+
+    :param specs: all images, since the lock is one for all.
+    :returns: what moved, ``PACKAGE OLD → NEW`` each. :raises ImageError: a build failed; the lock stays.
+    """
+    before = read_lock(lock)
+    (workshop.state / "work").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=workshop.state / "work", prefix="update.") as folder:
+        aside = replace(workshop, state=Path(folder), lock=None)
+        catalogue = Catalogue(Path(folder) / "images", keys)
+        built = build_images(specs, workshop=aside, catalogue=catalogue, runner=runner, observer=observer)
+    packages = {name: version for one in built for name, version in one.image.packages.items()}
+    write_file(lock, render_lock(packages))
+    return [
+        f"{name} {before.get(name, '(none)')} → {packages.get(name, '(none)')}"
+        for name in sorted(before.keys() | packages.keys())
+        if before.get(name) != packages.get(name)
+    ]
 
 
 @dataclass(frozen=True)
@@ -162,7 +201,12 @@ class _Job:
 
 
 def _read_job(
-    build: BuildSpec, sources: tuple[Source, ...], workshop: Workshop, catalogue: Catalogue, force: bool
+    build: BuildSpec,
+    sources: tuple[Source, ...],
+    lock: Mapping[str, str],
+    workshop: Workshop,
+    catalogue: Catalogue,
+    force: bool,
 ) -> _Job:
     folders = element_folders((LAYER_ELEMENT, *build.spec.elements), workshop.search)
     tree_inputs = {
@@ -170,10 +214,11 @@ def _read_job(
         "diskimage-builder": version("diskimage-builder"),
         "elements": " ".join(build.spec.elements),
         "sources": " ".join(source.line() for source in sources),
+        LOCK: hash_inputs(lock),
     }
     for element, place in folders.items():
         tree_inputs |= folder_inputs(f"elements/{element}", place)
-    inputs = tree_inputs | {f"layer/{name}": text for name, text in layer_inputs(sources).items()}
+    inputs = tree_inputs | {f"layer/{name}": text for name, text in layer_inputs(sources, lock).items()}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent)
     for name in build.spec.templates:
         inputs |= folder_inputs(f"templates/{name}", _templates(workshop, name))
@@ -192,6 +237,7 @@ class _Maker:
     """What the builds of one run share."""
 
     sources: tuple[Source, ...]
+    lock: Mapping[str, str]
     layer: Path
     workshop: Workshop
     catalogue: Catalogue
@@ -215,6 +261,7 @@ class _Maker:
                         workshop.agent,
                         workshop.ca_bundle,
                         self.sources,
+                        workshop.pool,
                     ),
                     tar,
                     work=workshop.state / "work",
@@ -236,6 +283,9 @@ class _Maker:
                 cause=error.strerror,
                 hint=f"df -h {workshop.state}, then run provisioner image build again",
             ) from error
+        if drift := describe_drift(self.lock, image.packages):
+            message = f"{name}: not as locked: {drift}; image build --update moves the lock"
+            self.observer(Event("image.drift", message))
         seconds = monotonic() - start
         self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data={"id": image.id}))
         return Built(image, True, job.reason or "", seconds)

@@ -33,6 +33,7 @@ class DibRun:
     agent_source: Path
     ca_bundle: Path | None
     sources: tuple[Source, ...]
+    pool: Path
 
 
 def dib_environment(run: DibRun, work: Path) -> dict[str, str]:
@@ -54,6 +55,7 @@ def dib_environment(run: DibRun, work: Path) -> dict[str, str]:
         "PYTHONHASHSEED": "0",  # element and package order follow Python's set order
         "PROVISIONER_LAYER": str(run.layer),
         "PROVISIONER_AGENT_SOURCE": str(run.agent_source),
+        "PROVISIONER_POOL": str(run.pool),
     }
     if run.ca_bundle is not None:
         env["PROVISIONER_CA_BUNDLE"] = str(run.ca_bundle)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
 from provisioner.images.inputs import hash_inputs
+from provisioner.images.lock import render_preferences
+from provisioner.images.pool import bootstrap_options
 from provisioner.images.sources import Source
 from provisioner.system.run import Runner
 
@@ -68,6 +71,8 @@ cat >etc/initramfs-tools/hooks/provisioner <<'END'
 {hook}END
 chmod 0755 etc/initramfs-tools/hooks/provisioner
 """
+PREFERENCES = "/etc/apt/preferences.d/provisioner-lock"
+"""The lock inside a layer: what is installed on it later obeys it too. No image keeps it."""
 DEADLINE = 1200.0
 
 
@@ -85,29 +90,42 @@ def _below(name: str) -> str:
     return "" if name.endswith(".ko") else "/*"
 
 
-def layer_inputs(sources: tuple[Source, ...]) -> dict[str, str]:
-    """What the base layer is made from. The index that the packages come from is not pinned yet."""
+def layer_inputs(sources: tuple[Source, ...], lock: Mapping[str, str]) -> dict[str, str]:
+    """What the base layer is made from."""
     return {
         "release": RELEASE,
         "packages": " ".join(PACKAGES),
         "excluded": " ".join(excluded()),
         "setup": setup_script(),
         "sources": " ".join(source.line() for source in sources),
-        "recipe": "2",
+        "lock": hash_inputs(lock),
+        "recipe": "3",
     }
 
 
-def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, observer: Observer) -> Path:
+def ensure_layer(
+    folder: Path,
+    sources: tuple[Source, ...],
+    lock: Mapping[str, str],
+    *,
+    pool: Path,
+    runner: Runner,
+    observer: Observer,
+) -> Path:
     """The base layer's path, ``folder/HASH.tar.zst``; made when it is not there.
 
+    :param lock: versions by package. :param pool: folder of packages, filled by this.
     :raises ImageError: mmdebstrap could not make it; nothing is left behind.
     """
-    inputs = layer_inputs(sources)
+    inputs = layer_inputs(sources, lock)
     path = folder / f"{hash_inputs(inputs)}.tar.zst"
     if path.is_file():
         observer(Event("image.layer.reused", f"base layer {path.name} is there already"))
         return path
     folder.mkdir(parents=True, exist_ok=True)
+    pool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    preferences = folder / f".{path.name.removesuffix('.tar.zst')}.preferences"
+    preferences.write_text(render_preferences(lock))
     observer(Event("image.layer.started", "base layer: mmdebstrap installs Debian with a kernel"))
     temporary = folder / f".{path.name.removesuffix('.tar.zst')}.part.tar"
 
@@ -126,6 +144,8 @@ def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, o
                 "--dpkgopt=force-unsafe-io",
                 *options,
                 f"--setup-hook={setup_script()}",
+                f'--setup-hook=install -D -m 0644 "{preferences}" "$1{PREFERENCES}"',
+                *bootstrap_options(pool),
                 '--aptopt=Acquire::Languages "none"',
                 RELEASE,
                 temporary,
@@ -145,6 +165,7 @@ def ensure_layer(folder: Path, sources: tuple[Source, ...], *, runner: Runner, o
             hint="apt-get update shows whether this host's package sources answer; df -h whether its disk is full",
         ) from error
     finally:
+        preferences.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
         Path(f"{temporary}.zst").unlink(missing_ok=True)
     observer(Event("image.layer.done", f"base layer {path.name}", data={"bytes": path.stat().st_size}))

@@ -12,10 +12,11 @@ import zstandard
 
 from provisioner.errors import ImageError, ProgramFailed
 from provisioner.events import RecordingObserver
-from provisioner.images.build import BuildSpec, Built, Workshop, build_images
+from provisioner.images.build import BuildSpec, Built, Workshop, build_images, update_lock
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.dib import DibRun, dib_environment, element_folders
 from provisioner.images.layer import ensure_layer, setup_script
+from provisioner.images.lock import parse_lock
 from provisioner.images.sources import Source
 from provisioner.model.role import ImageSpec
 from provisioner.system.run import Completed, HostRunner
@@ -92,6 +93,9 @@ def make_tar(path: Path) -> None:
             tar.addfile(entry, io.BytesIO(text.encode()))
 
 
+SPEC = BuildSpec("galera", ImageSpec(elements=("galera",), templates=("galera",)))
+
+
 class Site:
     """A source tree, a state folder and a catalogue."""
 
@@ -110,6 +114,7 @@ class Site:
         }.items():
             self.write(name, text)
         self.catalogue = Catalogue(folder / "images", SiteKeys.ensure(folder / "keys"))
+        self.lock = self.source / "images.lock"
         self.runner = Builders()
         self.observer = RecordingObserver()
 
@@ -118,18 +123,29 @@ class Site:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def build(self, force: bool = False) -> Built:
-        workshop = Workshop(
+    @property
+    def workshop(self) -> Workshop:
+        return Workshop(
             self.source,
             self.source / "provisioner_agent",
             (),
             self.folder / "state",
+            self.folder / "state" / "pool",
+            self.lock,
             apt=(self.source / "sources.list",),
         )
+
+    def update(self) -> list[str]:
+        keys = SiteKeys.ensure(self.folder / "keys")
+        return update_lock(
+            [SPEC], self.lock, workshop=self.workshop, keys=keys, runner=self.runner, observer=self.observer
+        )
+
+    def build(self, force: bool = False) -> Built:
         self.runner.calls.clear()
         (built,) = build_images(
-            [BuildSpec("galera", ImageSpec(elements=("galera",), templates=("galera",)))],
-            workshop=workshop,
+            [SPEC],
+            workshop=self.workshop,
             catalogue=self.catalogue,
             runner=self.runner,
             observer=self.observer,
@@ -202,6 +218,29 @@ def test_the_same_inputs_give_the_same_image(site: Site) -> None:
     assert again.image.id == first.image.id
 
 
+def test_the_lock_is_a_part_of_every_image_and_what_it_could_not_hold_is_said(site: Site) -> None:
+    site.build()
+    site.lock.write_text("# head\ngalera-4 26.4\nrsync 3.2.6\n")
+    built = site.build()
+    assert built.reason == "because images.lock and 1 more changed"
+    assert site.runner.calls == ["mmdebstrap", "disk-image-create"]
+    (drift,) = [event.message for event in site.observer.events if event.kind == "image.drift"]
+    assert "rsync 3.2.6 → 3.2.7" in drift and "galera-4" not in drift and "--update" in drift
+
+
+def test_update_writes_down_the_newest_versions_and_says_what_moved(site: Site) -> None:
+    site.lock.write_text("galera-4 26.3\ngone 1\n")
+    assert site.update() == ["galera-4 26.3 → 26.4", "gone 1 → (none)", "rsync (none) → 3.2.7"]
+    assert parse_lock("images.lock", site.lock.read_text()) == {"galera-4": "26.4", "rsync": "3.2.7"}
+    assert site.catalogue.images() == []  # what was built aside is nobody's image
+    assert site.update() == []
+    site.runner.broken = "mmdebstrap"
+    before = site.lock.read_text()
+    with pytest.raises(ImageError):
+        site.update()
+    assert site.lock.read_text() == before
+
+
 def test_a_failed_build_names_the_script_and_its_last_lines_and_leaves_what_was(site: Site) -> None:
     first = site.build()
     site.write("elements/galera/package-installs.yaml", "mistyped:\n")
@@ -259,7 +298,9 @@ def test_elements_bring_what_they_depend_on_and_ours_come_first(site: Site, tmp_
 
 def test_diskimage_builder_gets_a_clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIB_OFFLINE", "1")
-    run = DibRun("galera", ("galera",), (Path("/a"), Path("/b")), Path("/layer"), Path("/agent"), None, (SOURCE,))
+    run = DibRun(
+        "galera", ("galera",), (Path("/a"), Path("/b")), Path("/layer"), Path("/agent"), None, (SOURCE,), Path("/pool")
+    )
     env = dib_environment(run, tmp_path)
     assert env["ELEMENTS_PATH"] == "/a:/b" and env["PROVISIONER_LAYER"] == "/layer"
     assert env["TMP_DIR"] == env["TMPDIR"] == env["DIB_IMAGE_CACHE"].removesuffix("/cache") == str(tmp_path)
@@ -268,13 +309,17 @@ def test_diskimage_builder_gets_a_clean_environment(tmp_path: Path, monkeypatch:
 
 def test_a_layer_is_named_by_what_goes_in_and_made_once(tmp_path: Path) -> None:
     runner, observer = Builders(), RecordingObserver()
-    first = ensure_layer(tmp_path, (SOURCE,), runner=runner, observer=observer)
-    assert ensure_layer(tmp_path, (SOURCE,), runner=runner, observer=observer) == first
-    other = ensure_layer(
-        tmp_path, (Source("http://b.example/", "bookworm", ("main",)),), runner=runner, observer=observer
-    )
-    assert other != first and runner.calls == ["mmdebstrap", "mmdebstrap"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.name, other.name])
+
+    def ensure(source: Source, lock: dict[str, str]) -> Path:
+        folder, pool = tmp_path / "layers", tmp_path / "pool"
+        return ensure_layer(folder, (source,), lock, pool=pool, runner=runner, observer=observer)
+
+    first = ensure(SOURCE, {})
+    assert ensure(SOURCE, {}) == first
+    other = ensure(Source("http://b.example/", "bookworm", ("main",)), {})
+    locked = ensure(SOURCE, {"rsync": "3"})
+    assert len({first, other, locked}) == 3 and runner.calls == ["mmdebstrap"] * 3
+    assert sorted(path.name for path in first.parent.iterdir()) == sorted([first.name, other.name, locked.name])
 
 
 def test_the_layers_setup_writes_the_initramfs_hook(tmp_path: Path) -> None:
