@@ -10,7 +10,16 @@ import pytest
 import zstandard
 
 from provisioner.errors import ImageError
-from provisioner.images.disk import BLOCK, CHUNK, make_filesystem, mapped_runs, used_inodes, write_chunks
+from provisioner.images.disk import (
+    BLOCK,
+    CHUNK,
+    EPOCH,
+    make_filesystem,
+    mapped_runs,
+    settle_tree,
+    used_inodes,
+    write_chunks,
+)
 from provisioner.model.image import ImageIndex
 from provisioner.system.run import HostRunner
 
@@ -100,3 +109,14 @@ def test_inodes_in_use_are_those_that_are_not_free() -> None:
     assert used_inodes(listing) == [2, 11, 12, 13, 16, 18]
     with pytest.raises(ImageError):
         used_inodes("dumpe2fs: Bad magic number")
+
+
+def test_times_of_the_build_are_settled_and_older_ones_stay(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for path in (old, new):
+        path.write_text("x")
+    os.utime(old, (10**9, 10**9))
+    (tmp_path / "link").symlink_to("nowhere")
+    settle_tree(tmp_path)
+    assert old.stat().st_mtime == 10**9
+    assert {path.lstat().st_mtime for path in (new, tmp_path / "link", tmp_path)} == {float(EPOCH)}
