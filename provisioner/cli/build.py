@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from provisioner.cli.desired import read_source_roles
@@ -9,10 +11,12 @@ from provisioner.cli.image import open_catalogue
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
 from provisioner.cli.show import print_table
-from provisioner.errors import NotFound, UsageError
+from provisioner.errors import NotFound, ProvisionerError, UsageError
 from provisioner.events import Event
 from provisioner.images.build import RAMDISK_SPEC, BuildSpec, Workshop, build_images, host_ca_bundle, update_lock
 from provisioner.images.lock import LOCK
+from provisioner.images.report import Report
+from provisioner.system.files import write_file
 from provisioner.system.run import HostRunner
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
@@ -32,15 +36,28 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> list[BuildSpec]:
     return [spec for spec in known if not names or spec.name in names]
 
 
+def _write_report(folder: Path, report: Report, logs: Path) -> None:
+    write_file(folder / "results.json", report.render_json())
+    write_file(folder / "junit.xml", report.render_junit())
+    for log in sorted(logs.glob("*.log")):
+        write_file(folder / "logs" / log.name, log.read_bytes())
+
+
 @click.command("build")
 @click.argument("names", nargs=-1)
 @click.option("--force", is_flag=True, help="Build also what has not changed.")
 @click.option(
     "--update", is_flag=True, help="First move images.lock to the newest package versions; builds all images."
 )
+@click.option(
+    "--ci",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write results.json, junit.xml and logs/ there, whether or not the build succeeds.",
+)
 @output_option
 @pass_options
-def build(options: Options, names: tuple[str, ...], force: bool, update: bool) -> None:
+def build(options: Options, names: tuple[str, ...], force: bool, update: bool, ci: Path | None) -> None:
     """Build the images whose inputs have changed and say why: the ramdisk and one for each role, or NAMES.
 
     Packages come in the versions of images.lock. What the mirror does not have any more, and no build here has fetched
@@ -73,14 +90,22 @@ def build(options: Options, names: tuple[str, ...], force: bool, update: bool) -
         specs = _specs(settings, ())
         for change in update_lock(specs, lock, workshop=workshop, keys=keys, runner=HostRunner(), observer=say):
             click.echo(clean(f"  {change}"), err=options.json)
-    built = build_images(
-        _specs(settings, names),
-        workshop=workshop,
-        catalogue=open_catalogue(settings),
-        runner=HostRunner(),
-        observer=say,
-        force=force,
-    )
+    specs, report = _specs(settings, names), Report(say)
+    try:
+        built = build_images(
+            specs,
+            workshop=workshop,
+            catalogue=open_catalogue(settings),
+            runner=HostRunner(),
+            observer=report,
+            force=force,
+        )
+    except ProvisionerError as error:
+        report.fail([spec.name for spec in specs], error)
+        raise
+    finally:
+        if ci is not None:
+            _write_report(ci, report, workshop.state / "work")
     if options.json:
         print_json([{"id": b.image.id, "rebuilt": b.rebuilt, "reason": b.reason, "seconds": b.seconds} for b in built])
         return

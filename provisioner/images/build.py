@@ -137,7 +137,8 @@ def build_images(
         if job.reason is not None:
             observer(Event("image.build", f"{name}: build {job.reason}"))
         elif job.newest is not None:
-            observer(Event("image.unchanged", f"{name}: nothing changed, {job.newest.id} stays"))
+            message = f"{name}: nothing changed, {job.newest.id} stays"
+            observer(Event("image.unchanged", message, data={"image": name, "id": job.newest.id}))
     done: dict[str, Built] = {}
     if due:
         (workshop.state / "work").mkdir(parents=True, exist_ok=True)
@@ -247,6 +248,14 @@ class _Maker:
 
     def make(self, job: _Job) -> Built:
         start = monotonic()
+        try:
+            return self._make(job, start)
+        except ProvisionerError as error:
+            told = {"image": job.build.name, "seconds": monotonic() - start, "error": error.to_dict()}
+            self.observer(Event("image.failed", f"{job.build.name}: {error.summary}", data=told))
+            raise
+
+    def _make(self, job: _Job, start: float) -> Built:
         name, workshop = job.build.name, self.workshop
         tree_name = hash_inputs(job.tree_inputs | {"layer": self.layer.name})
         tar = workshop.state / "trees" / f"{name}-{tree_name}.tar"
@@ -287,7 +296,8 @@ class _Maker:
             message = f"{name}: not as locked: {drift}; image build --update moves the lock"
             self.observer(Event("image.drift", message))
         seconds = monotonic() - start
-        self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data={"id": image.id}))
+        told = {"image": name, "id": image.id, "seconds": seconds, "reason": job.reason}
+        self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=told))
         return Built(image, True, job.reason or "", seconds)
 
 
@@ -380,4 +390,8 @@ def _timed(observer: Observer, name: str, phase: str) -> Iterator[None]:
     start = monotonic()
     yield
     seconds = monotonic() - start
-    observer(Event("image.timing", f"{name}: {phase} {seconds:.1f} s", data={"phase": phase, "seconds": seconds}))
+    observer(
+        Event(
+            "image.timing", f"{name}: {phase} {seconds:.1f} s", data={"image": name, "phase": phase, "seconds": seconds}
+        )
+    )
