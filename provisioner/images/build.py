@@ -390,8 +390,5 @@ def _timed(observer: Observer, name: str, phase: str) -> Iterator[None]:
     start = monotonic()
     yield
     seconds = monotonic() - start
-    observer(
-        Event(
-            "image.timing", f"{name}: {phase} {seconds:.1f} s", data={"image": name, "phase": phase, "seconds": seconds}
-        )
-    )
+    told = {"image": name, "phase": phase, "seconds": seconds}
+    observer(Event("image.timing", f"{name}: {phase} {seconds:.1f} s", data=told))
