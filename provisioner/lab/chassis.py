@@ -1,4 +1,4 @@
-"""The chassis-control program that ipmi_sim calls: ``chassis.py FOLDER get|set WORD [VALUE]``.
+"""The chassis-control program that ipmi_sim calls: ``chassis.py FOLDER get WORD…|set WORD VALUE``.
 
 Runs for every power or boot command, so it imports the standard library only and nothing of ours. The folder holds
 ``machine.json`` with a command line for each boot order, and QEMU's pid file. ``boot`` in it is the order for the next
@@ -7,6 +7,7 @@ start only: a real controller's boot flags are consumed by the boot they apply t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 
 
 def running(folder: Path) -> int | None:
-    """QEMU's process id, if it runs and is this machine's."""
+    """QEMU's process id, if it runs and is this machine's: the pid file outlives it, and its number is used again."""
     try:
         pid = int((folder / "qemu.pid").read_text())
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -58,23 +59,35 @@ def press_power_button(folder: Path) -> None:
             monitor.sendall(json.dumps({"execute": command}).encode() + b"\n")
 
 
-def main(argv: list[str]) -> int:
-    folder, verb, word = Path(argv[0]), argv[1], argv[2]
-    value = argv[3] if len(argv) > 3 else ""
-    if (verb, word) == ("get", "power"):
-        print(f"power:{int(running(folder) is not None)}")
-    elif (verb, word) == ("get", "boot"):
-        order = folder / "boot"
-        print(f"boot:{order.read_text() if order.exists() else 'default'}")
-    elif (verb, word) == ("set", "boot"):
+def answer(folder: Path, word: str) -> str:
+    if word == "power":
+        return f"power:{int(running(folder) is not None)}"
+    order = folder / "boot"
+    return f"boot:{order.read_text() if order.exists() else 'default'}"
+
+
+def obey(folder: Path, word: str, value: str) -> None:
+    if word == "boot":
         (folder / "boot").write_text(value)
-    elif (verb, word) == ("set", "power"):
-        power_on(folder) if value == "1" else power_off(folder)
-    elif (verb, word) == ("set", "reset"):
-        power_off(folder)
+    elif word == "power" and value == "1":
         power_on(folder)
-    elif (verb, word) == ("set", "shutdown") and running(folder):
+    elif word in ("power", "reset"):
+        power_off(folder)
+        if word == "reset":
+            power_on(folder)
+    elif word == "shutdown" and running(folder):
         press_power_button(folder)
+
+
+def main(argv: list[str]) -> int:
+    folder, verb, words = Path(argv[0]), argv[1], argv[2:]
+    if verb == "get":  # one word or more
+        print("\n".join(answer(folder, word) for word in words if word in ("power", "boot")))
+        return 0
+    # ipmi_sim does not wait for one command before it takes the next; two at once must not start two machines.
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        obey(folder, words[0], "".join(words[1:2]))
     return 0
 
 

@@ -21,10 +21,12 @@ from provisioner.model.hardware import Firmware
 from provisioner.system.clock import Clock
 from provisioner.system.daemon import Daemons, find_daemon, load_daemon, save_daemon
 from provisioner.system.files import ensure_file
-from provisioner.system.run import Runner
+from provisioner.system.run import Runner, last_lines
 
 PASSWORD = "bmc-password"
 GIB = 1024**3
+ATTEMPTS = 10
+"""At a controller that was just started; it needs a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,18 @@ def lab_up(rack: Rack, bench: Bench) -> None:
     fresh = not bench.folder.exists()
     try:
         bench.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if rack.namespace not in namespaces(bench.runner):
+            _end_processes(bench)  # left over by a rack whose network is gone
         ensure_network(rack, bench.runner)
         password = _ensure_password(bench.folder / PASSWORD)
         kvm = kvm_works(bench.runner)
         how = "hardware virtualisation" if kvm else "emulation (no working KVM)"
         bench.observer(Event("lab.machines", f"{len(rack.nodes)} machines by {how}"))
         for machine in rack.nodes:
-            _ensure_machine(machine, rack, bench, password=password, kvm=kvm)
+            _ensure_machine(machine, bench, kvm=kvm)
+        started = [machine for machine in rack.nodes if _ensure_controller(machine, rack, bench, password=password)]
+        for machine in started:
+            _wait_for_controller(machine, rack, bench)
     except ProvisionerError as error:
         if fresh:
             lab_down(rack, bench)
@@ -82,7 +89,7 @@ def _ensure_password(path: Path) -> str:
     return path.read_text()
 
 
-def _ensure_machine(machine: Machine, rack: Rack, bench: Bench, *, password: str, kvm: bool) -> None:
+def _ensure_machine(machine: Machine, bench: Bench, *, kvm: bool) -> None:
     folder = bench.folder / machine.name
     (folder / "bmc").mkdir(parents=True, exist_ok=True)
     disk = folder / "disk.raw"
@@ -98,15 +105,43 @@ def _ensure_machine(machine: Machine, rack: Rack, bench: Bench, *, password: str
         "disk": machine_command(machine, folder, kvm=kvm, network_first=False),
     }
     ensure_file(folder / "machine.json", json.dumps(commands, indent=1))
-    ensure_file(folder / "emulation", EMULATION)
+
+
+def _ensure_controller(machine: Machine, rack: Rack, bench: Bench, *, password: str) -> bool:
+    """True when it had to be started: it did not run, or ran with other words than now."""
+    folder = bench.folder / machine.name
     program = f"/usr/bin/python3 -I {chassis.__file__} {folder}"
     config = controller_config(machine, username=rack.username, password=password, chassis=program)
-    ensure_file(folder / "lan.conf", config, mode=0o600)
+    changed = ensure_file(folder / "emulation", EMULATION)
+    changed = ensure_file(folder / "lan.conf", config, mode=0o600) or changed
     known = load_daemon(folder / "controller.json")
-    if known is None or not bench.daemons.alive(known):
-        words = ["ip", "netns", "exec", rack.namespace, *controller_command(folder)]
-        save_daemon(folder / "controller.json", bench.daemons.start(words, log=folder / "controller.log"))
-        bench.observer(Event("lab.controller", f"{machine.name}: controller at {machine.bmc}", node=machine.name))
+    if known is not None and bench.daemons.alive(known):
+        if not changed:
+            return False
+        bench.daemons.end(known)
+    words = ["ip", "netns", "exec", rack.namespace, *controller_command(folder)]
+    save_daemon(folder / "controller.json", bench.daemons.start(words, log=folder / "controller.log"))
+    return True
+
+
+def _wait_for_controller(machine: Machine, rack: Rack, bench: Bench) -> None:
+    """Until it answers a login with the rack's own password."""
+    folder = bench.folder / machine.name
+    login = ["-C", "3", "-N", "1", "-R", "2", "-U", rack.username, "-f", str(bench.folder / PASSWORD)]
+    words = ["ip", "netns", "exec", rack.namespace, "ipmitool", "-I", "lanplus", "-H", machine.bmc, *login]
+    for _ in range(ATTEMPTS):
+        done = bench.runner.run([*words, "power", "status"], deadline=20, check=False)
+        if done.code == 0:
+            bench.observer(Event("lab.controller", f"{machine.name}: controller at {machine.bmc}", node=machine.name))
+            return
+        bench.clock.sleep(0.2)
+    log = folder / "controller.log"
+    raise LabError(
+        "the controller does not answer",
+        where=f"{machine.name} at {machine.bmc}",
+        cause=last_lines((log.read_text(errors="replace") if log.exists() else "") or done.stderr),
+        hint="provisioner lab down, then provisioner lab up",
+    )
 
 
 def lab_status(rack: Rack, bench: Bench) -> list[LabRow]:
@@ -156,6 +191,13 @@ def lab_console(rack: Rack, bench: Bench, name: str, *, follow: bool) -> Iterato
 def lab_down(rack: Rack, bench: Bench) -> bool:
     """End every process of the rack and remove its network and files; True when there was anything to remove."""
     found = bench.folder.exists() or rack.namespace in namespaces(bench.runner)
+    _end_processes(bench)
+    remove_network(rack, bench.runner)
+    shutil.rmtree(bench.folder, ignore_errors=True)
+    return found
+
+
+def _end_processes(bench: Bench) -> None:
     for folder in sorted(bench.folder.glob("*/")):
         controller = load_daemon(folder / "controller.json")
         if controller is not None and bench.daemons.alive(controller):
@@ -163,6 +205,3 @@ def lab_down(rack: Rack, bench: Bench) -> bool:
         machine = find_daemon(folder / "qemu.pid") if chassis.running(folder) else None
         if machine is not None:
             bench.daemons.end(machine)
-    remove_network(rack, bench.runner)
-    shutil.rmtree(bench.folder, ignore_errors=True)
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -31,6 +32,14 @@ class Machine(Value):
             raise ValueError("not a host name; write lower-case letters, digits and dashes")
         return value
 
+    @field_validator("bmc")
+    @classmethod
+    def _bmc(cls, value: str) -> str:
+        try:
+            return str(IPv4Address(value))
+        except ValueError:
+            raise ValueError("not an IPv4 address; write it without port and prefix length") from None
+
     @field_validator("mac")
     @classmethod
     def _mac(cls, value: str) -> str:
@@ -46,8 +55,19 @@ class Rack(Value):
     namespace: str = Field(default="provisioner-lab", pattern=r"^[a-z][a-z0-9-]{0,30}$")
     address: str
     bmc_address: str
-    username: str = "admin"
+    username: str = Field(default="admin", pattern=r"^[A-Za-z0-9._-]{1,16}$")  # 16 bytes: IPMI 2.0, 22.28
     nodes: tuple[Machine, ...] = Field(min_length=1, max_length=64)
+
+    @field_validator("address", "bmc_address")
+    @classmethod
+    def _interface(cls, value: str) -> str:
+        try:
+            interface = IPv4Interface(value)
+        except ValueError:
+            interface = None
+        if interface is None or "/" not in value:
+            raise ValueError("not an IPv4 address with its prefix length; write it such as 10.77.0.1/24")
+        return str(interface)
 
 
 def parse_rack(path: str, text: str) -> Rack:
@@ -58,7 +78,7 @@ def parse_rack(path: str, text: str) -> Rack:
     layer = parse_layer(path, text)
     problems: list[Problem] = []
     rack = parse_value(Rack, layer, problems)
-    seen: dict[str, str] = {}
+    seen: dict[str, str] = {rack.bmc_address.partition("/")[0]: layer.where(("bmc_address",))} if rack else {}
     for number, machine in enumerate(rack.nodes if rack else ()):
         for key, value in (("name", machine.name), ("bmc", machine.bmc), ("mac", machine.mac)):
             where = layer.where(("nodes", number, key))
