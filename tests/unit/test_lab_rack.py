@@ -33,6 +33,24 @@ nodes:
 """
 
 
+MACHINE = """\
+import os, sys, time
+read, write = os.pipe()
+if os.fork():
+    os.close(write)
+    os.read(read, 1)
+    os._exit(0)
+os.setsid()
+for number in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+open(sys.argv[1] + "qemu.pid", "w").write(str(os.getpid()))
+open(sys.argv[1] + "started", "a").write("x")
+os.close(write)
+time.sleep(60)
+"""
+"""A machine that only sleeps. As QEMU does, it returns once its pid file is there."""
+
+
 @pytest.fixture
 def rack() -> Rack:
     return parse_rack("lab.yaml", TEXT)
@@ -56,11 +74,15 @@ def test_the_lab_file_that_we_ship_matches_the_hardware_file() -> None:
     [
         ("52:54:00:00:00:02", "52:54:00:00:00:01", "lab.yaml:6: nodes[1].mac 52:54:00:00:00:01 is taken"),
         ("10.0.1.12", "10.0.1.11", "lab.yaml:6: nodes[1].bmc 10.0.1.11 is taken"),
+        ("10.0.1.11", "10.0.1.1", "lab.yaml:5: nodes[0].bmc 10.0.1.1 is taken"),
+        ("10.0.1.12", "10.0.1.256", 'lab.yaml:6: nodes[1].bmc is "10.0.1.256": not an IPv4 address'),
+        ("10.0.0.1/24", "10.0.0.1", 'lab.yaml:2: address is "10.0.0.1": not an IPv4 address with its prefix length'),
+        ("10.0.1.1/24", "10.0.1.1/33", "lab.yaml:3: bmc_address"),
         ("name: n2", "name: N2", 'lab.yaml:6: nodes[1].name is "N2": not a host name'),
         ("firmware: bios, disk_gib: 1}\n  - {name: n2", "firmware: efi}\n  - {name: n2", "write 'uefi' or 'bios'"),
         ("namespace: r", "namespacee: r", "did you mean 'namespace'?"),
     ],
-    ids=["mac", "bmc", "name", "firmware", "key"],
+    ids=["mac", "bmc", "own", "octet", "length", "prefix", "name", "firmware", "key"],
 )
 def test_a_wrong_lab_file_is_refused_at_its_line(old: str, new: str, said: str) -> None:
     assert old in TEXT
@@ -109,6 +131,7 @@ def test_up_makes_what_is_missing_and_nothing_twice(rack: Rack, bench: Bench) ->
     assert secret.stat().st_mode & 0o777 == 0o600
     assert (bench.folder / "n1" / "lan.conf").stat().st_mode & 0o777 == 0o600
     assert not any(password in word for words in [*bench.runner.calls, *daemons.started] for word in words)
+    bench.runner.answers["ip netns list"] = (0, "r (id: 0)\n")
     lab_up(rack, bench)
     assert len(daemons.started) == 2 and secret.read_text() == password
     daemons.running.clear()  # the host was rebooted
@@ -118,6 +141,36 @@ def test_up_makes_what_is_missing_and_nothing_twice(rack: Rack, bench: Bench) ->
         ("n1", True, False),
         ("n2", True, False),
     ]
+
+
+def test_a_controller_whose_words_changed_is_started_again(rack: Rack, bench: Bench) -> None:
+    assert isinstance(bench.daemons, FakeDaemons) and isinstance(bench.runner, FakeRunner)
+    lab_up(rack, bench)
+    bench.runner.answers["ip netns list"] = (0, "r\n")
+    lab_up(parse_rack("lab.yaml", TEXT.replace("10.0.1.12", "10.0.1.99")), bench)
+    assert [words[words.index("-c") + 1] for words in bench.daemons.started[2:]] == [
+        str(bench.folder / "n2" / "lan.conf")
+    ]
+    assert len(bench.daemons.running) == 2
+
+
+def test_controllers_on_a_network_that_is_gone_are_ended(rack: Rack, bench: Bench) -> None:
+    assert isinstance(bench.daemons, FakeDaemons)
+    lab_up(rack, bench)
+    before = set(bench.daemons.running)
+    lab_up(rack, bench)  # there is no namespace
+    assert len(bench.daemons.running) == 2 and not before & set(bench.daemons.running)
+
+
+def test_a_controller_that_does_not_answer_is_named_with_its_last_words(rack: Rack, bench: Bench) -> None:
+    assert isinstance(bench.daemons, FakeDaemons) and isinstance(bench.runner, FakeRunner)
+    lab_up(rack, bench)
+    (bench.folder / "n1" / "controller.log").write_text("port 623 is taken\n")
+    bench.daemons.running.clear()
+    bench.runner.answers["ip netns exec r ipmitool"] = (1, "")
+    with pytest.raises(LabError, match=r"n1 at 10\.0\.1\.11: .*port 623 is taken"):
+        lab_up(rack, bench)
+    assert (bench.folder / "n1" / "disk.raw").exists()  # it was there before, and stays
 
 
 def test_down_removes_everything_and_says_when_there_was_nothing(rack: Rack, bench: Bench) -> None:
@@ -150,19 +203,11 @@ def test_console_gives_what_was_written_and_follows(rack: Rack, bench: Bench) ->
 
 
 class Chassis:
-    """The chassis program as ipmi_sim calls it, over a machine that only sleeps."""
+    """The chassis program as ipmi_sim calls it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        script = (
-            "import os, sys, time\n"
-            "if os.fork(): os._exit(0)\n"
-            "os.setsid()\n"
-            "for number in (1, 2): os.dup2(os.open(os.devnull, os.O_WRONLY), number)\n"
-            "open(sys.argv[1] + 'qemu.pid', 'w').write(str(os.getpid()))\n"
-            "time.sleep(60)\n"
-        )
-        commands = {order: [sys.executable, "-c", script, f"{folder}/", order] for order in ("network", "disk")}
+        commands = {order: [sys.executable, "-c", MACHINE, f"{folder}/", order] for order in ("network", "disk")}
         (folder / "machine.json").write_text(json.dumps(commands))
 
     def __call__(self, *words: str) -> str:
@@ -181,26 +226,30 @@ def chassis_of(tmp_path: Path) -> Iterator[Chassis]:
     found("set", "power", "0")
 
 
-def wait_for_power(chassis_of: Chassis) -> None:
-    for _ in range(1000):
-        if chassis_of("get", "power") == "power:1":
-            return
-    raise AssertionError("the machine did not come up")
-
-
 def test_chassis_switches_the_power_and_boots_from_the_network_once(chassis_of: Chassis) -> None:
     assert chassis_of("get", "power") == "power:0"
     chassis_of("set", "boot", "pxe")
     assert chassis_of("get", "boot") == "boot:pxe"
     chassis_of("set", "power", "1")
-    wait_for_power(chassis_of)
+    assert chassis_of("get", "power") == "power:1"
     assert chassis_of.order() == "network"
     assert chassis_of("get", "boot") == "boot:default"
     chassis_of("set", "reset", "1")
-    wait_for_power(chassis_of)
+    assert chassis_of("get", "power") == "power:1"
     assert chassis_of.order() == "disk"
     chassis_of("set", "power", "0")
     assert chassis_of("get", "power") == "power:0"
+
+
+def test_chassis_answers_for_several_words_at_once(chassis_of: Chassis) -> None:
+    assert chassis_of("get", "power", "boot", "identify").splitlines() == ["power:0", "boot:default"]
+
+
+def test_commands_at_once_start_one_machine(chassis_of: Chassis) -> None:
+    program = [sys.executable, "-I", str(chassis.__file__), str(chassis_of.folder), "set", "power", "1"]
+    several = [subprocess.Popen(program) for _ in range(4)]
+    assert [process.wait(timeout=30) for process in several] == [0] * 4
+    assert (chassis_of.folder / "started").read_text() == "x"
 
 
 def test_a_strangers_process_is_not_the_machine(chassis_of: Chassis) -> None:
