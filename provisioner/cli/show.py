@@ -63,7 +63,7 @@ def clock_time(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch))
 
 
-SAID_ELSEWHERE = frozenset({"waiting", "not_before"})
+SAID_ELSEWHERE = frozenset({"waiting", "not_before", "looked"})
 """Parts of a step's detail that have a column or a word of their own."""
 
 

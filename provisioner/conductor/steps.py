@@ -10,7 +10,7 @@ from typing import Any
 from provisioner.conductor.disk import choose_disk, disk_guid, esp_guid, root_guid
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.instance import build_files
-from provisioner.errors import DeployError, ImageError
+from provisioner.errors import BmcError, DeployError, ImageError
 from provisioner.model.deployment import Deployment, Node, Step, StepName
 from provisioner.model.hardware import BootDevice, Firmware, Power
 from provisioner.model.role import Role
@@ -23,6 +23,8 @@ POWER_SECONDS = 120.0
 HELLO_SECONDS = 600.0
 AGENT_SECONDS = 1800.0
 SILENT_SECONDS = 180.0
+POWER_LOOK = 20.0
+"""Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
 CONFIGURE_SECONDS = 900.0
 PROBE_SLACK = 120.0
 """Seconds until a waiting step has failed; the agent's own waiting for a probe is the role's, and some more."""
@@ -132,11 +134,30 @@ def restart(work: Work) -> Outcome:
     return outcome
 
 
+def check_power(work: Work, since: float) -> None:
+    """A node without power would be waited for until the step's deadline.
+
+    :param since: when it was last heard. :raises DeployError: its BMC says that it is off.
+    """
+    doors, spec = work.doors, work.node.spec
+    if work.now - max(since, float(work.step.detail.get("looked", 0.0))) < POWER_LOOK:
+        return
+    doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"looked": work.now})
+    try:
+        power = doors.bmcs.power(spec.bmc, doors.store.nodes.password(spec.name), BMC_SECONDS)
+    except BmcError:
+        return  # it says nothing about the node, which may be at work
+    if power is Power.OFF:
+        doors.store.nodes.set_power(spec.name, power, work.now)
+        raise DeployError("the node's power is off, and nobody here switched it off", where=spec.name)
+
+
 def hello(work: Work) -> Outcome:
     if work.doors.store.deployments.boot_id(work.deployment.id) is not None:
         return done()
     since = work.doors.store.deployments.touched(work.deployment.id, work.step.name)
     work.check_deadline(HELLO_SECONDS, since, "the ramdisk did not say hello")
+    check_power(work, since)
     return wait("the node boots the ramdisk")
 
 
@@ -170,6 +191,7 @@ def order_agent(work: Work) -> Outcome:
     touched = store.deployments.touched(work.deployment.id, name)
     work.check_deadline(SILENT_SECONDS, touched, f"the ramdisk did not come on with {name}")
     work.check_deadline(AGENT_SECONDS, work.step.started or touched, f"the ramdisk did not end {name}")
+    check_power(work, touched)
     return wait("the ramdisk works on it")
 
 
@@ -256,6 +278,7 @@ def configure(work: Work) -> Outcome:
     since = max(asked, work.doors.store.deployments.touched(work.deployment.id, StepName.CONFIGURE))
     limit = CONFIGURE_SECONDS + work.role.health.wait
     work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
+    check_power(work, since)
     return wait(reason or "the instance boots and applies its metadata")
 
 
@@ -267,6 +290,7 @@ def probe(work: Work) -> Outcome:
         return done(generation=work.node.generation)
     since = work.doors.store.deployments.touched(work.deployment.id, StepName.PROBE)
     limit = work.role.health.wait + PROBE_SLACK
+    check_power(work, since)
     red = [f"{name}: {probe.get('output', '')}" for name, probe in red_probes(report, "node").items()]
     if work.now - since > limit:
         raise DeployError(

@@ -19,6 +19,8 @@ LEASE_SECONDS = 300.0
 BMC_TRIES = 5
 """How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
 EVIDENCE = 3
+PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining"))
+"""Parts of a step's detail that mean something only while it runs."""
 
 LOG = logging.getLogger(__name__)
 
@@ -130,12 +132,11 @@ class Walker:
     def _end(self, work: Work, detail: Mapping[str, Any]) -> bool:
         now = self._doors.clock.now()
         seconds = round(now - (work.step.started or now), 3)
-        gone = dict.fromkeys(("waiting", "not_before", "phase", "remaining"))
         try:
             with self._store.transaction():
                 self._check_current(work)
                 self._store.deployments.end_step(
-                    work.deployment.id, work.step.name, StepState.DONE, {**detail, **gone}, now
+                    work.deployment.id, work.step.name, StepState.DONE, {**detail, **PASSING}, now
                 )
                 self._doors.tell(
                     "step.done",
@@ -188,9 +189,7 @@ class Walker:
                 self._check_current(work)
             except Conflict:
                 return  # aborted meanwhile: how the step ended concerns nobody any more
-            self._store.deployments.end_step(
-                ident, work.step.name, StepState.FAILED, {"waiting": None, "not_before": None}, now
-            )
+            self._store.deployments.end_step(ident, work.step.name, StepState.FAILED, PASSING, now)
             running = (DeploymentState.RUNNING,)
             self._store.deployments.set_state(ident, running, DeploymentState.FAILED, now=now, failure=failure)
             node = self._store.nodes.get(work.node.name)

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conductor_rack import GIB, PASSWORD, Rack, cloud, role
+from conductor_rack import GIB, PASSWORD, Rack, Server, cloud, role
 
 from provisioner.errors import BmcSilent, Conflict, GuardFailed, LeaseLost, NotFound, TrustError, UsageError
 from provisioner.model.deployment import StepName, StepState
@@ -227,6 +227,53 @@ def test_nothing_waits_for_ever(tmp_path: Path, running: str, greeted: bool, ste
     deployment = rack.conductor.node("node1").deployment
     assert deployment is not None
     assert [s.name for s in deployment.steps if s.state is StepState.FAILED] == [step]
+
+
+STUCK = [
+    ("ramdisk", False, StepName.HELLO),
+    ("ramdisk", True, StepName.STORAGE),
+    ("instance", False, StepName.CONFIGURE),
+]
+
+
+def play_until_stuck(rack: Rack, running: str, greeted: bool) -> Server:
+    rack.enroll()
+    rack.apply()
+    server = rack.servers["node1"]
+    rack.play(until=lambda: server.running == running and (running != "ramdisk" or server.greeted is greeted))
+    return server
+
+
+@pytest.mark.parametrize(("running", "greeted", "step"), STUCK)
+def test_a_node_that_loses_its_power_fails_soon_and_a_retry_succeeds(
+    tmp_path: Path, running: str, greeted: bool, step: StepName
+) -> None:
+    rack = Rack(tmp_path, 1)
+    play_until_stuck(rack, running, greeted).switch("off")
+    for _ in range(60):
+        rack.conductor.tick()
+        rack.clock.sleep(1)
+    said = failure(rack)
+    assert "power is off" in said["summary"] and said["hint"] == "provisioner node retry node1"
+    deployment = rack.conductor.node("node1").deployment
+    assert deployment is not None
+    assert [s.name for s in deployment.steps if s.state is StepState.FAILED] == [step]
+    rack.conductor.verb("node1", "retry")
+    rack.play(until=lambda: rack.states() == {"node1": "active"})
+
+
+@pytest.mark.parametrize(("running", "greeted", "step"), STUCK)
+def test_a_controller_that_does_not_answer_is_no_loss_of_power(
+    tmp_path: Path, running: str, greeted: bool, step: StepName
+) -> None:
+    rack = Rack(tmp_path, 1)
+    play_until_stuck(rack, running, greeted)
+    rack.bmcs.silent.add("10.77.1.1")
+    for _ in range(100):
+        rack.conductor.tick()
+        rack.clock.sleep(1)
+    rack.bmcs.silent.clear()
+    rack.play(until=lambda: rack.states() == {"node1": "active"})
 
 
 def test_progress_is_shown_and_keeps_a_long_write_alive(tmp_path: Path) -> None:
