@@ -103,6 +103,7 @@ class _Planner:
             if placement is None:
                 return []
             del self.free[node.name]
+            self._note_disk(node, wipe=placement.wipe or role.storage.wipe)
             deploys.append(Deploy(placement=placement, guard=build_guard(node), why="no node has this place yet"))
         return deploys
 
@@ -151,6 +152,15 @@ class _Planner:
                     Configure(node=node.name, hostname=hostname, role=name, changes=changes, guard=guard, why=why)
                 )
         return configures
+
+    def _note_disk(self, node: Node, *, wipe: bool) -> None:
+        """Said before the node boots, where the ramdisk has seen its only disk before; with more, hints decide."""
+        disks = node.hardware.disks if node.hardware else ()
+        if len(disks) == 1 and disks[0].signatures and not wipe:
+            self.notes.append(
+                f"{node.name}: its disk {disks[0].name} held {', '.join(disks[0].signatures)} when it was last seen; "
+                "the deployment will refuse it unless the cloud file names the node under wipe"
+            )
 
     def _note(self, deployment: Deployment, node: Node) -> None:
         placement = deployment.placement

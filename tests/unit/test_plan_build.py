@@ -143,6 +143,18 @@ def test_what_the_ramdisk_saw_counts_where_the_hardware_file_is_silent() -> None
     assert len(build_plan(make_desired("{db: {count: 1}}"), Observed(nodes=(node,), images=IMAGES)).actions) == 1
 
 
+def test_a_disk_that_held_something_is_noted_before_anything_boots() -> None:
+    disk = Disk(name="sda", size=8 << 30, signatures=("gpt", "ext4"))
+    report = HardwareReport(cpus=2, memory_mib=4096, firmware=Firmware.UEFI, disks=(disk,))
+    observed = Observed(nodes=(make_node("n1", hardware=report),), images=IMAGES)
+    (note,) = build_plan(make_desired("{db: {count: 1}}"), observed).notes
+    assert "n1: its disk sda held gpt, ext4" in note and "wipe" in note
+    assert build_plan(make_desired("{db: {count: 1, wipe: [n1]}}"), observed).notes == ()
+    both = report.model_copy(update={"disks": (disk, disk)})
+    observed = Observed(nodes=(make_node("n1", hardware=both),), images=IMAGES)
+    assert build_plan(make_desired("{db: {count: 1}}"), observed).notes == ()
+
+
 def test_named_nodes_are_taken_first_and_unknown_ones_are_refused() -> None:
     observed = Observed(nodes=make_nodes(2), images=IMAGES)
     plan = build_plan(make_desired("{db: {count: 1}, web: {count: 1, nodes: [n1], wipe: [n1]}}"), observed)
