@@ -13,9 +13,10 @@ from provisioner.cli.reach import read_options
 from provisioner.cli.show import print_table
 from provisioner.errors import NotFound, ProvisionerError, UsageError
 from provisioner.events import Event
-from provisioner.images.build import RAMDISK_SPEC, BuildSpec, Workshop, build_images, host_ca_bundle, update_lock
+from provisioner.images.build import build_images, update_lock
 from provisioner.images.lock import LOCK
 from provisioner.images.report import Report
+from provisioner.images.workshop import RAMDISK_SPEC, BuildSpec, Workshop, host_ca_bundle
 from provisioner.system.files import write_file
 from provisioner.system.run import HostRunner
 from provisioner.system.settings import Settings

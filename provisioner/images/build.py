@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,67 +14,23 @@ from time import monotonic
 
 from provisioner.errors import ImageError, ProvisionerError
 from provisioner.events import Event, Observer
-from provisioner.images.catalogue import INDEX, Catalogue
+from provisioner.images.assemble import assemble, template_folder
+from provisioner.images.catalogue import Catalogue
 from provisioner.images.dib import LAYER_ELEMENT, DibRun, build_tree, element_folders
-from provisioner.images.disk import make_filesystem, write_chunks
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
-from provisioner.images.layer import RELEASE, ensure_layer, layer_inputs
+from provisioner.images.layer import ensure_layer, layer_inputs
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
 from provisioner.images.pool import trim_pool
-from provisioner.images.ramdisk import pack_ramdisk
-from provisioner.images.sources import Source, parse_sources
+from provisioner.images.sources import Source
+from provisioner.images.workshop import BuildSpec, Workshop, read_sources, timed
 from provisioner.model.image import Image
-from provisioner.model.role import ImageSpec
-from provisioner.system.files import hash_file, write_file
-from provisioner.system.run import Runner, StoppableRunner
+from provisioner.system.files import write_file
+from provisioner.system.run import StoppableRunner
 from provisioner.trust.keys import SiteKeys
 
-RAMDISK = "ramdisk"
-RAMDISK_ELEMENT = "provisioner-ramdisk"
 BUILDER = "3"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
-MIRROR_LIST = "mirror+file:"
-MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 0o1777}
-
-
-@dataclass(frozen=True)
-class BuildSpec:
-    """An image to build. ``name`` is the role's, or ``ramdisk``."""
-
-    name: str
-    spec: ImageSpec
-
-
-RAMDISK_SPEC = BuildSpec(RAMDISK, ImageSpec(elements=(RAMDISK_ELEMENT,)))
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """Where builds read and write.
-
-    :param source: holds ``elements/`` and ``templates/``. :param agent: folder of ``provisioner_agent``.
-    :param state: layers, trees and their records; the catalogue has its own folder. :param pool: packages that were
-        fetched. :param lock: file of package versions; None for the newest of each.
-    """
-
-    source: Path
-    agent: Path
-    elements_path: tuple[Path, ...]
-    state: Path
-    pool: Path
-    lock: Path | None
-    apt: tuple[Path, ...] = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
-    ca_bundle: Path | None = None
-
-    @property
-    def search(self) -> tuple[Path, ...]:
-        """Folders of elements, ours first."""
-        return (self.source / "elements", *self.elements_path)
-
-    def record(self, name: str) -> Path:
-        """What the newest image of ``name`` was made from."""
-        return self.state / "records" / f"{name}.json"
 
 
 @dataclass(frozen=True)
@@ -88,28 +41,6 @@ class Built:
     rebuilt: bool
     reason: str
     seconds: float
-
-
-def read_sources(places: Sequence[Path]) -> tuple[Source, ...]:
-    """The Debian sources of this host."""
-    paths = [path for place in places for path in (sorted(place.glob("*")) if place.is_dir() else [place])]
-    files = {str(path): path.read_text() for path in paths if path.suffix in {".list", ".sources"} and path.is_file()}
-    return tuple(_resolve_mirror(source) for source in parse_sources(files, RELEASE))
-
-
-def _resolve_mirror(source: Source) -> Source:
-    """``mirror+file:PATH``, as Debian's images for clouds have it, names a list that a chroot cannot see."""
-    if not source.uri.startswith(MIRROR_LIST):
-        return source
-    path = Path("/" + source.uri.removeprefix(MIRROR_LIST).lstrip("/"))
-    words = [line.split()[0] for line in path.read_text().splitlines() if line.strip() and line[0] != "#"]
-    return Source(words[0], source.suite, source.components) if words else source
-
-
-def host_ca_bundle() -> Path | None:
-    """The CA certificates this host trusts: a chroot knows none of them by itself."""
-    named = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-    return Path(named) if Path(named).is_file() else None
 
 
 def build_images(
@@ -142,7 +73,7 @@ def build_images(
     done: dict[str, Built] = {}
     if due:
         (workshop.state / "work").mkdir(parents=True, exist_ok=True)
-        with _timed(observer, "all", "layer"):
+        with timed(observer, "all", "layer"):
             layer = ensure_layer(
                 workshop.state / "layers", sources, lock, pool=workshop.pool, runner=runner, observer=observer
             )
@@ -222,7 +153,7 @@ def _read_job(
     inputs = tree_inputs | {f"layer/{name}": text for name, text in layer_inputs(sources, lock).items()}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent)
     for name in build.spec.templates:
-        inputs |= folder_inputs(f"templates/{name}", _templates(workshop, name))
+        inputs |= folder_inputs(f"templates/{name}", template_folder(workshop, name))
     record = workshop.record(build.name)
     before = json.loads(record.read_text()) if record.is_file() else None
     newest = catalogue.newest(build.name)
@@ -242,7 +173,7 @@ class _Maker:
     layer: Path
     workshop: Workshop
     catalogue: Catalogue
-    runner: Runner
+    runner: StoppableRunner
     observer: Observer
     force: bool
 
@@ -260,7 +191,7 @@ class _Maker:
         tree_name = hash_inputs(job.tree_inputs | {"layer": self.layer.name})
         tar = workshop.state / "trees" / f"{name}-{tree_name}.tar"
         if not tar.is_file() or self.force:
-            with _timed(self.observer, name, "diskimage-builder"):
+            with timed(self.observer, name, "diskimage-builder"):
                 build_tree(
                     DibRun(
                         name,
@@ -282,7 +213,7 @@ class _Maker:
                     old.unlink()
         try:
             with tempfile.TemporaryDirectory(dir=workshop.state / "work", prefix=f"{name}.") as folder:
-                image = _assemble(job.build, tar, Path(folder), workshop, self.layer.name, self.runner, self.observer)
+                image = assemble(job.build, tar, Path(folder), workshop, self.layer.name, self.runner, self.observer)
                 self.catalogue.publish(image, Path(folder) / "out")
             write_file(workshop.record(name), json.dumps(job.inputs, indent=1))
         except OSError as error:
@@ -299,96 +230,3 @@ class _Maker:
         told = {"image": name, "id": image.id, "seconds": seconds, "reason": job.reason}
         self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=told))
         return Built(image, True, job.reason or "", seconds)
-
-
-def _assemble(
-    build: BuildSpec, tar: Path, work: Path, workshop: Workshop, layer: str, runner: Runner, observer: Observer
-) -> Image:
-    tree, out = work / "tree", work / "out"
-    tree.mkdir()
-    out.mkdir()
-    with _timed(observer, build.name, "unpack"):
-        runner.run(["tar", "-C", tree, "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
-        _empty_mount_points(tree)
-    packages = _packages(tree, runner)
-    mapped = 0
-    if build.name == RAMDISK:
-        element = element_folders((RAMDISK_ELEMENT,), workshop.search)
-        stage = work / "stage"
-        stage.mkdir()
-        with _timed(observer, build.name, "pack"):
-            pack_ramdisk(tree, element[RAMDISK_ELEMENT], workshop.agent, stage, out, runner=runner)
-    else:
-        _overlay(build, tree, workshop)
-        with _timed(observer, build.name, "file system"):
-            make_filesystem(tree, work / "root.img", seed=tar.stem, runner=runner)
-        with _timed(observer, build.name, "chunks"):
-            index = write_chunks(work / "root.img", out / "root.zst")
-        mapped = index.mapped
-        write_file(out / INDEX, index.model_dump_json())
-    files = {path.name: hash_file(path) for path in sorted(out.iterdir())}
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return Image(
-        id=f"{build.name}-{digest[:12]}",
-        name=build.name,
-        files=files,
-        sizes={path.name: path.stat().st_size for path in sorted(out.iterdir())},
-        mapped=mapped,
-        elements=build.spec.elements,
-        layers=(layer,),
-        packages=packages,
-    )
-
-
-def _empty_mount_points(tree: Path) -> None:
-    """What a kernel mounts over at boot holds nothing of the machine that built the tree."""
-    for name, mode in MOUNT_POINTS.items():
-        if (tree / name).is_dir():
-            shutil.rmtree(tree / name)
-        (tree / name).mkdir()
-        (tree / name).chmod(mode)
-    for name in ("dib_environment", "dib_arguments"):  # paths of this host
-        for path in (tree / "etc/dib-manifests").rglob(name):
-            path.unlink()
-
-
-def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:
-    """The last layer, put on without diskimage-builder: templates and agent change often, packages do not."""
-    installed = tree / "usr/lib/python3/dist-packages/provisioner_agent"
-    if installed.is_dir():
-        shutil.rmtree(installed)
-        shutil.copytree(workshop.agent, installed, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        unit = workshop.agent / "instance" / "provisioner-agent.service"
-        shutil.copyfile(unit, tree / "etc/systemd/system/provisioner-agent.service")
-    for name in build.spec.templates:
-        shutil.copytree(
-            _templates(workshop, name), tree / "usr/libexec/provisioner-agent/templates", dirs_exist_ok=True
-        )
-    for script in (tree / "usr/libexec/os-refresh-config").rglob("*"):
-        if script.is_file():
-            script.chmod(0o755)
-
-
-def _templates(workshop: Workshop, name: str) -> Path:
-    folder = workshop.source / "templates" / name
-    if not folder.is_dir():
-        raise ImageError(
-            f"there are no templates {name}",
-            where=str(folder),
-            hint="correct the role's image.templates, or add the folder",
-        )
-    return folder
-
-
-def _packages(tree: Path, runner: Runner) -> dict[str, str]:
-    listed = runner.run(["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"])
-    return dict(sorted(line.split(" ", 1) for line in listed.stdout.splitlines() if " " in line))
-
-
-@contextmanager
-def _timed(observer: Observer, name: str, phase: str) -> Iterator[None]:
-    start = monotonic()
-    yield
-    seconds = monotonic() - start
-    told = {"image": name, "phase": phase, "seconds": seconds}
-    observer(Event("image.timing", f"{name}: {phase} {seconds:.1f} s", data=told))

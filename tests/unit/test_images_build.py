@@ -12,12 +12,13 @@ import zstandard
 
 from provisioner.errors import ImageError, ProgramFailed
 from provisioner.events import RecordingObserver
-from provisioner.images.build import BuildSpec, Built, Workshop, build_images, update_lock
+from provisioner.images.build import Built, build_images, update_lock
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.dib import DibRun, dib_environment, element_folders
 from provisioner.images.layer import ensure_layer, setup_script
 from provisioner.images.lock import parse_lock
 from provisioner.images.sources import Source
+from provisioner.images.workshop import BuildSpec, Workshop
 from provisioner.model.role import ImageSpec
 from provisioner.system.run import Completed, HostRunner
 from provisioner.trust.keys import SiteKeys

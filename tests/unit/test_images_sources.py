@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import ImageError
-from provisioner.images.build import read_sources
 from provisioner.images.sources import parse_sources
+from provisioner.images.workshop import read_sources
 
 CASES = sorted((Path(__file__).parent / "cases" / "sources").glob("*.case"))
 

@@ -1,0 +1,111 @@
+"""From the tree that diskimage-builder left to the files of an image: overlay, file system, chunks; or a ramdisk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from provisioner.errors import ImageError
+from provisioner.events import Observer
+from provisioner.images.catalogue import INDEX
+from provisioner.images.dib import element_folders
+from provisioner.images.disk import make_filesystem, write_chunks
+from provisioner.images.ramdisk import pack_ramdisk
+from provisioner.images.workshop import RAMDISK, RAMDISK_ELEMENT, BuildSpec, Workshop, timed
+from provisioner.model.image import Image
+from provisioner.system.files import hash_file, write_file
+from provisioner.system.run import Runner
+
+MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 0o1777}
+
+
+def assemble(
+    build: BuildSpec, tar: Path, work: Path, workshop: Workshop, layer: str, runner: Runner, observer: Observer
+) -> Image:
+    """The image's files in ``work/out``, and what its manifest says of them.
+
+    :param tar: the tree as diskimage-builder left it. :param layer: name of the layer it stands on.
+    :raises HostError: a program failed. :raises OSError: the disk is full.
+    """
+    tree, out = work / "tree", work / "out"
+    tree.mkdir()
+    out.mkdir()
+    with timed(observer, build.name, "unpack"):
+        runner.run(["tar", "-C", tree, "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
+        _empty_mount_points(tree)
+    packages = _packages(tree, runner)
+    mapped = 0
+    if build.name == RAMDISK:
+        element = element_folders((RAMDISK_ELEMENT,), workshop.search)
+        stage = work / "stage"
+        stage.mkdir()
+        with timed(observer, build.name, "pack"):
+            pack_ramdisk(tree, element[RAMDISK_ELEMENT], workshop.agent, stage, out, runner=runner)
+    else:
+        _overlay(build, tree, workshop)
+        with timed(observer, build.name, "file system"):
+            make_filesystem(tree, work / "root.img", seed=tar.stem, runner=runner)
+        with timed(observer, build.name, "chunks"):
+            index = write_chunks(work / "root.img", out / "root.zst")
+        mapped = index.mapped
+        write_file(out / INDEX, index.model_dump_json())
+    files = {path.name: hash_file(path) for path in sorted(out.iterdir())}
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return Image(
+        id=f"{build.name}-{digest[:12]}",
+        name=build.name,
+        files=files,
+        sizes={path.name: path.stat().st_size for path in sorted(out.iterdir())},
+        mapped=mapped,
+        elements=build.spec.elements,
+        layers=(layer,),
+        packages=packages,
+    )
+
+
+def _empty_mount_points(tree: Path) -> None:
+    """What a kernel mounts over at boot holds nothing of the machine that built the tree."""
+    for name, mode in MOUNT_POINTS.items():
+        if (tree / name).is_dir():
+            shutil.rmtree(tree / name)
+        (tree / name).mkdir()
+        (tree / name).chmod(mode)
+    for name in ("dib_environment", "dib_arguments"):  # paths of this host
+        for path in (tree / "etc/dib-manifests").rglob(name):
+            path.unlink()
+
+
+def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:
+    """The last layer, put on without diskimage-builder: templates and agent change often, packages do not."""
+    installed = tree / "usr/lib/python3/dist-packages/provisioner_agent"
+    if installed.is_dir():
+        shutil.rmtree(installed)
+        shutil.copytree(workshop.agent, installed, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        unit = workshop.agent / "instance" / "provisioner-agent.service"
+        shutil.copyfile(unit, tree / "etc/systemd/system/provisioner-agent.service")
+    for name in build.spec.templates:
+        shutil.copytree(
+            template_folder(workshop, name), tree / "usr/libexec/provisioner-agent/templates", dirs_exist_ok=True
+        )
+    for script in (tree / "usr/libexec/os-refresh-config").rglob("*"):
+        if script.is_file():
+            script.chmod(0o755)
+
+
+def template_folder(workshop: Workshop, name: str) -> Path:
+    """Where a role's templates lie. :raises ImageError: they do not exist."""
+    folder = workshop.source / "templates" / name
+    if not folder.is_dir():
+        raise ImageError(
+            f"there are no templates {name}",
+            where=str(folder),
+            hint="correct the role's image.templates, or add the folder",
+        )
+    return folder
+
+
+def _packages(tree: Path, runner: Runner) -> dict[str, str]:
+    listed = runner.run(["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"])
+    return dict(sorted(line.split(" ", 1) for line in listed.stdout.splitlines() if " " in line))
