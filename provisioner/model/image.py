@@ -42,7 +42,11 @@ class Image(Value):
 
     ``id`` is ``NAME-`` and the first 12 hex digits of the hash over the files' hashes. ``files`` maps each file
     name in the folder to its sha256: a role image has ``root.zst`` and ``index.json``; the ramdisk has ``kernel``
-    and ``initramfs``. ``packages`` maps a package to its version.
+    and ``initramfs``. ``packages`` maps a package to its version, ``inputs`` each thing that went in to its hash.
+    ``layers`` are those it stands on, the lowest first.
+
+    :param kind: ``root``, a file system for a partition; ``ramdisk``; or ``disk``, a whole disk that somebody brought.
+    :param test: how the boot test ended: ``passed``, ``skipped`` (``--no-test``), empty for a ramdisk or a foreign disk.
     """
 
     id: str
@@ -52,4 +56,7 @@ class Image(Value):
     mapped: int = 0
     elements: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    kind: str = "root"
+    test: str = ""
+    inputs: dict[str, str] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
