@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 
-from provisioner.cli.desired import read_source_roles
+from provisioner.cli.building import BuildFace, LiveBuild, PlainBuild
+from provisioner.cli.desired import read_desired, read_source_roles
 from provisioner.cli.image import open_catalogue
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
-from provisioner.cli.show import print_table
+from provisioner.cli.show import print_table, terminal
 from provisioner.errors import NotFound, ProvisionerError, UsageError
-from provisioner.events import Event
-from provisioner.images.build import build_images, update_lock
+from provisioner.images.build import build_images, read_seconds, update_lock
 from provisioner.images.lock import LOCK
 from provisioner.images.report import Report
-from provisioner.images.workshop import RAMDISK_SPEC, BuildSpec, Workshop, host_ca_bundle
+from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Workshop, host_ca_bundle
 from provisioner.system.files import write_file
 from provisioner.system.run import HostRunner
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
 
 
-def _specs(settings: Settings, names: tuple[str, ...]) -> list[BuildSpec]:
-    """The ramdisk and one image for each role, or those of ``names``."""
-    roles = read_source_roles(settings)
-    known = [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in roles.values())]
+def known_specs(settings: Settings) -> list[BuildSpec]:
+    """The ramdisk and one image for each role."""
+    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in read_source_roles(settings).values())]
+
+
+def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Settings) -> list[BuildSpec]:
+    """Those of ``names``; all without any."""
     unknown = set(names) - {spec.name for spec in known}
     if unknown:
         raise NotFound(
@@ -35,6 +39,26 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> list[BuildSpec]:
             hint=f"the images are: {', '.join(spec.name for spec in known)}",
         )
     return [spec for spec in known if not names or spec.name in names]
+
+
+def open_workshop(settings: Settings) -> Workshop:
+    return Workshop(
+        source=settings.source_dir,
+        agent=settings.source_dir / "provisioner_agent",
+        elements_path=settings.elements_path,
+        state=settings.state_dir / "build",
+        pool=settings.state_dir / "build" / "pool",
+        lock=settings.source_dir / LOCK,
+        ca_bundle=host_ca_bundle(),
+        in_memory=True,
+    )
+
+
+def open_face(options: Options, workshop: Workshop) -> BuildFace:
+    console = terminal(err=options.json)
+    if console.is_terminal:
+        return LiveBuild(console, options.clock, read_seconds(workshop))
+    return PlainBuild(lambda line: click.echo(line, err=options.json), options.clock)
 
 
 def _write_report(folder: Path, report: Report, logs: Path) -> None:
@@ -51,6 +75,12 @@ def _write_report(folder: Path, report: Report, logs: Path) -> None:
     "--update", is_flag=True, help="First move images.lock to the newest package versions; builds all images."
 )
 @click.option(
+    "--cloud",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Build what this cloud needs: the ramdisk and the images of its roles.",
+)
+@click.option(
     "--ci",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
@@ -58,7 +88,9 @@ def _write_report(folder: Path, report: Report, logs: Path) -> None:
 )
 @output_option
 @pass_options
-def build(options: Options, names: tuple[str, ...], force: bool, update: bool, ci: Path | None) -> None:
+def build(
+    options: Options, names: tuple[str, ...], force: bool, update: bool, cloud: Path | None, ci: Path | None
+) -> None:
     """Build the images whose inputs have changed and say why: the ramdisk and one for each role, or NAMES.
 
     Packages come in the versions of images.lock. What the mirror does not have any more, and no build here has fetched
@@ -69,32 +101,20 @@ def build(options: Options, names: tuple[str, ...], force: bool, update: bool, c
       provisioner image build galera
     """
     settings = read_options(options)
-    begun = options.clock.monotonic()
-
-    def say(event: Event) -> None:
-        click.echo(clean(f"{options.clock.monotonic() - begun:7.1f} s  {event.message}"), err=options.json)
-
-    lock = settings.source_dir / LOCK
-    workshop = Workshop(
-        source=settings.source_dir,
-        agent=settings.source_dir / "provisioner_agent",
-        elements_path=settings.elements_path,
-        state=settings.state_dir / "build",
-        pool=settings.state_dir / "build" / "pool",
-        lock=lock,
-        ca_bundle=host_ca_bundle(),
-    )
-    if update:
-        if names:
-            raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
-        keys = SiteKeys.ensure(settings.keys)
-        specs = _specs(settings, ())
-        for change in update_lock(specs, lock, workshop=workshop, keys=keys, runner=HostRunner(), observer=say):
-            click.echo(clean(f"  {change}"), err=options.json)
-    specs, report = _specs(settings, names), Report(say)
+    workshop, known = open_workshop(settings), known_specs(settings)
+    if update and (names or cloud):
+        raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
+    if cloud is not None:
+        names = (*names, RAMDISK, *read_desired(cloud, settings).cloud.roles)
+    specs = choose_specs(known, names, settings)
+    face = open_face(options, workshop)
+    report = Report(face)
     try:
+        if update:
+            _update(known, workshop, settings, face, options)
         built = build_images(
             specs,
+            among=known,
             workshop=workshop,
             catalogue=open_catalogue(settings),
             runner=HostRunner(),
@@ -105,10 +125,18 @@ def build(options: Options, names: tuple[str, ...], force: bool, update: bool, c
         report.fail([spec.name for spec in specs], error)
         raise
     finally:
+        face.close()
         if ci is not None:
-            _write_report(ci, report, workshop.state / "work")
+            _write_report(ci, report, workshop.logs)
     if options.json:
         print_json([{"id": b.image.id, "rebuilt": b.rebuilt, "reason": b.reason, "seconds": b.seconds} for b in built])
         return
     rows = [(b.image.id, "built" if b.rebuilt else "unchanged", b.reason, f"{b.seconds:.1f}") for b in built]
     print_table(("image", "result", "why", "seconds"), rows)
+
+
+def _update(known: list[BuildSpec], workshop: Workshop, settings: Settings, face: BuildFace, options: Options) -> None:
+    keys = SiteKeys.ensure(settings.keys)
+    lock = settings.source_dir / LOCK
+    for change in update_lock(known, lock, workshop=workshop, keys=keys, runner=HostRunner(), observer=face):
+        click.echo(clean(f"  {change}"), err=options.json)

@@ -24,8 +24,9 @@ COLOURS = {
 MEGA = 1_000_000
 
 
-def terminal() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, emoji=False)
+def terminal(*, err: bool = False) -> Console:
+    stream = sys.stderr if err else sys.stdout
+    return Console(width=None if stream.isatty() else WIDE, stderr=err, highlight=False, markup=False, emoji=False)
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

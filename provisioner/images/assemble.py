@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from provisioner.errors import ImageError
 from provisioner.events import Observer
 from provisioner.images.catalogue import INDEX
-from provisioner.images.dib import element_folders
 from provisioner.images.disk import make_filesystem, write_chunks
+from provisioner.images.elements import find_elements
 from provisioner.images.ramdisk import pack_ramdisk
 from provisioner.images.workshop import RAMDISK, RAMDISK_ELEMENT, BuildSpec, Workshop, timed
 from provisioner.model.image import Image
@@ -22,23 +23,31 @@ MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 
 
 
 def assemble(
-    build: BuildSpec, tar: Path, work: Path, workshop: Workshop, layer: str, runner: Runner, observer: Observer
+    build: BuildSpec,
+    tar: Path,
+    work: Path,
+    out: Path,
+    workshop: Workshop,
+    layers: tuple[str, ...],
+    inputs: Mapping[str, str],
+    runner: Runner,
+    observer: Observer,
 ) -> Image:
-    """The image's files in ``work/out``, and what its manifest says of them.
+    """The image's files in ``out``, and what its manifest says of them.
 
-    :param tar: the tree as diskimage-builder left it. :param layer: name of the layer it stands on.
+    :param tar: the tree as diskimage-builder left it. :param layers: keys of those it stands on.
+    :param inputs: all that went in, by name.
     :raises HostError: a program failed. :raises OSError: the disk is full.
     """
-    tree, out = work / "tree", work / "out"
+    tree = work / "tree"
     tree.mkdir()
-    out.mkdir()
     with timed(observer, build.name, "unpack"):
-        runner.run(["tar", "-C", tree, "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
+        runner.run(["tar", "-C", tree, "-I", "zstd -T0", "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
         _empty_mount_points(tree)
     packages = _packages(tree, runner)
     mapped = 0
     if build.name == RAMDISK:
-        element = element_folders((RAMDISK_ELEMENT,), workshop.search)
+        element = find_elements((RAMDISK_ELEMENT,), workshop.search)
         stage = work / "stage"
         stage.mkdir()
         with timed(observer, build.name, "pack"):
@@ -60,7 +69,9 @@ def assemble(
         sizes={path.name: path.stat().st_size for path in sorted(out.iterdir())},
         mapped=mapped,
         elements=build.spec.elements,
-        layers=(layer,),
+        layers=layers,
+        kind="ramdisk" if build.name == RAMDISK else "root",
+        inputs=dict(inputs),
         packages=packages,
     )
 

@@ -1,4 +1,4 @@
-"""The recipe of an image: layer → diskimage-builder → overlay → file system → chunks → catalogue."""
+"""The recipe of an image: layers → diskimage-builder → overlay → file system → chunks → catalogue."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -16,21 +16,30 @@ from provisioner.errors import ImageError, ProvisionerError
 from provisioner.events import Event, Observer
 from provisioner.images.assemble import assemble, template_folder
 from provisioner.images.catalogue import Catalogue
-from provisioner.images.dib import LAYER_ELEMENT, DibRun, build_tree, element_folders
+from provisioner.images.chain import DEBIAN, Layer, build_chains
+from provisioner.images.debian import store_layer
+from provisioner.images.dib import DibRun, build_tree
+from provisioner.images.elements import LAYER_ELEMENT, find_elements
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
-from provisioner.images.layer import ensure_layer, layer_inputs
+from provisioner.images.layers import Layers
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
 from provisioner.images.pool import trim_pool
 from provisioner.images.sources import Source
+from provisioner.images.tasks import Task, run_tasks
 from provisioner.images.workshop import BuildSpec, Workshop, read_sources, timed
 from provisioner.model.image import Image
 from provisioner.system.files import write_file
 from provisioner.system.run import StoppableRunner
+from provisioner.system.scratch import available_memory, mount_scratch
 from provisioner.trust.keys import SiteKeys
 
-BUILDER = "3"
+BUILDER = "4"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
+NEEDED = 6 * 1024**3
+"""Bytes of memory that building the largest image takes: its tree, packed and unpacked, and its file system."""
+GUESS = 30.0
+"""Seconds of a part that was never built here."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Built:
 def build_images(
     specs: Sequence[BuildSpec],
     *,
+    among: Sequence[BuildSpec] = (),
     workshop: Workshop,
     catalogue: Catalogue,
     runner: StoppableRunner,
@@ -54,42 +64,70 @@ def build_images(
 ) -> list[Built]:
     """Bring each image up to date; those whose inputs have not changed are left as they are.
 
-    The base layer is made first, then as many images at once as there are processors: dpkg uses only one.
+    Layers and images are made side by side, each as soon as what it stands on is there.
 
+    :param among: all images of the site; what they share decides where layers end.
     :raises ImageError: a build failed; what was published before stays, and the other builds end first.
     """
     start = monotonic()
     sources = read_sources(workshop.apt)
     lock = read_lock(workshop.lock) if workshop.lock else {}
-    jobs = [_read_job(spec, sources, lock, workshop, catalogue, force) for spec in specs]
+    tops = build_chains(among or specs, workshop.search, sources, lock)
+    jobs = [_read_job(spec, tops[spec.name], sources, lock, workshop, catalogue, force) for spec in specs]
     due = [job for job in jobs if job.reason is not None]
     for job in jobs:
         name = job.build.name
         if job.reason is not None:
-            observer(Event("image.build", f"{name}: build {job.reason}"))
+            observer(Event("image.build", f"{name}: build {job.reason}", data={"image": name}))
         elif job.newest is not None:
             message = f"{name}: nothing changed, {job.newest.id} stays"
             observer(Event("image.unchanged", message, data={"image": name, "id": job.newest.id}))
-    done: dict[str, Built] = {}
+    maker = _Maker(sources, lock, workshop, catalogue, runner, observer, force)
     if due:
-        (workshop.state / "work").mkdir(parents=True, exist_ok=True)
-        with timed(observer, "all", "layer"):
-            layer = ensure_layer(
-                workshop.state / "layers", sources, lock, pool=workshop.pool, runner=runner, observer=observer
-            )
-        maker = _Maker(sources, lock, layer, workshop, catalogue, runner, observer, force)
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            try:
-                done = {built.image.name: built for built in pool.map(maker.make, due)}
-            except ProvisionerError:
-                raise
-            except BaseException:  # interrupted: the threads wait for programs that nobody needs any more
-                runner.stop()
-                raise
+        maker.workshop = maker.layers.workshop = workshop = _enter_memory(workshop, runner)
+        workshop.work.mkdir(parents=True, exist_ok=True)
+        tasks = maker.tasks(due)
+        took: dict[str, float] = {}
+        try:
+            failed = run_tasks([_timed_task(task, took) for task in tasks], workers(), runner.stop)
+        finally:
+            record = workshop.state / "records" / "seconds.json"
+            write_file(record, json.dumps(read_seconds(workshop) | took, indent=1))
+        if failed:
+            raise next(iter(failed.values()))
         trim_pool(workshop.pool, lock)
     seconds = monotonic() - start
     unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
-    return [(unchanged | done)[job.build.name] for job in jobs]
+    return [(unchanged | maker.built)[job.build.name] for job in jobs]
+
+
+def _enter_memory(workshop: Workshop, runner: StoppableRunner) -> Workshop:
+    """The workshop with its work in memory, where there is enough for all that is built at once."""
+    free = available_memory()
+    folder = workshop.state / "work" / "memory"
+    if not workshop.in_memory or free < workers() * NEEDED or not mount_scratch(folder, free * 4 // 5, runner):
+        return workshop
+    return replace(workshop, scratch=folder)
+
+
+def _timed_task(task: Task, took: dict[str, float]) -> Task:
+    def work() -> None:
+        start = monotonic()
+        task.work()
+        took[task.name] = round(monotonic() - start, 3)
+
+    return replace(task, work=work)
+
+
+def read_seconds(workshop: Workshop) -> dict[str, float]:
+    """How long each layer and image took when it was last built here."""
+    record = workshop.state / "records" / "seconds.json"
+    return dict(json.loads(record.read_text())) if record.is_file() else {}
+
+
+def workers() -> int:
+    """How many parts are built at once: dpkg uses one processor."""
+    return os.cpu_count() or 1
 
 
 def update_lock(
@@ -126,6 +164,7 @@ class _Job:
     """An image with what goes into it. ``reason``: why it has to be built, None when it has not."""
 
     build: BuildSpec
+    layer: Layer
     inputs: dict[str, str]
     tree_inputs: dict[str, str]
     newest: Image | None
@@ -134,13 +173,13 @@ class _Job:
 
 def _read_job(
     build: BuildSpec,
+    layer: Layer,
     sources: tuple[Source, ...],
     lock: Mapping[str, str],
     workshop: Workshop,
     catalogue: Catalogue,
     force: bool,
 ) -> _Job:
-    folders = element_folders((LAYER_ELEMENT, *build.spec.elements), workshop.search)
     tree_inputs = {
         "builder": BUILDER,
         "diskimage-builder": version("diskimage-builder"),
@@ -148,9 +187,10 @@ def _read_job(
         "sources": " ".join(source.line() for source in sources),
         LOCK: hash_inputs(lock),
     }
-    for element, place in folders.items():
+    for element, place in find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search).items():
         tree_inputs |= folder_inputs(f"elements/{element}", place)
-    inputs = tree_inputs | {f"layer/{name}": text for name, text in layer_inputs(sources, lock).items()}
+    debian = layer.chain[0].inputs
+    inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent)
     for name in build.spec.templates:
         inputs |= folder_inputs(f"templates/{name}", template_folder(workshop, name))
@@ -161,60 +201,80 @@ def _read_job(
         reason: str | None = "because it was asked for"
     else:
         reason = None if before == inputs and newest is not None else explain(before, inputs)
-    return _Job(build, inputs, tree_inputs, newest, reason)
+    return _Job(build, layer, inputs, tree_inputs, newest, reason)
 
 
-@dataclass(frozen=True)
 class _Maker:
-    """What the builds of one run share."""
+    """What the builds of one run share. ``built``: what they made, by name."""
 
-    sources: tuple[Source, ...]
-    lock: Mapping[str, str]
-    layer: Path
-    workshop: Workshop
-    catalogue: Catalogue
-    runner: StoppableRunner
-    observer: Observer
-    force: bool
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        lock: Mapping[str, str],
+        workshop: Workshop,
+        catalogue: Catalogue,
+        runner: StoppableRunner,
+        observer: Observer,
+        force: bool,
+    ) -> None:
+        self.lock = lock
+        self.workshop = workshop
+        self.catalogue = catalogue
+        self.runner = runner
+        self.observer = observer
+        self.force = force
+        self.layers = Layers(workshop, sources, lock, runner, observer)
+        self.built: dict[str, Built] = {}
 
-    def make(self, job: _Job) -> Built:
-        start = monotonic()
+    def tasks(self, jobs: Sequence[_Job]) -> list[Task]:
+        """The layers that are missing, each once, and the images."""
+        seconds = read_seconds(self.workshop)
+        found: dict[str, Task] = {}
+        for job in jobs:
+            needs: tuple[str, ...] = ()
+            for layer in [] if self._has_tree(job) else self.layers.missing(job.layer):
+                name = f"layer-{layer.name}"
+                found[name] = Task(name, needs, partial(self.layers.make, layer), seconds.get(name, GUESS))
+                needs = (name,)
+            name = job.build.name
+            found[name] = Task(name, needs, partial(self.make, job), seconds.get(name, GUESS))
+        return list(found.values())
+
+    def make(self, job: _Job) -> None:
+        start, name = monotonic(), job.build.name
         try:
-            return self._make(job, start)
+            image = self._image(job)
         except ProvisionerError as error:
-            told = {"image": job.build.name, "seconds": monotonic() - start, "error": error.to_dict()}
-            self.observer(Event("image.failed", f"{job.build.name}: {error.summary}", data=told))
+            told = {"image": name, "seconds": monotonic() - start, "error": error.to_dict()}
+            self.observer(Event("image.failed", f"{name}: {error.summary}", data=told))
             raise
+        seconds = monotonic() - start
+        told = {"image": name, "id": image.id, "seconds": seconds, "reason": job.reason}
+        self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=told))
+        self.built[name] = Built(image, True, job.reason or "", seconds)
 
-    def _make(self, job: _Job, start: float) -> Built:
+    def _image(self, job: _Job) -> Image:
         name, workshop = job.build.name, self.workshop
-        tree_name = hash_inputs(job.tree_inputs | {"layer": self.layer.name})
-        tar = workshop.state / "trees" / f"{name}-{tree_name}.tar"
-        if not tar.is_file() or self.force:
-            with timed(self.observer, name, "diskimage-builder"):
-                build_tree(
-                    DibRun(
-                        name,
-                        job.build.spec.elements,
-                        workshop.search,
-                        self.layer,
-                        workshop.agent,
-                        workshop.ca_bundle,
-                        self.sources,
-                        workshop.pool,
-                    ),
-                    tar,
-                    work=workshop.state / "work",
-                    runner=self.runner,
-                    observer=self.observer,
-                )
-            for old in tar.parent.glob(f"{name}-*.tar"):
-                if old != tar:
-                    old.unlink()
+        if not self._has_tree(job):
+            self._make_tree(job)
         try:
-            with tempfile.TemporaryDirectory(dir=workshop.state / "work", prefix=f"{name}.") as folder:
-                image = assemble(job.build, tar, Path(folder), workshop, self.layer.name, self.runner, self.observer)
-                self.catalogue.publish(image, Path(folder) / "out")
+            with (
+                tempfile.TemporaryDirectory(dir=workshop.work, prefix=f"{name}.") as folder,
+                self.catalogue.workplace() as out,
+            ):
+                layers = tuple(layer.key for layer in job.layer.chain)
+                image = assemble(
+                    job.build,
+                    self._tree(job),
+                    Path(folder),
+                    out,
+                    workshop,
+                    layers,
+                    job.inputs,
+                    self.runner,
+                    self.observer,
+                )
+                self.catalogue.publish(image, out)
             write_file(workshop.record(name), json.dumps(job.inputs, indent=1))
         except OSError as error:
             raise ImageError(
@@ -225,8 +285,35 @@ class _Maker:
             ) from error
         if drift := describe_drift(self.lock, image.packages):
             message = f"{name}: not as locked: {drift}; image build --update moves the lock"
-            self.observer(Event("image.drift", message))
-        seconds = monotonic() - start
-        told = {"image": name, "id": image.id, "seconds": seconds, "reason": job.reason}
-        self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=told))
-        return Built(image, True, job.reason or "", seconds)
+            self.observer(Event("image.drift", message, data={"image": name}))
+        return image
+
+    def _tree(self, job: _Job) -> Path:
+        """What diskimage-builder makes of an image's inputs."""
+        key = hash_inputs(job.tree_inputs | {"layer": job.layer.key})
+        return self.workshop.state / "trees" / f"{job.build.name}-{key}.tar.zst"
+
+    def _has_tree(self, job: _Job) -> bool:
+        return not self.force and self._tree(job).is_file()
+
+    def _make_tree(self, job: _Job) -> None:
+        name, tar, workshop = job.build.name, self._tree(job), self.workshop
+        run = DibRun(
+            name=name,
+            elements=job.build.spec.elements,
+            elements_path=workshop.search,
+            layer=self.layers.path(job.layer),
+            agent_source=workshop.agent,
+            ca_bundle=workshop.ca_bundle,
+            pool=workshop.pool,
+        )
+        with (
+            timed(self.observer, name, "diskimage-builder"),
+            tempfile.TemporaryDirectory(dir=workshop.work, prefix=f"{name}.") as folder,
+        ):
+            fresh, place = Path(folder) / "tree.tar", Path(folder)
+            build_tree(run, fresh, work=place, logs=workshop.logs, runner=self.runner, observer=self.observer)
+            store_layer(fresh, tar, self.runner)
+        for old in tar.parent.glob("*.tar.zst"):
+            if old != tar and old.name.rpartition("-")[0] == name:
+                old.unlink()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +17,8 @@ from provisioner.system.files import hash_file, write_file
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 INDEX = "index.json"
+UNFINISHED = "."
+"""Folders whose names begin with it are not images, or not any more."""
 ID = re.compile(r"^[a-z0-9-]+-[0-9a-f]{12}$")
 
 
@@ -32,7 +37,16 @@ class Catalogue:
 
     def images(self) -> list[Image]:
         """Every image whose signature holds, by id."""
-        return [self.get(path.parent.name) for path in sorted(self.folder.glob(f"*/{MANIFEST}"))]
+        found = sorted(path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
+        return [self.get(name) for name in found if not name.startswith(UNFINISHED)]
+
+    @contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """An empty folder on the catalogue's own disk, to put an image's files in before it is published."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f"{UNFINISHED}building.") as folder:
+            (Path(folder) / "out").mkdir(mode=0o755)
+            yield Path(folder) / "out"
 
     def newest(self, name: str) -> Image | None:
         """The image that new deployments of ``name`` take.

@@ -6,25 +6,30 @@ import re
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
-from provisioner.images.sources import Source
+from provisioner.images.elements import LAYER_ELEMENT
 from provisioner.system.run import LAST_LINES, PATH, Runner
 
 DEADLINE = 2400.0
 PHASE = re.compile(
     r"dib-run-parts (?:Sourcing|Running)? ?.*/(?:hooks|in_target\.d)/(?P<phase>[a-z-]+)\.d/(?P<script>[^/ ]+)"
 )
-LAYER_ELEMENT = "provisioner-layer"
+INSTALLS = re.compile(r"^> *\d+ upgraded, (?P<count>\d+) newly installed")
+STEPS = ("> Unpacking ", "> Setting up ")
 
 
 @dataclass(frozen=True)
 class DibRun:
-    """What diskimage-builder is told. ``elements_path``: folders searched in order, ours first."""
+    """What diskimage-builder is told.
+
+    :param name: of the image or layer; its log is ``NAME.log``. :param elements_path: folders searched in order.
+    :param layer: the file that the tree begins with.
+    """
 
     name: str
     elements: tuple[str, ...]
@@ -32,7 +37,6 @@ class DibRun:
     layer: Path
     agent_source: Path
     ca_bundle: Path | None
-    sources: tuple[Source, ...]
     pool: Path
 
 
@@ -62,33 +66,54 @@ def dib_environment(run: DibRun, work: Path) -> dict[str, str]:
     return env
 
 
-def build_tree(run: DibRun, tar: Path, *, work: Path, runner: Runner, observer: Observer) -> None:
+class Watch:
+    """Reads what diskimage-builder says: keeps it, and tells phases and packages as events.
+
+    ``script`` is the hook that runs, ``said`` the last lines.
+    """
+
+    def __init__(self, name: str, log: Path, observer: Observer) -> None:
+        self.said: deque[str] = deque(maxlen=LAST_LINES)
+        self.script = "before the first script"
+        self._name = name
+        self._log = log
+        self._observer = observer
+        self._phase = ""
+        self._packages = self._done = 0
+
+    def line(self, text: str) -> None:
+        self.said.append(text)
+        with self._log.open("a") as file:
+            file.write(f"{text}\n")
+        if match := PHASE.search(text):
+            self.script = f"{match['phase']}.d/{match['script']}"
+            if match["phase"] != self._phase:
+                self._phase = match["phase"]
+                self._tell("image.phase", f"{self._name}: {self._phase}")
+        elif match := INSTALLS.match(text):
+            self._packages, self._done = int(match["count"]), 0
+        elif text.startswith(STEPS) and self._packages:
+            self._done += 1
+            self._tell("image.packages", f"{self._name}: package {(self._done + 1) // 2} of {self._packages}")
+
+    def _tell(self, kind: str, message: str) -> None:
+        # Each package is unpacked and set up: two steps.
+        data = {"image": self._name, "phase": self._phase, "steps": self._done, "of": 2 * self._packages}
+        self._observer(Event(kind, message, data=data))
+
+
+def build_tree(run: DibRun, tar: Path, *, work: Path, logs: Path, runner: Runner, observer: Observer) -> None:
     """Run diskimage-builder; ``tar`` appears whole or not at all.
 
     It runs in a mount namespace of its own, so that whatever it mounts goes with it. All it says is kept in
-    ``work/NAME.log`` until the next run.
+    ``logs/NAME.log`` until the next run.
 
     :raises ImageError: a hook failed; names the script, its last lines and the log.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    log = work / f"{run.name}.log"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{run.name}.log"
     log.write_text("")
-    said: deque[str] = deque(maxlen=LAST_LINES)
-    script = "before the first script"
-    phases: list[str] = []
-
-    def line(text: str) -> None:
-        nonlocal script
-        said.append(text)
-        with log.open("a") as file:
-            file.write(f"{text}\n")
-        match = PHASE.search(text)
-        if match:
-            script = f"{match['phase']}.d/{match['script']}"
-            if match["phase"] not in phases:
-                phases.append(match["phase"])
-                observer(Event("image.phase", f"{run.name}: {match['phase']}", data={"phase": match["phase"]}))
-
+    watch = Watch(run.name, log, observer)
     with tempfile.TemporaryDirectory(dir=work, prefix=f"{run.name}.") as folder:
         output = Path(folder) / run.name
         try:
@@ -97,13 +122,13 @@ def build_tree(run: DibRun, tar: Path, *, work: Path, runner: Runner, observer: 
                 env=dib_environment(run, Path(folder)),
                 cwd=Path(folder),
                 deadline=DEADLINE,
-                on_line=line,
+                on_line=watch.line,
             )
         except HostError as error:
             raise ImageError(
                 f"diskimage-builder could not build {run.name}",
-                where=script,
-                cause="\n".join(said) or error.cause,
+                where=watch.script,
+                cause="\n".join(watch.said) or error.cause,
                 hint=f"all it said is in {log}; correct the script and run provisioner image build again",
             ) from error
         tar.parent.mkdir(parents=True, exist_ok=True)
@@ -112,33 +137,5 @@ def build_tree(run: DibRun, tar: Path, *, work: Path, runner: Runner, observer: 
 
 def command(run: DibRun, output: Path) -> Sequence[str | Path]:
     program = Path(sys.executable).with_name("disk-image-create")
-    return ["unshare", "-m", program, "-n", "-t", "tar", "-o", output, LAYER_ELEMENT, *run.elements]
-
-
-def element_folders(elements: Sequence[str], path: Sequence[Path]) -> Mapping[str, Path]:
-    """Where each element and what it depends on lie, of those that are in our folders.
-
-    Elements that diskimage-builder ships are not listed: its version stands for them.
-
-    :raises ImageError: an element is in none of the folders nor in diskimage-builder.
-    """
-    stock = Path(sys.executable).parents[1].glob("lib/python3*/site-packages/diskimage_builder/elements")
-    shipped = {entry.name for folder in stock for entry in folder.iterdir()}
-    found: dict[str, Path] = {}
-    todo = list(elements)
-    while todo:
-        name = todo.pop()
-        folder = next((base / name for base in path if (base / name).is_dir()), None)
-        if folder is None:
-            if name not in shipped:
-                raise ImageError(
-                    f"there is no element {name}",
-                    where=", ".join(str(base) for base in path),
-                    hint="correct the role's image.elements, or add its folder to elements_path",
-                )
-            continue
-        if name not in found:
-            found[name] = folder
-            deps = folder / "element-deps"
-            todo += deps.read_text().split() if deps.is_file() else []
-    return dict(sorted(found.items()))
+    wrapped: list[str | Path] = ["unshare", "-m", sys.executable, "-m", "provisioner.system.nosync", program]
+    return [*wrapped, "-n", "-t", "tar", "-o", output, LAYER_ELEMENT, *run.elements]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from provisioner.system.files import hash_file
@@ -17,12 +17,17 @@ def hash_inputs(inputs: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(sorted(inputs.items()))).encode()).hexdigest()[:16]
 
 
-def folder_inputs(label: str, folder: Path) -> dict[str, str]:
-    """Path → hash of content and mode for every file below a folder; a link counts by its target."""
+def folder_inputs(label: str, folder: Path, parts: Collection[str] | None = None) -> dict[str, str]:
+    """Path → hash of content and mode for every file below a folder; a link counts by its target.
+
+    :param parts: names at the top of the folder that count; all of them by default.
+    """
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = f"{label}/{path.relative_to(folder)}"
         if any(part.endswith(IGNORED) for part in path.parts):
+            continue
+        if parts is not None and path.relative_to(folder).parts[0] not in parts:
             continue
         if path.is_symlink():
             found[name] = f"link {path.readlink()}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from provisioner.events import Event, Observer
-from provisioner.images.layer import RELEASE
+from provisioner.images.debian import RELEASE
 from provisioner.images.sources import Source, parse_sources
 from provisioner.model.role import ImageSpec
 
@@ -37,6 +37,7 @@ class Workshop:
     :param source: holds ``elements/`` and ``templates/``. :param agent: folder of ``provisioner_agent``.
     :param state: layers, trees and their records; the catalogue has its own folder. :param pool: packages that were
         fetched. :param lock: file of package versions; None for the newest of each.
+    :param in_memory: whether to work in memory where there is enough; ``scratch`` is then where that is mounted.
     """
 
     source: Path
@@ -47,11 +48,23 @@ class Workshop:
     lock: Path | None
     apt: tuple[Path, ...] = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
     ca_bundle: Path | None = None
+    in_memory: bool = False
+    scratch: Path | None = None
 
     @property
     def search(self) -> tuple[Path, ...]:
         """Folders of elements, ours first."""
         return (self.source / "elements", *self.elements_path)
+
+    @property
+    def work(self) -> Path:
+        """Where trees are unpacked and built; nothing there outlives the build."""
+        return self.scratch or self.state / "work"
+
+    @property
+    def logs(self) -> Path:
+        """What diskimage-builder said when each layer and image was last built."""
+        return self.state / "logs"
 
     def record(self, name: str) -> Path:
         """What the newest image of ``name`` was made from."""

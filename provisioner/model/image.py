@@ -46,7 +46,7 @@ class Image(Value):
     ``layers`` are those it stands on, the lowest first.
 
     :param kind: ``root``, a file system for a partition; ``ramdisk``; or ``disk``, a whole disk that somebody brought.
-    :param test: how the boot test ended: ``passed``, ``skipped`` (``--no-test``), empty for a ramdisk or a foreign disk.
+    :param test: how the boot test ended: ``passed``, ``skipped`` (``--no-test``); empty for what has none.
     """
 
     id: str

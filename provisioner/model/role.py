@@ -10,11 +10,28 @@ from provisioner.model.hardware import NAME
 from provisioner.model.value import Value
 
 
+class Probe(Value):
+    """A health check that runs inside the instance.
+
+    Green when ``command`` exits with 0 and, if ``expect`` is given, prints exactly that (white space stripped).
+    ``{count}`` in ``expect`` stands for the number of members of the role.
+    """
+
+    name: str
+    command: tuple[str, ...] = Field(min_length=1)
+    expect: str | None = None
+    timeout: float = Field(default=20.0, gt=0, le=600)
+
+
 class ImageSpec(Value):
-    """What a role's image is built from: diskimage-builder elements and a template tree under ``templates/``."""
+    """What a role's image is built from: diskimage-builder elements and a template tree under ``templates/``.
+
+    ``checks`` are run in the booted image before it is published, beside the role's own health probes.
+    """
 
     elements: tuple[str, ...] = Field(min_length=1)
     templates: tuple[str, ...] = ()
+    checks: tuple[Probe, ...] = ()
 
 
 class Match(Value):
@@ -31,19 +48,6 @@ class Storage(Value):
     esp_mib: int = Field(default=128, ge=32)
     grow: bool = True
     wipe: bool = False
-
-
-class Probe(Value):
-    """A health check that runs inside the instance.
-
-    Green when ``command`` exits with 0 and, if ``expect`` is given, prints exactly that (white space stripped).
-    ``{count}`` in ``expect`` stands for the number of members of the role.
-    """
-
-    name: str
-    command: tuple[str, ...] = Field(min_length=1)
-    expect: str | None = None
-    timeout: float = Field(default=20.0, gt=0, le=600)
 
 
 class Health(Value):

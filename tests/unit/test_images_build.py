@@ -14,8 +14,9 @@ from provisioner.errors import ImageError, ProgramFailed
 from provisioner.events import RecordingObserver
 from provisioner.images.build import Built, build_images, update_lock
 from provisioner.images.catalogue import Catalogue
-from provisioner.images.dib import DibRun, dib_environment, element_folders
-from provisioner.images.layer import ensure_layer, setup_script
+from provisioner.images.debian import setup_script
+from provisioner.images.dib import DibRun, dib_environment
+from provisioner.images.elements import find_elements
 from provisioner.images.lock import parse_lock
 from provisioner.images.sources import Source
 from provisioner.images.workshop import BuildSpec, Workshop
@@ -24,6 +25,7 @@ from provisioner.system.run import Completed, HostRunner
 from provisioner.trust.keys import SiteKeys
 
 SOURCE = Source("http://mirror.example/debian", "bookworm", ("main",))
+WRAPPER = "provisioner.system.nosync"
 DIB_LINES = """\
 dib-run-parts Running /build/hooks/root.d/10-unpack-layer
 dib-run-parts Running /tmp/in_target.d/install.d/01-package-installs
@@ -55,9 +57,12 @@ class Builders:
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         words = [str(word) for word in argv]
-        name = "disk-image-create" if words[0] == "unshare" else words[0]
-        if name in ("mmdebstrap", "disk-image-create"):
+        wrapped = words[words.index(WRAPPER) + 1 :] if WRAPPER in words else words
+        name = Path(wrapped[0]).name
+        if name == "mmdebstrap":
             self.calls.append(name)
+        elif name == "disk-image-create":
+            self.calls.append(f"{name} {Path(words[words.index('-o') + 1]).name}")
         for line in DIB_LINES.splitlines():
             if on_line is not None:
                 on_line(line)
@@ -69,7 +74,7 @@ class Builders:
             self.environment = dict(env or {})
             make_tar(Path(words[words.index("-o") + 1] + ".tar"))
         elif name == "tar":  # as anybody: owners and devices need root
-            with tarfile.open(words[-1]) as tar:
+            with zstandard.open(words[-1]) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 tar.extractall(words[2])
         elif name == "dpkg-query":
             return Completed(tuple(words), 0, "galera-4 26.4\nrsync 3.2.7\n", "")
@@ -94,6 +99,7 @@ def make_tar(path: Path) -> None:
             tar.addfile(entry, io.BytesIO(text.encode()))
 
 
+PACKAGES, CONFIGURATION = "disk-image-create layer-galera", "disk-image-create galera"
 SPEC = BuildSpec("galera", ImageSpec(elements=("galera",), templates=("galera",)))
 
 
@@ -107,6 +113,7 @@ class Site:
             "elements/provisioner-layer/element-provides": "operating-system",
             "elements/galera/element-deps": "package-installs\n",
             "elements/galera/package-installs.yaml": "galera-4:\n",
+            "elements/galera/install.d/70-galera": "#!/bin/sh\n",
             "templates/galera/etc/my.cnf": "a={{a}}\n",
             "elements/provisioner-layer/README.rst": "layer\n",
             "provisioner_agent/instance/main.py": "print()\n",
@@ -176,7 +183,7 @@ def site(tmp_path: Path) -> Site:
 def test_the_first_build_makes_everything(site: Site) -> None:
     built = site.build()
     assert built.rebuilt and built.reason == "because it was never built here"
-    assert site.runner.calls == ["mmdebstrap", "disk-image-create"]
+    assert site.runner.calls == ["mmdebstrap", PACKAGES, CONFIGURATION]
     assert site.catalogue.newest("galera") == built.image
     assert built.image.packages == {"galera-4": "26.4", "rsync": "3.2.7"}
     assert built.image.mapped == site.catalogue.index(built.image.id).mapped > 0
@@ -199,13 +206,14 @@ def test_nothing_changed_builds_nothing(site: Site) -> None:
     [
         ("templates/galera/etc/my.cnf", []),
         ("provisioner_agent/instance/main.py", []),
-        ("elements/galera/package-installs.yaml", ["disk-image-create"]),
-        ("elements/provisioner-layer/README.rst", ["disk-image-create"]),
+        ("elements/galera/install.d/70-galera", [CONFIGURATION]),
+        ("elements/galera/package-installs.yaml", [PACKAGES, CONFIGURATION]),
+        ("elements/provisioner-layer/README.rst", [CONFIGURATION]),
     ],
 )
 def test_what_changed_decides_how_much_is_built(site: Site, name: str, calls: list[str]) -> None:
     site.build()
-    site.write(name, "other\n")
+    site.write(name, "other:\n")
     built = site.build()
     label = name.replace("provisioner_agent/", "agent/")
     assert built.rebuilt and built.reason == f"because {label} changed"
@@ -223,8 +231,8 @@ def test_the_lock_is_a_part_of_every_image_and_what_it_could_not_hold_is_said(si
     site.build()
     site.lock.write_text("# head\ngalera-4 26.4\nrsync 3.2.6\n")
     built = site.build()
-    assert built.reason == "because images.lock and 1 more changed"
-    assert site.runner.calls == ["mmdebstrap", "disk-image-create"]
+    assert built.reason == "because images.lock changed"
+    assert site.runner.calls == ["mmdebstrap", PACKAGES, CONFIGURATION]
     (drift,) = [event.message for event in site.observer.events if event.kind == "image.drift"]
     assert "rsync 3.2.6 → 3.2.7" in drift and "galera-4" not in drift and "--update" in drift
 
@@ -251,20 +259,21 @@ def test_a_failed_build_names_the_script_and_its_last_lines_and_leaves_what_was(
     error = caught.value
     assert error.where == "install.d/01-package-installs"
     assert "Unable to locate package mistyped" in str(error.cause)
-    log = site.folder / "state" / "work" / "galera.log"
+    log = site.folder / "state" / "logs" / "layer-galera.log"
     assert str(log) in str(error.hint) and "01-package-installs" in log.read_text()
     assert site.catalogue.images() == [first.image]
-    assert [path.name for path in log.parent.iterdir()] == ["galera.log"]
+    assert sorted(path.name for path in log.parent.iterdir()) == ["galera.log", "layer-galera.log"]
     site.runner.broken = ""
     assert site.build().rebuilt
 
 
 def test_a_failed_layer_leaves_nothing(site: Site) -> None:
     site.runner.broken = "mmdebstrap"
-    with pytest.raises(ImageError, match="base layer") as caught:
+    with pytest.raises(ImageError, match="layer debian") as caught:
         site.build()
     assert "mistyped" in str(caught.value.cause)
-    assert list((site.folder / "state" / "layers").iterdir()) == []
+    assert not (site.folder / "state" / "layers").exists()
+    assert list((site.folder / "state" / "work").iterdir()) == []
     assert site.catalogue.images() == []
 
 
@@ -273,12 +282,12 @@ def test_a_disk_that_cannot_be_written_is_said_and_leaves_no_image(site: Site) -
     with pytest.raises(ImageError) as caught:
         site.build()
     assert caught.value.where == str(site.folder / "images") and "df -h" in str(caught.value.hint)
-    assert not (site.folder / "state" / "records").exists()
+    assert not (site.folder / "state" / "records" / "galera.json").exists()
 
 
 def test_unknown_elements_and_templates_are_refused_before_anything_runs(site: Site) -> None:
     with pytest.raises(ImageError, match="no element mistyped"):
-        element_folders(("mistyped",), (site.source / "elements",))
+        find_elements(("mistyped",), (site.source / "elements",))
     (site.source / "templates" / "galera" / "etc" / "my.cnf").unlink()
     for folder in ("templates/galera/etc", "templates/galera"):
         (site.source / folder).rmdir()
@@ -291,7 +300,7 @@ def test_elements_bring_what_they_depend_on_and_ours_come_first(site: Site, tmp_
     site.write("elements/galera/element-deps", "agent\npackage-installs\n")
     site.write("elements/agent/element-deps", "provisioner-layer\n")
     (tmp_path / "more" / "agent").mkdir(parents=True)
-    found = element_folders(("galera",), (site.source / "elements", tmp_path / "more"))
+    found = find_elements(("galera",), (site.source / "elements", tmp_path / "more"))
     assert {name: path.parent for name, path in found.items()} == dict.fromkeys(
         ("agent", "galera", "provisioner-layer"), site.source / "elements"
     )
@@ -299,28 +308,11 @@ def test_elements_bring_what_they_depend_on_and_ours_come_first(site: Site, tmp_
 
 def test_diskimage_builder_gets_a_clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIB_OFFLINE", "1")
-    run = DibRun(
-        "galera", ("galera",), (Path("/a"), Path("/b")), Path("/layer"), Path("/agent"), None, (SOURCE,), Path("/pool")
-    )
+    run = DibRun("galera", ("galera",), (Path("/a"), Path("/b")), Path("/layer"), Path("/agent"), None, Path("/pool"))
     env = dib_environment(run, tmp_path)
     assert env["ELEMENTS_PATH"] == "/a:/b" and env["PROVISIONER_LAYER"] == "/layer"
     assert env["TMP_DIR"] == env["TMPDIR"] == env["DIB_IMAGE_CACHE"].removesuffix("/cache") == str(tmp_path)
     assert "DIB_OFFLINE" not in env and "PROVISIONER_CA_BUNDLE" not in env
-
-
-def test_a_layer_is_named_by_what_goes_in_and_made_once(tmp_path: Path) -> None:
-    runner, observer = Builders(), RecordingObserver()
-
-    def ensure(source: Source, lock: dict[str, str]) -> Path:
-        folder, pool = tmp_path / "layers", tmp_path / "pool"
-        return ensure_layer(folder, (source,), lock, pool=pool, runner=runner, observer=observer)
-
-    first = ensure(SOURCE, {})
-    assert ensure(SOURCE, {}) == first
-    other = ensure(Source("http://b.example/", "bookworm", ("main",)), {})
-    locked = ensure(SOURCE, {"rsync": "3"})
-    assert len({first, other, locked}) == 3 and runner.calls == ["mmdebstrap"] * 3
-    assert sorted(path.name for path in first.parent.iterdir()) == sorted([first.name, other.name, locked.name])
 
 
 def test_the_layers_setup_writes_the_initramfs_hook(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""The base layer: a Debian root file system with a kernel, made once by mmdebstrap and named by what went in."""
+"""The lowest layer: a Debian root file system with a kernel, made once by mmdebstrap and named by what went in."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +31,7 @@ PACKAGES = (
     "netbase",
     "openssl",
     "python3",
+    "python3-pystache",
     "systemd-resolved",
     "systemd-timesyncd",
     "udev",
@@ -38,6 +41,8 @@ EXCLUDED = (
     "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*",
     "/lib/udev/hwdb.d/*", "/usr/lib/udev/hwdb.d/*",
 )  # fmt: skip
+KEPT = "/usr/share/doc/*/copyright"
+"""Licences stay: whoever hands an image on must hand them on, and the list of parts is read from them."""
 UNUSED_MODULES = (
     "drivers/block/floppy.ko", "drivers/bluetooth", "drivers/char/lp.ko", "drivers/char/ppdev.ko", "drivers/comedi",
     "drivers/gpu/drm/amd", "drivers/gpu/drm/gma500", "drivers/gpu/drm/i915", "drivers/gpu/drm/nouveau",
@@ -90,12 +95,13 @@ def _below(name: str) -> str:
     return "" if name.endswith(".ko") else "/*"
 
 
-def layer_inputs(sources: tuple[Source, ...], lock: Mapping[str, str]) -> dict[str, str]:
-    """What the base layer is made from."""
+def debian_inputs(sources: tuple[Source, ...], lock: Mapping[str, str]) -> dict[str, str]:
+    """What the lowest layer is made from."""
     return {
         "release": RELEASE,
         "packages": " ".join(PACKAGES),
         "excluded": " ".join(excluded()),
+        "kept": KEPT,
         "setup": setup_script(),
         "sources": " ".join(source.line() for source in sources),
         "lock": hash_inputs(lock),
@@ -103,41 +109,37 @@ def layer_inputs(sources: tuple[Source, ...], lock: Mapping[str, str]) -> dict[s
     }
 
 
-def ensure_layer(
-    folder: Path,
+def make_debian(
+    path: Path,
     sources: tuple[Source, ...],
     lock: Mapping[str, str],
     *,
+    work: Path,
     pool: Path,
     runner: Runner,
     observer: Observer,
-) -> Path:
-    """The base layer's path, ``folder/HASH.tar.zst``; made when it is not there.
+) -> None:
+    """Write the layer to ``path``, a ``.tar.zst``; whole or not at all.
 
-    :param lock: versions by package. :param pool: folder of packages, filled by this.
-    :raises ImageError: mmdebstrap could not make it; nothing is left behind.
+    :param lock: versions by package. :param work: an empty folder. :param pool: folder of packages, filled by this.
+    :raises ImageError: mmdebstrap could not make it.
     """
-    inputs = layer_inputs(sources, lock)
-    path = folder / f"{hash_inputs(inputs)}.tar.zst"
-    if path.is_file():
-        observer(Event("image.layer.reused", f"base layer {path.name} is there already"))
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
     pool.mkdir(parents=True, exist_ok=True, mode=0o700)
-    preferences = folder / f".{path.name.removesuffix('.tar.zst')}.preferences"
+    preferences, temporary = work / "preferences", work / "debian.tar"
     preferences.write_text(render_preferences(lock))
-    observer(Event("image.layer.started", "base layer: mmdebstrap installs Debian with a kernel"))
-    temporary = folder / f".{path.name.removesuffix('.tar.zst')}.part.tar"
 
     def line(text: str) -> None:
         if text.startswith("I: ") and text.endswith("..."):
-            message = f"base layer: {text[3:].removesuffix('...')}"
-            observer(Event("image.layer.phase", message))
+            phase = text[3:].removesuffix("...")
+            observer(Event("image.phase", f"debian: {phase}", data={"image": "debian", "phase": phase}))
 
-    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded()]
+    options = [*(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded()), f"--dpkgopt=path-include={KEPT}"]
     try:
         runner.run(
             [
+                sys.executable,
+                "-m",
+                "provisioner.system.nosync",
                 "mmdebstrap",
                 "--variant=minbase",
                 f"--include={','.join(PACKAGES)}",
@@ -155,18 +157,22 @@ def ensure_layer(
             deadline=DEADLINE,
             on_line=line,
         )
-        runner.run(["zstd", "-q", "-T0", "-1", "--rm", temporary, "-o", f"{temporary}.zst"], deadline=DEADLINE)
-        Path(f"{temporary}.zst").replace(path)
+        store_layer(temporary, path, runner)
     except HostError as error:
         raise ImageError(
-            "the base layer could not be made",
+            "the layer debian could not be made",
             where="mmdebstrap",
             cause=error.cause or error.summary,
             hint="apt-get update shows whether this host's package sources answer; df -h whether its disk is full",
         ) from error
+
+
+def store_layer(tar: Path, path: Path, runner: Runner) -> None:
+    """Compress ``tar``, which goes, into ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compressed = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        runner.run(["zstd", "-q", "-T0", "-1", "--rm", tar, "-o", compressed], deadline=DEADLINE)
+        compressed.replace(path)
     finally:
-        preferences.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
-        Path(f"{temporary}.zst").unlink(missing_ok=True)
-    observer(Event("image.layer.done", f"base layer {path.name}", data={"bytes": path.stat().st_size}))
-    return path
+        compressed.unlink(missing_ok=True)
