@@ -1,4 +1,4 @@
-"""The command ``provisioner-agent``: ``run``, ``status``, ``apply``."""
+"""The command ``provisioner-agent``: ``run``, ``status``, ``apply``, ``trial``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from provisioner_agent.instance import journal as journals
 from provisioner_agent.instance import places
 from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
-from provisioner_agent.instance.document import BadDocument, parse_document, read_document
+from provisioner_agent.instance.document import BadDocument, Document, parse_document, read_document
 from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
 from provisioner_agent.instance.host import LinuxHost
 from provisioner_agent.instance.report import status_text
+from provisioner_agent.instance.trial import run_trial
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink
@@ -45,6 +46,8 @@ def run_command(argv: Sequence[str]) -> int:
     try:
         if words.command == "status":
             return show_status(host, as_json=words.json)
+        if words.command == "trial":
+            return try_once(host, words.metadata)
         if words.command == "apply":
             return apply_once(host, words.metadata, words.templates, noop=words.noop)
         return run_agent(host)
@@ -74,10 +77,7 @@ def show_status(host: LinuxHost, *, as_json: bool) -> int:
 
 def apply_once(host: LinuxHost, metadata: Path, templates: str, *, noop: bool) -> int:
     """Render, validate, show what differs and, unless ``noop``, write it. Runs no phases and asks for no permit."""
-    raw = json.loads(metadata.read_text())
-    document = parse_document(raw if "metadata" in raw else {"generation": raw.get("generation", 1), "metadata": raw})
-    if document is None:
-        raise BadDocument(f"{metadata} holds no metadata")
+    document = read_metadata(metadata)
     files = render_files(host, document, templates)
     check_files(host, files)
     changes = compare_files(host, files, ())
@@ -91,6 +91,27 @@ def apply_once(host: LinuxHost, metadata: Path, templates: str, *, noop: bool) -
     journals.switch(host, journals.open_journal(host, journal))
     journals.close_journal(host)
     return 0
+
+
+def try_once(host: LinuxHost, metadata: Path) -> int:
+    """Bring metadata into force with all phases and probes, without a server; print the report as JSON."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    document = read_metadata(metadata)
+    report = run_trial(host, document)
+    print(json.dumps(report))
+    return 0 if report.get("healthy") else EXIT_ERROR
+
+
+def read_metadata(path: Path) -> Document:
+    """A file with a metadata document, with or without the generation around it.
+
+    :raises BadDocument: it is none.
+    """
+    raw = json.loads(path.read_text())
+    document = parse_document(raw if "metadata" in raw else {"generation": raw.get("generation", 1), "metadata": raw})
+    if document is None:
+        raise BadDocument(f"{path} holds no metadata")
+    return document
 
 
 def host_text(host: LinuxHost, path: str) -> str:
@@ -110,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
     apply.add_argument("--templates", default=places.TEMPLATES, help="template folder, below the root")
     apply.add_argument("--noop", action="store_true", help="only show; exit code 2 when something differs")
-    for command in (run, status, apply):
+    trial = commands.add_parser("trial", help="bring metadata into force without a server: for tests of an image")
+    trial.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
+    for command in (run, status, apply, trial):
         command.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the root")
     return parser
 
