@@ -9,17 +9,24 @@ import click
 
 from provisioner.cli.building import BuildFace, LiveBuild, PlainBuild
 from provisioner.cli.desired import read_desired, read_source_roles
-from provisioner.cli.image import open_catalogue
+from provisioner.cli.image import find_image, open_catalogue
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
 from provisioner.cli.show import print_table, terminal
+from provisioner.cli.workshop import open_workshop
 from provisioner.errors import NotFound, ProvisionerError, UsageError
-from provisioner.images.build import build_images, read_seconds, update_lock
+from provisioner.events import Observer
+from provisioner.images.build import PASSED, Tester, build_images, read_seconds, update_lock
+from provisioner.images.catalogue import INDEX
 from provisioner.images.lock import LOCK
 from provisioner.images.report import Report
-from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Workshop, host_ca_bundle
+from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Workshop
+from provisioner.lab.trial import Bench, try_image, try_ramdisk
+from provisioner.model.hardware import Firmware
+from provisioner.model.image import ImageIndex
 from provisioner.system.files import write_file
-from provisioner.system.run import HostRunner
+from provisioner.system.run import HostRunner, Runner
+from provisioner.system.scratch import held_folder
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
 
@@ -41,24 +48,26 @@ def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Setti
     return [spec for spec in known if not names or spec.name in names]
 
 
-def open_workshop(settings: Settings) -> Workshop:
-    return Workshop(
-        source=settings.source_dir,
-        agent=settings.source_dir / "provisioner_agent",
-        elements_path=settings.elements_path,
-        state=settings.state_dir / "build",
-        pool=settings.state_dir / "build" / "pool",
-        lock=settings.source_dir / LOCK,
-        ca_bundle=host_ca_bundle(),
-        in_memory=True,
-    )
-
-
 def open_face(options: Options, workshop: Workshop) -> BuildFace:
     console = terminal(err=options.json)
     if console.is_terminal:
         return LiveBuild(console, options.clock, read_seconds(workshop))
     return PlainBuild(lambda line: click.echo(line, err=options.json), options.clock)
+
+
+def make_tester(settings: Settings, runner: Runner, observer: Observer, firmware: Firmware = Firmware.UEFI) -> Tester:
+    """The boot test of what a build made."""
+    roles = read_source_roles(settings)
+
+    def test(build: BuildSpec, image: Path, work: Path) -> None:
+        bench = Bench(work, runner, observer, firmware)
+        if build.name == RAMDISK:
+            try_ramdisk(image, bench)
+        else:
+            index = ImageIndex.model_validate_json((image / INDEX).read_bytes())
+            try_image(image, index, roles[build.name], bench)
+
+    return test
 
 
 def _write_report(folder: Path, report: Report, logs: Path) -> None:
@@ -86,12 +95,21 @@ def _write_report(folder: Path, report: Report, logs: Path) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write results.json, junit.xml and logs/ there, whether or not the build succeeds.",
 )
+@click.option("--no-test", is_flag=True, help="Publish without the boot test; the manifest says so.")
 @output_option
 @pass_options
 def build(
-    options: Options, names: tuple[str, ...], force: bool, update: bool, cloud: Path | None, ci: Path | None
+    options: Options,
+    names: tuple[str, ...],
+    force: bool,
+    update: bool,
+    cloud: Path | None,
+    ci: Path | None,
+    no_test: bool,
 ) -> None:
     """Build the images whose inputs have changed and say why: the ramdisk and one for each role, or NAMES.
+
+    Each image is booted in QEMU and runs its role's checks before it is published; see image test.
 
     Packages come in the versions of images.lock. What the mirror does not have any more, and no build here has fetched
     before, comes in the newest version, and that is said.
@@ -107,7 +125,7 @@ def build(
     if cloud is not None:
         names = (*names, RAMDISK, *read_desired(cloud, settings).cloud.roles)
     specs = choose_specs(known, names, settings)
-    face = open_face(options, workshop)
+    face, runner = open_face(options, workshop), HostRunner()
     report = Report(face)
     try:
         if update:
@@ -117,8 +135,9 @@ def build(
             among=known,
             workshop=workshop,
             catalogue=open_catalogue(settings),
-            runner=HostRunner(),
+            runner=runner,
             observer=report,
+            tester=None if no_test else make_tester(settings, runner, report),
             force=force,
         )
     except ProvisionerError as error:
@@ -140,3 +159,39 @@ def _update(known: list[BuildSpec], workshop: Workshop, settings: Settings, face
     lock = settings.source_dir / LOCK
     for change in update_lock(known, lock, workshop=workshop, keys=keys, runner=HostRunner(), observer=face):
         click.echo(clean(f"  {change}"), err=options.json)
+
+
+@click.command("test")
+@click.argument("names", nargs=-1, required=True)
+@click.option(
+    "--firmware", type=click.Choice([f.value for f in Firmware]), default=Firmware.UEFI.value, show_default=True
+)
+@output_option
+@pass_options
+def test(options: Options, names: tuple[str, ...], firmware: str) -> None:
+    """Boot images in QEMU, configured as a cloud of one, and run their roles' own checks; ids, or names for the newest.
+
+    The image is not touched: the test works on a copy. Networks of the instance lead nowhere. The ramdisk is booted on
+    a machine with one disk and one network interface of each common kind, and must find them all.
+
+    \b
+    Example:
+      provisioner image test galera --firmware bios
+    """
+    settings = read_options(options)
+    catalogue, workshop, runner = open_catalogue(settings), open_workshop(settings), HostRunner()
+    known = {spec.name: spec for spec in known_specs(settings)}
+    face = open_face(options, workshop)
+    results = []
+    try:
+        tester = make_tester(settings, runner, face, Firmware(firmware))
+        for image in [find_image(catalogue, name) for name in names]:
+            if image.name not in known:
+                raise NotFound("the image is of no role", where=image.id, hint=f"roles are: {', '.join(known)}")
+            with held_folder(workshop.state / "work", "test.") as folder:
+                tester(known[image.name], catalogue.folder / image.id, folder)
+            results.append({"id": image.id, "firmware": firmware, "test": PASSED})
+    finally:
+        face.close()
+    if options.json:
+        print_json(results)

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
 GROUPS: dict[str, str] = {
     "node": "Servers on record: enroll, list, show, power, and the ways out of each state.",
     "cloud": "Clouds: how they stand, and their generated secrets.",
-    "image": "Images: build what has changed, list, show.",
+    "image": "Images: build what has changed, test, compare, exchange.",
     "config": "What the instances of a cloud are told.",
     "lab": "A virtual rack on this machine: no hardware needed.",
 }
@@ -40,6 +40,13 @@ COMMANDS: dict[str, Entry] = {
     "image build": Entry("provisioner.cli.build:build", "Build the images whose inputs have changed."),
     "image list": Entry("provisioner.cli.image:list_images", "List the images of the catalogue."),
     "image show": Entry("provisioner.cli.image:show", "Show one image: files, elements, packages."),
+    "image test": Entry("provisioner.cli.build:test", "Boot images and run their roles' checks."),
+    "image diff": Entry("provisioner.cli.image:diff", "Say which packages and files differ between two images."),
+    "image export": Entry(
+        "provisioner.cli.exchange:export_command", "Write an image to a file: archive, raw or qcow2."
+    ),
+    "image import": Entry("provisioner.cli.exchange:import_command", "Take in an archive, or a raw or qcow2 file."),
+    "image prune": Entry("provisioner.cli.image:prune_command", "Remove images and layers that nobody needs."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
     "lab up": Entry("provisioner.cli.lab:up", "Build the virtual rack; its nodes stay off."),
     "lab status": Entry("provisioner.cli.lab:status", "Show the machines of the rack."),

@@ -2,6 +2,6 @@
 
 Takes: elements, templates and a role.
 Gives: an immutable image named by its content.
-May import: store, manifest, trust, system, model, errors, events
+May import: manifest, trust, system, model, errors, events
 May touch: build folder, image store
 """

@@ -6,14 +6,18 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from provisioner.errors import ImageError
 from provisioner.events import Observer
-from provisioner.images.catalogue import INDEX
-from provisioner.images.disk import make_filesystem, write_chunks
+from provisioner.images.catalogue import CONTENTS, INDEX, SBOM
+from provisioner.images.contents import write_contents
+from provisioner.images.disk import make_filesystem, settle_tree, write_chunks
 from provisioner.images.elements import find_elements
 from provisioner.images.ramdisk import pack_ramdisk
+from provisioner.images.sbom import read_parts, render_sbom, used_parts
+from provisioner.images.squashfs import make_squashfs
 from provisioner.images.workshop import RAMDISK, RAMDISK_ELEMENT, BuildSpec, Workshop, timed
 from provisioner.model.image import Image
 from provisioner.system.files import hash_file, write_file
@@ -44,7 +48,7 @@ def assemble(
     with timed(observer, build.name, "unpack"):
         runner.run(["tar", "-C", tree, "-I", "zstd -T0", "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
         _empty_mount_points(tree)
-    packages = _packages(tree, runner)
+    parts = read_parts(tree, runner)
     mapped = 0
     if build.name == RAMDISK:
         element = find_elements((RAMDISK_ELEMENT,), workshop.search)
@@ -52,6 +56,9 @@ def assemble(
         stage.mkdir()
         with timed(observer, build.name, "pack"):
             pack_ramdisk(tree, element[RAMDISK_ELEMENT], workshop.agent, stage, out, runner=runner)
+        parts = used_parts(parts, tree, stage)
+        settle_tree(stage)
+        write_contents(stage, out / CONTENTS)
     else:
         _overlay(build, tree, workshop)
         with timed(observer, build.name, "file system"):
@@ -60,6 +67,12 @@ def assemble(
             index = write_chunks(work / "root.img", out / "root.zst")
         mapped = index.mapped
         write_file(out / INDEX, index.model_dump_json())
+        with timed(observer, build.name, "contents"):
+            write_contents(tree, out / CONTENTS)
+        if build.spec.squashfs:
+            with timed(observer, build.name, "squashfs"):
+                make_squashfs(tree, out, runner=runner)
+    write_file(out / SBOM, render_sbom(build.name, parts, f"provisioner-{version('provisioner')}"))
     files = {path.name: hash_file(path) for path in sorted(out.iterdir())}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     return Image(
@@ -72,7 +85,7 @@ def assemble(
         layers=layers,
         kind="ramdisk" if build.name == RAMDISK else "root",
         inputs=dict(inputs),
-        packages=packages,
+        packages={part.name: part.version for part in parts},
     )
 
 
@@ -115,8 +128,3 @@ def template_folder(workshop: Workshop, name: str) -> Path:
             hint="correct the role's image.templates, or add the folder",
         )
     return folder
-
-
-def _packages(tree: Path, runner: Runner) -> dict[str, str]:
-    listed = runner.run(["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n"])
-    return dict(sorted(line.split(" ", 1) for line in listed.stdout.splitlines() if " " in line))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 from provisioner.errors import ImageError, ProvisionerError
 from provisioner.events import Event, Observer
@@ -24,18 +25,25 @@ from provisioner.images.inputs import explain, folder_inputs, hash_inputs
 from provisioner.images.layers import Layers
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
 from provisioner.images.pool import trim_pool
+from provisioner.images.provenance import build_statement, builder
 from provisioner.images.sources import Source
 from provisioner.images.tasks import Task, run_tasks
 from provisioner.images.workshop import BuildSpec, Workshop, read_sources, timed
 from provisioner.model.image import Image
 from provisioner.system.files import write_file
 from provisioner.system.run import StoppableRunner
-from provisioner.system.scratch import available_memory, mount_scratch
+from provisioner.system.scratch import available_memory, held_folder, scratch_memory, sweep_folders
 from provisioner.trust.keys import SiteKeys
 
-BUILDER = "4"
+BUILDER = "5"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
+BUILD = "build."
+"""Folders of builds that run begin with it."""
+PASSED, SKIPPED = "passed", "skipped"
+TESTED = "because it was not tested yet"
+Tester = Callable[[BuildSpec, Path, Path], object]
+"""A boot test: what was built, its folder, an empty folder to work in. Raises ImageError for one that does not pass."""
 NEEDED = 6 * 1024**3
 """Bytes of memory that building the largest image takes: its tree, packed and unpacked, and its file system."""
 GUESS = 30.0
@@ -60,6 +68,7 @@ def build_images(
     catalogue: Catalogue,
     runner: StoppableRunner,
     observer: Observer,
+    tester: Tester | None = None,
     force: bool = False,
 ) -> list[Built]:
     """Bring each image up to date; those whose inputs have not changed are left as they are.
@@ -67,6 +76,7 @@ def build_images(
     Layers and images are made side by side, each as soon as what it stands on is there.
 
     :param among: all images of the site; what they share decides where layers end.
+    :param tester: the boot test that an image must pass before it is published; None publishes it untested.
     :raises ImageError: a build failed; what was published before stays, and the other builds end first.
     """
     start = monotonic()
@@ -74,40 +84,48 @@ def build_images(
     lock = read_lock(workshop.lock) if workshop.lock else {}
     tops = build_chains(among or specs, workshop.search, sources, lock)
     jobs = [_read_job(spec, tops[spec.name], sources, lock, workshop, catalogue, force) for spec in specs]
-    due = [job for job in jobs if job.reason is not None]
+    due = [job for job in jobs if job.reason is not None or (tester and job.newest and job.newest.test != PASSED)]
     for job in jobs:
         name = job.build.name
         if job.reason is not None:
             observer(Event("image.build", f"{name}: build {job.reason}", data={"image": name}))
-        elif job.newest is not None:
+        elif job.newest is not None and job not in due:
             message = f"{name}: nothing changed, {job.newest.id} stays"
             observer(Event("image.unchanged", message, data={"image": name, "id": job.newest.id}))
-    maker = _Maker(sources, lock, workshop, catalogue, runner, observer, force)
+    built: dict[str, Built] = {}
     if due:
-        maker.workshop = maker.layers.workshop = workshop = _enter_memory(workshop, runner)
-        workshop.work.mkdir(parents=True, exist_ok=True)
-        tasks = maker.tasks(due)
-        took: dict[str, float] = {}
-        try:
-            failed = run_tasks([_timed_task(task, took) for task in tasks], workers(), runner.stop)
-        finally:
-            record = workshop.state / "records" / "seconds.json"
-            write_file(record, json.dumps(read_seconds(workshop) | took, indent=1))
-        if failed:
-            raise next(iter(failed.values()))
+        with _in_memory(workshop, runner) as place:
+            maker = _Maker(sources, lock, place, catalogue, runner, observer, tester, force)
+            built = maker.make_all(due)
         trim_pool(workshop.pool, lock)
     seconds = monotonic() - start
     unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
-    return [(unchanged | maker.built)[job.build.name] for job in jobs]
+    return [(unchanged | built)[job.build.name] for job in jobs]
 
 
-def _enter_memory(workshop: Workshop, runner: StoppableRunner) -> Workshop:
+@contextmanager
+def _in_memory(workshop: Workshop, runner: StoppableRunner) -> Iterator[Workshop]:
     """The workshop with its work in memory, where there is enough for all that is built at once."""
     free = available_memory()
     folder = workshop.state / "work" / "memory"
-    if not workshop.in_memory or free < workers() * NEEDED or not mount_scratch(folder, free * 4 // 5, runner):
-        return workshop
-    return replace(workshop, scratch=folder)
+    if workshop.in_memory and free >= workers() * NEEDED:
+        with scratch_memory(folder, free * 4 // 5, runner) as there:
+            if there:
+                yield replace(workshop, scratch=folder)
+            else:
+                with _on_disk(workshop) as place:
+                    yield place
+    else:
+        with _on_disk(workshop) as place:
+            yield place
+
+
+@contextmanager
+def _on_disk(workshop: Workshop) -> Iterator[Workshop]:
+    """The workshop with a folder of its own to work in; what killed builds left goes."""
+    sweep_folders(workshop.state / "work", BUILD)
+    with held_folder(workshop.state / "work", BUILD) as folder:
+        yield replace(workshop, scratch=folder)
 
 
 def _timed_task(task: Task, took: dict[str, float]) -> Task:
@@ -145,10 +163,10 @@ def update_lock(
     :returns: what moved, ``PACKAGE OLD → NEW`` each. :raises ImageError: a build failed; the lock stays.
     """
     before = read_lock(lock)
-    (workshop.state / "work").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=workshop.state / "work", prefix="update.") as folder:
-        aside = replace(workshop, state=Path(folder), lock=None)
-        catalogue = Catalogue(Path(folder) / "images", keys)
+    sweep_folders(workshop.state / "work", BUILD)
+    with held_folder(workshop.state / "work", BUILD) as folder:
+        aside = replace(workshop, state=folder, lock=None)
+        catalogue = Catalogue(folder / "images", keys)
         built = build_images(specs, workshop=aside, catalogue=catalogue, runner=runner, observer=observer)
     packages = {name: version for one in built for name, version in one.image.packages.items()}
     write_file(lock, render_lock(packages))
@@ -192,6 +210,7 @@ def _read_job(
     debian = layer.chain[0].inputs
     inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent)
+    inputs |= {"squashfs": "yes"} if build.spec.squashfs else {}
     for name in build.spec.templates:
         inputs |= folder_inputs(f"templates/{name}", template_folder(workshop, name))
     record = workshop.record(build.name)
@@ -215,6 +234,7 @@ class _Maker:
         catalogue: Catalogue,
         runner: StoppableRunner,
         observer: Observer,
+        tester: Tester | None,
         force: bool,
     ) -> None:
         self.lock = lock
@@ -222,9 +242,22 @@ class _Maker:
         self.catalogue = catalogue
         self.runner = runner
         self.observer = observer
+        self.tester = tester
         self.force = force
         self.layers = Layers(workshop, sources, lock, runner, observer)
         self.built: dict[str, Built] = {}
+
+    def make_all(self, jobs: Sequence[_Job]) -> dict[str, Built]:
+        """:raises ImageError: the first that failed, after the others ended."""
+        took: dict[str, float] = {}
+        try:
+            failed = run_tasks([_timed_task(task, took) for task in self.tasks(jobs)], workers(), self.runner.stop)
+        finally:
+            record = self.workshop.state / "records" / "seconds.json"
+            write_file(record, json.dumps(read_seconds(self.workshop) | took, indent=1))
+        if failed:
+            raise next(iter(failed.values()))
+        return self.built
 
     def tasks(self, jobs: Sequence[_Job]) -> list[Task]:
         """The layers that are missing, each once, and the images."""
@@ -232,7 +265,7 @@ class _Maker:
         found: dict[str, Task] = {}
         for job in jobs:
             needs: tuple[str, ...] = ()
-            for layer in [] if self._has_tree(job) else self.layers.missing(job.layer):
+            for layer in [] if job.reason is None or self._has_tree(job) else self.layers.missing(job.layer):
                 name = f"layer-{layer.name}"
                 found[name] = Task(name, needs, partial(self.layers.make, layer), seconds.get(name, GUESS))
                 needs = (name,)
@@ -243,38 +276,40 @@ class _Maker:
     def make(self, job: _Job) -> None:
         start, name = monotonic(), job.build.name
         try:
-            image = self._image(job)
+            image = self._image(job) if job.reason is not None else self._test_published(job)
         except ProvisionerError as error:
             told = {"image": name, "seconds": monotonic() - start, "error": error.to_dict()}
             self.observer(Event("image.failed", f"{name}: {error.summary}", data=told))
             raise
         seconds = monotonic() - start
-        told = {"image": name, "id": image.id, "seconds": seconds, "reason": job.reason}
+        reason = job.reason or TESTED
+        told = {"image": name, "id": image.id, "seconds": seconds, "reason": reason}
         self.observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=told))
-        self.built[name] = Built(image, True, job.reason or "", seconds)
+        self.built[name] = Built(image, job.reason is not None, reason, seconds)
 
     def _image(self, job: _Job) -> Image:
-        name, workshop = job.build.name, self.workshop
+        name, workshop, start = job.build.name, self.workshop, time()
         if not self._has_tree(job):
             self._make_tree(job)
         try:
-            with (
-                tempfile.TemporaryDirectory(dir=workshop.work, prefix=f"{name}.") as folder,
-                self.catalogue.workplace() as out,
-            ):
-                layers = tuple(layer.key for layer in job.layer.chain)
-                image = assemble(
-                    job.build,
-                    self._tree(job),
-                    Path(folder),
-                    out,
-                    workshop,
-                    layers,
-                    job.inputs,
-                    self.runner,
-                    self.observer,
-                )
-                self.catalogue.publish(image, out)
+            with self.catalogue.workplace() as out:
+                with tempfile.TemporaryDirectory(dir=workshop.work, prefix=f"{name}.") as folder:
+                    layers = tuple(layer.key for layer in job.layer.chain)
+                    image = assemble(
+                        job.build,
+                        self._tree(job),
+                        Path(folder),
+                        out,
+                        workshop,
+                        layers,
+                        job.inputs,
+                        self.runner,
+                        self.observer,
+                    )
+                image = image.model_copy(update={"test": self._test(job.build, out)})
+                spec = job.build.spec
+                told = build_statement(image, spec.elements, spec.templates, start, time(), builder())
+                self.catalogue.publish(image, out, told)
             write_file(workshop.record(name), json.dumps(job.inputs, indent=1))
         except OSError as error:
             raise ImageError(
@@ -287,6 +322,22 @@ class _Maker:
             message = f"{name}: not as locked: {drift}; image build --update moves the lock"
             self.observer(Event("image.drift", message, data={"image": name}))
         return image
+
+    def _test(self, build: BuildSpec, image: Path) -> str:
+        """:returns: what the manifest is to say. :raises ImageError: the image does not pass."""
+        if self.tester is None:
+            return SKIPPED
+        with (
+            timed(self.observer, build.name, "boot test"),
+            tempfile.TemporaryDirectory(dir=self.workshop.work, prefix=f"{build.name}.") as folder,
+        ):
+            self.tester(build, image, Path(folder))
+        return PASSED
+
+    def _test_published(self, job: _Job) -> Image:
+        assert job.newest is not None
+        test = self._test(job.build, self.catalogue.folder / job.newest.id)
+        return self.catalogue.amend(job.newest.model_copy(update={"test": test}))
 
     def _tree(self, job: _Job) -> Path:
         """What diskimage-builder makes of an image's inputs."""

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from provisioner.errors import ImageError, NotFound, TrustError
+from provisioner.errors import Conflict, ImageError, NotFound, TrustError
+from provisioner.images.provenance import FILE as PROVENANCE
+from provisioner.images.provenance import Keys, seal, unseal
 from provisioner.model.image import Image, ImageIndex
 from provisioner.system.files import hash_file, write_file
+from provisioner.system.scratch import held_folder, sweep_folders
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 INDEX = "index.json"
+CONTENTS = "contents.zst"
+SBOM = "sbom.spdx.json"
+SIGNATURE_BYTES = 64
+"""Of an Ed25519 signature (RFC 8032)."""
 UNFINISHED = "."
 """Folders whose names begin with it are not images, or not any more."""
+WORKPLACE = f"{UNFINISHED}building."
 ID = re.compile(r"^[a-z0-9-]+-[0-9a-f]{12}$")
-
-
-class Signer(Protocol):
-    def sign(self, data: bytes) -> bytes: ...
-
-    def verify(self, data: bytes, signature: bytes) -> None: ...
 
 
 class Catalogue:
     """Images under ``folder/ID/``; ``folder/NAME.newest`` holds the id that new deployments take."""
 
-    def __init__(self, folder: Path, keys: Signer) -> None:
+    def __init__(self, folder: Path, keys: Keys) -> None:
         self.folder = folder
         self._keys = keys
 
@@ -43,10 +44,10 @@ class Catalogue:
     @contextmanager
     def workplace(self) -> Iterator[Path]:
         """An empty folder on the catalogue's own disk, to put an image's files in before it is published."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f"{UNFINISHED}building.") as folder:
-            (Path(folder) / "out").mkdir(mode=0o755)
-            yield Path(folder) / "out"
+        sweep_folders(self.folder, WORKPLACE)
+        with held_folder(self.folder, WORKPLACE) as folder:
+            (folder / "out").mkdir(mode=0o755)
+            yield folder / "out"
 
     def newest(self, name: str) -> Image | None:
         """The image that new deployments of ``name`` take.
@@ -66,7 +67,7 @@ class Catalogue:
             raise NotFound("there is no such image", where=image_id, hint="provisioner image list")
         data = (folder / MANIFEST).read_bytes()
         try:
-            self._keys.verify(data, (folder / SIGNATURE).read_bytes())
+            self._verify(data, (folder / SIGNATURE).read_bytes())
         except (TrustError, FileNotFoundError) as error:
             raise ImageError(
                 "the image is not signed by this site, or was changed since",
@@ -75,6 +76,16 @@ class Catalogue:
                 hint=f"remove {folder} and run provisioner image build",
             ) from error
         return Image.model_validate_json(data)
+
+    def _verify(self, data: bytes, signatures: bytes) -> None:
+        """One of the signatures must hold; there are two while a manifest is being replaced."""
+        *others, last = [
+            signatures[at : at + SIGNATURE_BYTES] for at in range(0, len(signatures) or 1, SIGNATURE_BYTES)
+        ]
+        for signature in others:
+            with suppress(TrustError):
+                return self._keys.verify(data, signature)
+        return self._keys.verify(data, last)
 
     def path(self, image_id: str, name: str) -> Path:
         """The path of a file that the image's manifest lists.
@@ -95,8 +106,31 @@ class Catalogue:
             raise ImageError("the index is not the one that was signed", where=str(path))
         return ImageIndex.model_validate_json(path.read_bytes())
 
-    def publish(self, image: Image, built: Path) -> None:
-        """Sign ``image`` and move the folder ``built`` into the catalogue; at once, or not at all.
+    def provenance(self, image_id: str) -> dict[str, Any]:
+        """Who built an image, when and from what. :raises TrustError: the statement is not this site's."""
+        return unseal(self._member(image_id, PROVENANCE).read_bytes(), self._keys)
+
+    def _member(self, image_id: str, name: str) -> Path:
+        """A file of an image's folder. :raises NotFound: there is none."""
+        path = self.folder / self.get(image_id).id / name
+        if not path.is_file():
+            raise NotFound(f"the image has no {name}", where=image_id, hint="provisioner image build makes it anew")
+        return path
+
+    def amend(self, image: Image) -> Image:
+        """Replace the manifest of a published image; who reads it meanwhile finds the old or the new one."""
+        folder = self.folder / image.id
+        data = image.model_dump_json(indent=1).encode()
+        fresh = self._keys.sign(data)
+        write_file(folder / SIGNATURE, fresh + (folder / SIGNATURE).read_bytes())
+        write_file(folder / MANIFEST, data)
+        write_file(folder / SIGNATURE, fresh)
+        return image
+
+    def publish(self, image: Image, built: Path, statement: Mapping[str, Any]) -> None:
+        """Move the folder ``built`` into the catalogue, at once or not at all; ``image`` and ``statement`` are signed.
+
+        :param statement: where it is from.
 
         A node that is fetching an older image is not disturbed: ids differ when contents do.
         """
@@ -104,9 +138,21 @@ class Catalogue:
         data = image.model_dump_json(indent=1).encode()
         write_file(built / MANIFEST, data)
         write_file(built / SIGNATURE, self._keys.sign(data))
+        write_file(built / PROVENANCE, seal(statement, self._keys))
         target = self.folder / image.id
         if target.exists():
             shutil.rmtree(built)
+            self.amend(image)
         else:
             built.rename(target)
         write_file(self.folder / f"{image.name}.newest", image.id + "\n")
+
+    def remove(self, image_id: str) -> None:
+        """Take an image out, at once or not at all. :raises Conflict: new deployments take it."""
+        if any(path.read_text().strip() == image_id for path in self.folder.glob("*.newest")):
+            raise Conflict(
+                "new deployments take this image", where=image_id, hint="provisioner image build makes another"
+            )
+        gone = self.folder / f"{WORKPLACE}{image_id}"
+        (self.folder / image_id).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

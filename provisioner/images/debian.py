@@ -54,10 +54,10 @@ UNUSED_MODULES = (
 )  # fmt: skip
 """Folders of kernel modules for desktops, radios and sensors, which servers do not have: half of the kernel's bytes."""
 BOOT_MODULES = (
-    "drivers/ata", "drivers/block/virtio_blk.ko", "drivers/message/fusion", "drivers/nvme", "drivers/scsi/aacraid",
-    "drivers/scsi/hpsa.ko", "drivers/scsi/megaraid", "drivers/scsi/mpt3sas", "drivers/scsi/sd_mod.ko",
-    "drivers/scsi/smartpqi", "drivers/scsi/virtio_scsi.ko", "drivers/scsi/vmw_pvscsi.ko", "drivers/usb/storage",
-    "drivers/virtio", "fs/ext4", "fs/xfs",
+    "drivers/ata", "drivers/block/loop.ko", "drivers/block/virtio_blk.ko", "drivers/message/fusion", "drivers/nvme",
+    "drivers/scsi/aacraid", "drivers/scsi/hpsa.ko", "drivers/scsi/megaraid", "drivers/scsi/mpt3sas",
+    "drivers/scsi/sd_mod.ko", "drivers/scsi/smartpqi", "drivers/scsi/virtio_scsi.ko", "drivers/scsi/vmw_pvscsi.ko",
+    "drivers/usb/storage", "drivers/virtio", "fs/ext4", "fs/overlayfs", "fs/squashfs", "fs/xfs",
 )  # fmt: skip
 """What an instance's initramfs needs to find its root file system, on any server that the ramdisk can write."""
 INITRAMFS_HOOK = """\
@@ -68,13 +68,27 @@ INITRAMFS_HOOK = """\
 cd "/lib/modules/$version/kernel" || exit 1
 manual_add_modules $(find {modules} -name "*.ko" | sed "s,.*/,,; s,[.]ko$,,")
 """
+OVERLAY_SCRIPT = """\
+#!/bin/sh
+# With this word on the kernel's command line the root file system (a squashfs) stays as it is; changes go to memory.
+[ "$1" = prereqs ] && exit 0
+grep -qw provisioner.overlay /proc/cmdline || exit 0
+modprobe overlay
+mkdir -p /run/overlay/below /run/overlay/memory
+mount -o move "$rootmnt" /run/overlay/below
+mount -t tmpfs -o mode=0755 overlay /run/overlay/memory
+mkdir /run/overlay/memory/upper /run/overlay/memory/work
+cd /run/overlay && mount -t overlay -o lowerdir=below,upperdir=memory/upper,workdir=memory/work overlay "$rootmnt"
+"""
 SETUP = """\
 cd "$1"
-mkdir -p etc/initramfs-tools/conf.d etc/initramfs-tools/hooks
+mkdir -p etc/initramfs-tools/conf.d etc/initramfs-tools/hooks etc/initramfs-tools/scripts/init-bottom
 echo MODULES=list >etc/initramfs-tools/conf.d/provisioner
 cat >etc/initramfs-tools/hooks/provisioner <<'END'
 {hook}END
-chmod 0755 etc/initramfs-tools/hooks/provisioner
+cat >etc/initramfs-tools/scripts/init-bottom/provisioner <<'END'
+{overlay}END
+chmod 0755 etc/initramfs-tools/hooks/provisioner etc/initramfs-tools/scripts/init-bottom/provisioner
 """
 PREFERENCES = "/etc/apt/preferences.d/provisioner-lock"
 """The lock inside a layer: what is installed on it later obeys it too. No image keeps it."""
@@ -83,7 +97,7 @@ DEADLINE = 1200.0
 
 def setup_script() -> str:
     """Shell for mmdebstrap, run before the first package: a small initramfs, made once, with the right modules."""
-    return SETUP.format(hook=INITRAMFS_HOOK.format(modules=" ".join(BOOT_MODULES)))
+    return SETUP.format(hook=INITRAMFS_HOOK.format(modules=" ".join(BOOT_MODULES)), overlay=OVERLAY_SCRIPT)
 
 
 def excluded() -> tuple[str, ...]:

@@ -26,12 +26,14 @@ class Probe(Value):
 class ImageSpec(Value):
     """What a role's image is built from: diskimage-builder elements and a template tree under ``templates/``.
 
-    ``checks`` are run in the booted image before it is published, beside the role's own health probes.
+    ``checks`` are run in the booted image before it is published, beside the role's own health probes. ``squashfs``
+    adds the image as kernel, initramfs and squashfs, for those who boot it by other means.
     """
 
     elements: tuple[str, ...] = Field(min_length=1)
     templates: tuple[str, ...] = ()
     checks: tuple[Probe, ...] = ()
+    squashfs: bool = False
 
 
 class Match(Value):

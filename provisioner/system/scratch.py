@@ -7,12 +7,19 @@ after ``kill -9`` it is gone, with every mount that a child made below it.
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from provisioner.errors import HostError
 from provisioner.system.run import Runner
 
-CLONE_NEWNS = 0x00020000
+CLONE_NEWNS, MNT_DETACH = 0x00020000, 2
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -25,17 +32,56 @@ def available_memory(meminfo: Path = MEMINFO) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
-def mount_scratch(folder: Path, size: int, runner: Runner) -> bool:
-    """Mount a private tmpfs of at most ``size`` bytes on ``folder``; False where this process may not.
+@contextmanager
+def scratch_memory(folder: Path, size: int, runner: Runner) -> Iterator[bool]:
+    """A private tmpfs of at most ``size`` bytes on ``folder`` while the block runs; False where this process may not.
 
-    Call it before threads are started: a thread has the namespace of the one that started it.
+    Enter it before threads are started: a thread has the namespace of the one that started it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
-        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        yield False
+        return
     try:
         runner.run(["mount", "--make-rprivate", "/"])
         runner.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "provisioner-build", folder])
     except HostError:
-        return False
-    return True
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        libc.umount2(str(folder).encode(), MNT_DETACH)
+
+
+@contextmanager
+def held_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder ``parent/PREFIX…`` that goes when the block ends.
+
+    It is locked meanwhile, and the kernel drops the lock when the process dies, however it dies: what
+    :func:`sweep_folders` finds unlocked belongs to nobody.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield Path(folder)
+        finally:
+            os.close(handle)
+
+
+def sweep_folders(parent: Path, prefix: str) -> list[Path]:
+    """Remove the folders of :func:`held_folder` that processes left when they were killed; returns them."""
+    swept = []
+    for folder in sorted(parent.glob(f"{glob.escape(prefix)}*")):
+        with suppress(OSError):  # gone meanwhile, or held
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                swept.append(folder)
+            finally:
+                os.close(handle)
+    return swept

@@ -10,12 +10,41 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from provisioner.errors import TrustError
 
 ENCRYPTION_KEY = "encryption.key"
 SIGNING_KEY = "signing.key"
+
+
+class PublicKey:
+    """Another site's half of a signing key."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+
+    @classmethod
+    def read(cls, pem: bytes) -> PublicKey:
+        """:raises TrustError: it is not an Ed25519 key."""
+        try:
+            key = serialization.load_pem_public_key(pem)
+        except ValueError as error:
+            raise TrustError("this is no public key", cause=str(error)) from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise TrustError("this is no Ed25519 key")
+        return cls(key)
+
+    def verify(self, data: bytes, signature: bytes) -> None:
+        """:raises TrustError: the signature is not of this key, or the data changed since."""
+        try:
+            self._key.verify(signature, data)
+        except InvalidSignature as error:
+            raise TrustError("the signature does not hold") from error
+
+    @property
+    def public_key_pem(self) -> bytes:
+        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 class SiteKeys:
@@ -72,16 +101,16 @@ class SiteKeys:
 
     def verify(self, data: bytes, signature: bytes) -> None:
         """:raises TrustError: the signature is not this site's, or the data changed since."""
-        try:
-            self._signing.public_key().verify(signature, data)
-        except InvalidSignature as error:
-            raise TrustError("the signature does not hold") from error
+        self.public_key.verify(data, signature)
+
+    @property
+    def public_key(self) -> PublicKey:
+        """What other sites check this one's signatures with."""
+        return PublicKey(self._signing.public_key())
 
     @property
     def public_key_pem(self) -> bytes:
-        return self._signing.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        return self.public_key.public_key_pem
 
 
 def _ensure_key(path: Path, fresh: bytes) -> bytes:

@@ -49,6 +49,8 @@ every byte is checked against hashes that came in an authenticated order."""
 
 RAMDISK_TOKEN_ARGUMENT = "provisioner.token"
 RAMDISK_URL_ARGUMENT = "provisioner.url"
+RAMDISK_TRIAL_ARGUMENT = "provisioner.trial"
+"""The serial port on which a ramdisk under test says what hardware it found."""
 
 AGENT_CONFIG = "/etc/provisioner-agent/agent.json"
 """``{"url": server, "token": "ID.SECRET", "node": name, "hostname": text}``, mode 0600."""

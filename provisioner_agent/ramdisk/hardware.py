@@ -20,6 +20,8 @@ NOTHING_FOUND = 2
 UNREADABLE = "unreadable"
 """The signature of a disk that cannot be probed: nobody can say that it is empty."""
 PROTECTIVE = "PMBR"
+PAGE_HEADER = re.compile("^\0?\ufffd\0.", re.DOTALL)
+"""Before the text of the SCSI page 80h, read as text: device type, page, two bytes of length (SPC-4, section 7.8)."""
 ADDRESS = r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]"
 
 
@@ -150,9 +152,10 @@ def _known(entry: Mapping[str, Any], key: str) -> str:
 
 
 def _sysfs(host: Host, name: str, *files: str) -> str:
-    """The first of these files of a disk that holds a text; SCSI pages begin with a header that is no text."""
+    """The first of these files of a disk that holds a text."""
     for file in files:
-        text = "".join(char for char in host.read_text(f"/sys/block/{name}/{file}") if char.isprintable()).strip()
+        said = host.read_text(f"/sys/block/{name}/{file}")
+        text = "".join(char for char in PAGE_HEADER.sub("", said) if char.isprintable()).strip()
         if text:
             return re.sub("^naa[.]", "0x", text)  # as udev and lsblk write a world wide name
     return ""

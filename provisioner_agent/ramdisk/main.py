@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink
-from provisioner_agent.protocol.messages import RAMDISK_TOKEN_ARGUMENT, RAMDISK_URL_ARGUMENT
+from provisioner_agent.protocol.messages import RAMDISK_TOKEN_ARGUMENT, RAMDISK_TRIAL_ARGUMENT, RAMDISK_URL_ARGUMENT
 from provisioner_agent.ramdisk.agent import Agent, Work
 from provisioner_agent.ramdisk.download import HttpSource, Source
 from provisioner_agent.ramdisk.hardware import read_hardware
@@ -25,8 +26,14 @@ def main() -> None:
 
 
 def run(host: Host) -> int:
-    """Serve until the node is to be off. :returns: the exit code; 1 when the kernel's arguments say no server."""
+    """Serve until the node is to be off; in a boot test only say what hardware there is.
+
+    :returns: the exit code; 1 when the kernel's arguments say no server.
+    """
     arguments = parse_cmdline(host.read_text(CMDLINE))
+    if place := arguments.get(RAMDISK_TRIAL_ARGUMENT):
+        host.run(["tee", place], stdin=json.dumps(read_hardware(host)) + "\n")
+        return 0
     missing = [name for name in (RAMDISK_URL_ARGUMENT, RAMDISK_TOKEN_ARGUMENT) if not arguments.get(name)]
     if missing:
         host.say(f"the kernel's arguments lack {' and '.join(missing)}; boot this ramdisk by the server's boot script")

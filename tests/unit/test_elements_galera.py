@@ -62,12 +62,14 @@ class Member:
         self.log = folder / "log"
         self.record = folder / "galera-bootstrap.json"
         self.alone = folder / "alone"
-        self.grastate = folder / "grastate.dat"
+        self.data = folder / "data"
+        (self.data / "mysql").mkdir(parents=True)
+        self.grastate = self.data / "grastate.dat"
         self.status: dict[str, str] = {}
         self.running = False
         self.fails = False
         self.port = 0
-        for name in ("systemctl", "galera_new_cluster", "galera-status", "journalctl", "mariadb"):
+        for name in ("systemctl", "galera_new_cluster", "galera-status", "journalctl", "mariadb", "mariadb-install-db"):
             path = folder / "bin" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(
@@ -89,7 +91,7 @@ class Member:
             "PROVISIONER_METADATA": str(self.folder / "metadata.json"),
             "PROVISIONER_PERMIT": str(self.folder / "permit.json"),
             "PROVISIONER_CHANGED": "",
-            "GALERA_DATA": str(self.folder),
+            "GALERA_DATA": str(self.data),
             "GALERA_RECORD": str(self.record),
             "GALERA_ALONE": str(self.alone),
             "GALERA_PORT": str(self.port or 9),
@@ -131,6 +133,32 @@ def peer(member: Member) -> Callable[[], socket.socket]:
 
     yield listen  # type: ignore[misc]
     opened.close()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_who_begins_the_cluster_makes_the_tables(member: Member, count: int) -> None:
+    (member.data / "mysql").rmdir()
+    code, called = member.run(CONFIGURE, count, DO, PROVISIONER_FIRST="1")
+    assert code == 0 and len(called) == 2
+    assert called[0].startswith(f"mariadb-install-db --user=mysql --datadir={member.data} ")
+
+
+def test_tables_that_were_half_made_are_made_again(member: Member) -> None:
+    (member.data / "mysql").rmdir()
+    member.fails = True
+    code, called = member.run(CONFIGURE, 3, DO, PROVISIONER_FIRST="1")
+    assert code == 1 and len(called) == 1, "no cluster begins on half a data folder"
+    (member.data / "mysql").mkdir()
+    (member.data / "mysql" / "half").touch()
+    member.fails = False
+    code, called = member.run(CONFIGURE, 3, DO, PROVISIONER_FIRST="1")
+    assert code == 0 and len(called) == 2
+    assert list(member.data.iterdir()) == []
+
+
+def test_who_joins_makes_no_tables(member: Member) -> None:
+    (member.data / "mysql").rmdir()
+    assert member.run(CONFIGURE, 3, DONE, PROVISIONER_FIRST="1") == (0, JOIN)
 
 
 def test_the_servers_word_bootstraps_and_is_recorded(member: Member) -> None:

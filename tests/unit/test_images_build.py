@@ -12,7 +12,7 @@ import zstandard
 
 from provisioner.errors import ImageError, ProgramFailed
 from provisioner.events import RecordingObserver
-from provisioner.images.build import Built, build_images, update_lock
+from provisioner.images.build import Built, Tester, build_images, update_lock
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.debian import setup_script
 from provisioner.images.dib import DibRun, dib_environment
@@ -77,7 +77,7 @@ class Builders:
             with zstandard.open(words[-1]) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 tar.extractall(words[2])
         elif name == "dpkg-query":
-            return Completed(tuple(words), 0, "galera-4 26.4\nrsync 3.2.7\n", "")
+            return Completed(tuple(words), 0, "galera-4 26.4 amd64 galera-4\nrsync 3.2.7 amd64 rsync\n", "")
         else:
             return HostRunner().run(argv, stdin=stdin, env=env, cwd=cwd, deadline=deadline, check=check)
         return Completed(tuple(words), 0, "", "")
@@ -149,7 +149,7 @@ class Site:
             [SPEC], self.lock, workshop=self.workshop, keys=keys, runner=self.runner, observer=self.observer
         )
 
-    def build(self, force: bool = False) -> Built:
+    def build(self, force: bool = False, tester: Tester | None = None) -> Built:
         self.runner.calls.clear()
         (built,) = build_images(
             [SPEC],
@@ -157,6 +157,7 @@ class Site:
             catalogue=self.catalogue,
             runner=self.runner,
             observer=self.observer,
+            tester=tester,
             force=force,
         )
         return built
@@ -283,6 +284,64 @@ def test_a_disk_that_cannot_be_written_is_said_and_leaves_no_image(site: Site) -
         site.build()
     assert caught.value.where == str(site.folder / "images") and "df -h" in str(caught.value.hint)
     assert not (site.folder / "state" / "records" / "galera.json").exists()
+
+
+class Bench:
+    """A boot test that notes what it was given; ``error`` is how it ends."""
+
+    def __init__(self) -> None:
+        self.tested: list[str] = []
+        self.error: ImageError | None = None
+
+    def __call__(self, build: BuildSpec, image: Path, work: Path) -> None:
+        assert (image / "root.zst").is_file() and list(work.iterdir()) == []
+        self.tested.append(build.name)
+        if self.error:
+            raise self.error
+
+
+def test_an_image_is_published_when_it_passed_its_test(site: Site) -> None:
+    bench = Bench()
+    assert site.build(tester=bench).image.test == "passed"
+    assert not site.build(tester=bench).rebuilt and bench.tested == ["galera"]
+
+
+def test_an_image_that_does_not_pass_is_not_published(site: Site) -> None:
+    first, bench = site.build(), Bench()
+    site.write("templates/galera/etc/my.cnf", "broken\n")
+    bench.error = ImageError("the image galera does not boot")
+    with pytest.raises(ImageError, match="does not boot"):
+        site.build(tester=bench)
+    assert site.catalogue.newest("galera") == first.image
+    assert [path.name for path in site.catalogue.folder.glob(".*")] == []
+    bench.error = None
+    assert site.build(tester=bench).image.id != first.image.id, "what failed is tried again"
+
+
+def test_what_was_published_untested_is_tested_by_the_next_build_and_not_built_again(site: Site) -> None:
+    first, bench = site.build(), Bench()
+    assert first.image.test == "skipped"
+    again = site.build(tester=bench)
+    assert (again.rebuilt, again.image.id, again.image.test) == (False, first.image.id, "passed")
+    assert bench.tested == ["galera"] and site.runner.calls == []
+    assert site.catalogue.get(first.image.id).test == "passed"
+
+
+def test_an_image_tells_where_it_is_from(site: Site) -> None:
+    image = site.build().image
+    said = site.catalogue.provenance(image.id)
+    assert {one["name"]: one["digest"]["sha256"] for one in said["subject"]} == image.files
+    predicate = said["predicate"]
+    assert predicate["buildDefinition"]["externalParameters"]["elements"] == ["galera"]
+    assert predicate["runDetails"]["builder"]["version"]["diskimage-builder"]
+
+
+def test_what_a_killed_build_left_goes_with_the_next(site: Site) -> None:
+    left = [site.folder / "state/work/build.left/galera.x/tree", site.folder / "images/.building.left/out"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    site.build()
+    assert not any(folder.parent.exists() for folder in left)
 
 
 def test_unknown_elements_and_templates_are_refused_before_anything_runs(site: Site) -> None:

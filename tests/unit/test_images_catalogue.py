@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.errors import ImageError, NotFound
+from provisioner.errors import Conflict, ImageError, NotFound, TrustError
 from provisioner.images.catalogue import Catalogue
+from provisioner.images.provenance import FILE as PROVENANCE
+from provisioner.images.provenance import unseal
 from provisioner.model.image import Image, ImageIndex
-from provisioner.system.files import hash_file
+from provisioner.system.files import hash_file, write_file
 from provisioner.trust.keys import SiteKeys
 
 
@@ -25,7 +27,7 @@ def publish(catalogue: Catalogue, digits: str, text: str = "data") -> Image:
     (built / "index.json").write_text(ImageIndex(size=4096, chunks=()).model_dump_json())
     files = {path.name: hash_file(path) for path in built.iterdir()}
     image = Image(id=f"galera-{digits * 12}", name="galera", files=files, sizes=dict.fromkeys(files, 1))
-    catalogue.publish(image, built)
+    catalogue.publish(image, built, {"subject": image.id})
     return image
 
 
@@ -45,6 +47,36 @@ def test_the_same_content_again_only_moves_the_pointer(catalogue: Catalogue) -> 
     publish(catalogue, "1")
     assert catalogue.newest("galera") == first
     assert (catalogue.folder / first.id / "root.zst").stat().st_ino == before
+
+
+def test_a_manifest_is_replaced_without_a_moment_in_which_it_does_not_hold(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = publish(catalogue, "1")
+    read: list[str] = []
+
+    def write_and_read(path: Path, data: str | bytes) -> None:
+        write_file(path, data)
+        read.append(catalogue.get(image.id).test)
+
+    monkeypatch.setattr("provisioner.images.catalogue.write_file", write_and_read)
+    catalogue.amend(image.model_copy(update={"test": "passed"}))
+    assert read == ["", "passed", "passed"]
+
+
+def test_the_newest_is_never_removed_and_others_go_at_once(catalogue: Catalogue) -> None:
+    first, second = publish(catalogue, "1"), publish(catalogue, "2")
+    with pytest.raises(Conflict):
+        catalogue.remove(second.id)
+    catalogue.remove(first.id)
+    assert catalogue.images() == [second] and not list(catalogue.folder.glob(".*"))
+
+
+def test_the_statement_of_another_site_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    image = publish(catalogue, "1")
+    assert catalogue.provenance(image.id) == {"subject": image.id}
+    with pytest.raises(TrustError):
+        unseal((catalogue.folder / image.id / PROVENANCE).read_bytes(), SiteKeys.ensure(tmp_path / "others"))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "manifest.sig"])

@@ -57,6 +57,13 @@ def node(tmp_path: Path) -> FakeHost:
     return host
 
 
+@pytest.mark.parametrize("page", ["\ufffd\0\x04node", "\0\ufffd\0\x04node", "\ufffd\0$node"])
+def test_a_serial_number_from_a_scsi_page(tmp_path: Path, page: str) -> None:
+    host = node(tmp_path)
+    host.texts["/sys/block/vda/serial"] = page
+    assert HardwareReport.model_validate(read_hardware(host)).disks[0].serial == "node"
+
+
 def test_the_report_is_what_the_server_takes(tmp_path: Path) -> None:
     report = HardwareReport.model_validate(read_hardware(node(tmp_path)))
     assert (report.cpus, report.memory_mib, report.firmware, report.virtualisation) == (2, 1967, "uefi", True)

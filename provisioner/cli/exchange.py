@@ -1,0 +1,147 @@
+"""``provisioner image export`` and ``import``: images as files, no service needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from provisioner.cli.desired import read_source_roles
+from provisioner.cli.image import find_image, open_catalogue
+from provisioner.cli.options import Options, output_option, pass_options, print_json
+from provisioner.cli.reach import read_options
+from provisioner.cli.show import megabytes
+from provisioner.cli.workshop import open_workshop
+from provisioner.errors import Conflict, ImageError, UsageError
+from provisioner.images.catalogue import Catalogue
+from provisioner.images.exchange import export_image, fresh_file, import_image, is_archive, trust_key, trusted_keys
+from provisioner.images.foreign import GIB, import_foreign, inspect
+from provisioner.images.provenance import key_id
+from provisioner.images.whole import DiskPlan, convert_disk, expand_chunks, make_disk
+from provisioner.model.hardware import NAME
+from provisioner.model.image import Image
+from provisioner.system.run import HostRunner
+from provisioner.system.scratch import held_folder
+from provisioner.trust.keys import SiteKeys
+
+FORMS = {".tar": "archive", ".raw": "raw", ".img": "raw", ".qcow2": "qcow2"}
+EXPORT, IMPORT = "export.", "import."
+NETWORK = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
+
+
+@click.command("export")
+@click.argument("name", metavar="IMAGE")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--form",
+    type=click.Choice(sorted(set(FORMS.values()))),
+    help="archive: for another site; raw, qcow2: a whole disk. By the file's ending unless given.",
+)
+@click.option("--grow", default=0, metavar="MIB", help="Further room in the root file system of a whole disk.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@output_option
+@pass_options
+def export_command(options: Options, name: str, file: Path, form: str | None, grow: int, force: bool) -> None:
+    """Write an image, by its id or the newest of a name, to a file.
+
+    As an archive it is signed, for provisioner image import at another site. As a whole disk it boots with UEFI and
+    with BIOS, gets its address by DHCP, and its config agent rests, since no server knows it; root has no password.
+
+    \b
+    Example:
+      provisioner image export base base.qcow2
+    """
+    settings = read_options(options)
+    catalogue, keys = open_catalogue(settings), SiteKeys.ensure(settings.keys)
+    image = find_image(catalogue, name)
+    form = form or FORMS.get(file.suffix)
+    if form is None:
+        raise UsageError(
+            "the form of the file is not clear", where=str(file), hint="give --form, or end the name in .tar"
+        )
+    if file.exists() and not force:
+        raise Conflict("this file is there already", where=str(file), hint="choose another name, or give --force")
+    try:
+        if form == "archive":
+            export_image(catalogue, image, keys, file)
+        else:
+            with held_folder(open_workshop(settings).state / "work", EXPORT) as work:
+                write_disk(catalogue, image, file, form, grow, work)
+    except OSError as error:
+        raise ImageError("the file could not be written", where=str(file), cause=error.strerror) from error
+    size = file.stat().st_size
+    if options.json:
+        key = key_id(keys.public_key_pem)
+        print_json({"id": image.id, "file": str(file), "form": form, "bytes": size, "key": key})
+        return
+    click.echo(f"{file}: {image.id}, {megabytes(size)} MB")
+    if form == "archive":
+        click.echo(f"signed by {key_id(keys.public_key_pem)}")
+
+
+def write_disk(catalogue: Catalogue, image: Image, target: Path, form: str, grow: int, work: Path) -> None:
+    """The image as a whole disk; whole or not at all. :raises ImageError: it has no root file system."""
+    if "root.zst" not in image.files:
+        raise ImageError("this image is no disk", where=image.id, hint="export it with --form archive")
+    runner, chunks, index = HostRunner(), catalogue.path(image.id, "root.zst"), catalogue.index(image.id)
+    with fresh_file(target) as fresh:
+        raw = fresh if form == "raw" else work / "disk.raw"
+        if image.kind == "disk":
+            with raw.open("wb") as disk:
+                disk.truncate(index.size)
+                expand_chunks(chunks, index, disk)
+        else:
+            texts = {
+                "/etc/fstab": "LABEL=root / ext4 errors=remount-ro 0 1\n",
+                "/etc/hostname": f"{image.name}\n",
+                "/etc/systemd/network/80-dhcp.network": NETWORK,
+            }
+            files = {path: (text.encode(), 0o644) for path, text in texts.items()}
+            make_disk(chunks, index, raw, DiskPlan(image.id, grow, files), work=work, runner=runner)
+        if form == "qcow2":
+            convert_disk(raw, fresh, runner)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", help="What a raw or qcow2 file is to be called; an archive has its own name.")
+@click.option("--trust", metavar="KEY", help="From now on take what is signed with this key, as export printed it.")
+@click.option(
+    "--max-size", default=100, show_default=True, metavar="GIB", help="Most that a raw or qcow2 disk may have."
+)
+@output_option
+@pass_options
+def import_command(options: Options, file: Path, name: str | None, trust: str | None, max_size: int) -> None:
+    """Take an image into the catalogue: what image export wrote at another site, or a raw or qcow2 file.
+
+    An archive must be signed with a key that is trusted. A raw or qcow2 file is inspected first; one that refers to
+    other files is refused. A file system becomes an image that can be deployed, under a role's name; a whole disk
+    cannot be.
+
+    \b
+    Example:
+      provisioner image import debian.qcow2 --name debian
+    """
+    settings = read_options(options)
+    catalogue, keys = open_catalogue(settings), SiteKeys.ensure(settings.keys)
+    trusted = settings.keys / "trusted"
+    if is_archive(file):
+        if trust is not None:
+            trust_key(trusted, trust)
+        image = import_image(catalogue, file, keys, trusted_keys(trusted))
+    else:
+        if name is None or not NAME.match(name):
+            raise UsageError(
+                "a raw or qcow2 file needs a name",
+                where=str(file),
+                hint="give --name NAME: lower-case letters, digits and dashes",
+            )
+        found = inspect(file, max_size * GIB)
+        with held_folder(open_workshop(settings).state / "work", IMPORT) as work:
+            image = import_foreign(
+                catalogue, found, name, reserved=frozenset(read_source_roles(settings)), work=work, runner=HostRunner()
+            )
+    if options.json:
+        print_json({"id": image.id, "kind": image.kind})
+        return
+    click.echo(f"{image.id}: {image.kind}, {megabytes(sum(image.sizes.values()))} MB; the newest of {image.name}")
