@@ -14,10 +14,12 @@ from provisioner.cli.options import Options, clean, output_option, pass_options,
 from provisioner.cli.reach import read_options
 from provisioner.cli.show import print_table, terminal
 from provisioner.cli.workshop import open_workshop
-from provisioner.errors import NotFound, ProvisionerError, UsageError
+from provisioner.errors import ImageError, NotFound, ProvisionerError, UsageError
 from provisioner.events import Observer
-from provisioner.images.build import PASSED, Tester, build_images, read_seconds, update_lock
+from provisioner.images.build import PASSED, Tester, build_images, read_seconds, update_lock, used_files
+from provisioner.images.cache import load_cache, save_cache
 from provisioner.images.catalogue import INDEX
+from provisioner.images.check import check_images
 from provisioner.images.lock import LOCK
 from provisioner.images.report import Report
 from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Workshop
@@ -95,6 +97,13 @@ def _write_report(folder: Path, report: Report, logs: Path) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write results.json, junit.xml and logs/ there, whether or not the build succeeds.",
 )
+@click.option(
+    "--cache",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Take layers and packages from there, and leave there what the next build can use; for CI jobs.",
+)
+@click.option("--check", is_flag=True, help="Publish nothing: build twice, aside and from nothing, and compare.")
 @click.option("--no-test", is_flag=True, help="Publish without the boot test; the manifest says so.")
 @output_option
 @pass_options
@@ -105,6 +114,8 @@ def build(
     update: bool,
     cloud: Path | None,
     ci: Path | None,
+    cache: Path | None,
+    check: bool,
     no_test: bool,
 ) -> None:
     """Build the images whose inputs have changed and say why: the ramdisk and one for each role, or NAMES.
@@ -120,14 +131,21 @@ def build(
     """
     settings = read_options(options)
     workshop, known = open_workshop(settings), known_specs(settings)
+    if check and (update or force or ci or cache):
+        raise UsageError("--check builds aside and publishes nothing", hint="give it alone, or with names")
     if update and (names or cloud):
         raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
     if cloud is not None:
         names = (*names, RAMDISK, *read_desired(cloud, settings).cloud.roles)
     specs = choose_specs(known, names, settings)
     face, runner = open_face(options, workshop), HostRunner()
+    if check:
+        _check(specs, known, workshop, settings, face, options)
+        return
     report = Report(face)
     try:
+        if cache is not None:
+            load_cache(cache, workshop, face)
         if update:
             _update(known, workshop, settings, face, options)
         built = build_images(
@@ -140,6 +158,8 @@ def build(
             tester=None if no_test else make_tester(settings, runner, report),
             force=force,
         )
+        if cache is not None:
+            save_cache(cache, workshop, used_files(specs, known, workshop))
     except ProvisionerError as error:
         report.fail([spec.name for spec in specs], error)
         raise
@@ -152,6 +172,33 @@ def build(
         return
     rows = [(b.image.id, "built" if b.rebuilt else "unchanged", b.reason, f"{b.seconds:.1f}") for b in built]
     print_table(("image", "result", "why", "seconds"), rows)
+
+
+def _check(
+    specs: list[BuildSpec],
+    known: list[BuildSpec],
+    workshop: Workshop,
+    settings: Settings,
+    face: BuildFace,
+    options: Options,
+) -> None:
+    """:raises ImageError: two builds differ."""
+    keys = SiteKeys.ensure(settings.keys)
+    try:
+        verdicts = check_images(specs, among=known, workshop=workshop, keys=keys, runner=HostRunner(), observer=face)
+    finally:
+        face.close()
+    if options.json:
+        print_json([{"id": v.id, "identical": v.difference is None, "difference": v.difference} for v in verdicts])
+    else:
+        print_table(("image", "two builds"), [(v.id, v.difference or "identical") for v in verdicts])
+    if different := [v for v in verdicts if v.difference is not None]:
+        raise ImageError(
+            "two builds of the same inputs differ",
+            where=", ".join(v.id for v in different),
+            cause=f"first at {different[0].difference}",
+            hint="let the element that writes this path write it the same each time, or remove it",
+        )
 
 
 def _update(known: list[BuildSpec], workshop: Workshop, settings: Settings, face: BuildFace, options: Options) -> None:

@@ -22,9 +22,9 @@ from provisioner.images.debian import store_layer
 from provisioner.images.dib import DibRun, build_tree
 from provisioner.images.elements import LAYER_ELEMENT, find_elements
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
-from provisioner.images.layers import Layers
+from provisioner.images.layers import Layers, layer_path
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
-from provisioner.images.pool import trim_pool
+from provisioner.images.pool import locked_packages, trim_pool
 from provisioner.images.provenance import build_statement, builder
 from provisioner.images.sources import Source
 from provisioner.images.tasks import Task, run_tasks
@@ -101,6 +101,19 @@ def build_images(
     seconds = monotonic() - start
     unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
     return [(unchanged | built)[job.build.name] for job in jobs]
+
+
+def used_files(specs: Sequence[BuildSpec], among: Sequence[BuildSpec], workshop: Workshop) -> list[Path]:
+    """What the next build of these images could reuse: layers, trees, locked packages and records."""
+    sources = read_sources(workshop.apt)
+    lock = read_lock(workshop.lock) if workshop.lock else {}
+    tops = build_chains(among, workshop.search, sources, lock)
+    found: dict[Path, None] = dict.fromkeys(locked_packages(workshop.pool, lock))
+    for spec in specs:
+        top = tops[spec.name]
+        found |= dict.fromkeys(layer_path(workshop, layer) for layer in top.chain)
+        found[_tree_path(workshop, spec.name, _tree_inputs(spec, sources, lock, workshop), top)] = None
+    return [*found, *sorted((workshop.state / "records").rglob("*.json"))]
 
 
 @contextmanager
@@ -189,6 +202,28 @@ class _Job:
     reason: str | None
 
 
+def _tree_inputs(
+    build: BuildSpec, sources: tuple[Source, ...], lock: Mapping[str, str], workshop: Workshop
+) -> dict[str, str]:
+    """What diskimage-builder makes an image's tree from, but for the layer."""
+    inputs = {
+        "builder": BUILDER,
+        "diskimage-builder": version("diskimage-builder"),
+        "elements": " ".join(build.spec.elements),
+        "sources": " ".join(source.line() for source in sources),
+        LOCK: hash_inputs(lock),
+    }
+    for element, place in find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search).items():
+        inputs |= folder_inputs(f"elements/{element}", place)
+    return inputs
+
+
+def _tree_path(workshop: Workshop, name: str, inputs: Mapping[str, str], layer: Layer) -> Path:
+    """What diskimage-builder makes of an image's inputs."""
+    key = hash_inputs({**inputs, "layer": layer.key})
+    return workshop.state / "trees" / f"{name}-{key}.tar.zst"
+
+
 def _read_job(
     build: BuildSpec,
     layer: Layer,
@@ -198,15 +233,7 @@ def _read_job(
     catalogue: Catalogue,
     force: bool,
 ) -> _Job:
-    tree_inputs = {
-        "builder": BUILDER,
-        "diskimage-builder": version("diskimage-builder"),
-        "elements": " ".join(build.spec.elements),
-        "sources": " ".join(source.line() for source in sources),
-        LOCK: hash_inputs(lock),
-    }
-    for element, place in find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search).items():
-        tree_inputs |= folder_inputs(f"elements/{element}", place)
+    tree_inputs = _tree_inputs(build, sources, lock, workshop)
     debian = layer.chain[0].inputs
     inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent)
@@ -340,9 +367,7 @@ class _Maker:
         return self.catalogue.amend(job.newest.model_copy(update={"test": test}))
 
     def _tree(self, job: _Job) -> Path:
-        """What diskimage-builder makes of an image's inputs."""
-        key = hash_inputs(job.tree_inputs | {"layer": job.layer.key})
-        return self.workshop.state / "trees" / f"{job.build.name}-{key}.tar.zst"
+        return _tree_path(self.workshop, job.build.name, job.tree_inputs, job.layer)
 
     def _has_tree(self, job: _Job) -> bool:
         return not self.force and self._tree(job).is_file()

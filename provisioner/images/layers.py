@@ -22,6 +22,10 @@ from provisioner.system.files import write_file
 from provisioner.system.run import Runner
 
 
+def layer_path(workshop: Workshop, layer: Layer) -> Path:
+    return workshop.state / "layers" / f"{layer.key}.tar.zst"
+
+
 @dataclass
 class Layers:
     """The layers of a workshop: ``state/layers/KEY.tar.zst``, and what the newest of each name was made from."""
@@ -33,7 +37,7 @@ class Layers:
     observer: Observer
 
     def path(self, layer: Layer) -> Path:
-        return self.workshop.state / "layers" / f"{layer.key}.tar.zst"
+        return layer_path(self.workshop, layer)
 
     def missing(self, top: Layer) -> list[Layer]:
         """The layers that must be made before one can stand on ``top``, the lowest first; the others are reused."""

@@ -38,3 +38,9 @@ def trim_pool(pool: Path, lock: Mapping[str, str]) -> int:
                 freed += path.stat().st_size
                 path.unlink()
     return freed
+
+
+def locked_packages(pool: Path, lock: Mapping[str, str]) -> list[Path]:
+    """The packages of the pool that the lock names; all of them without a lock."""
+    found = [(path, match) for path in sorted(pool.glob("*.deb")) if (match := NAME.match(path.name))]
+    return [path for path, match in found if not lock or lock.get(match["package"]) == unquote(match["version"])]

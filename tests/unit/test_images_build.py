@@ -12,8 +12,9 @@ import zstandard
 
 from provisioner.errors import ImageError, ProgramFailed
 from provisioner.events import RecordingObserver
-from provisioner.images.build import Built, Tester, build_images, update_lock
+from provisioner.images.build import Built, Tester, build_images, update_lock, used_files
 from provisioner.images.catalogue import Catalogue
+from provisioner.images.check import Verdict, check_images
 from provisioner.images.debian import setup_script
 from provisioner.images.dib import DibRun, dib_environment
 from provisioner.images.elements import find_elements
@@ -72,7 +73,7 @@ class Builders:
             Path(words[-2]).write_bytes(b"layer")
         elif name == "disk-image-create":
             self.environment = dict(env or {})
-            make_tar(Path(words[words.index("-o") + 1] + ".tar"))
+            make_tree(Path(words[words.index("-o") + 1] + ".tar"))
         elif name == "tar":  # as anybody: owners and devices need root
             with zstandard.open(words[-1]) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 tar.extractall(words[2])
@@ -83,13 +84,14 @@ class Builders:
         return Completed(tuple(words), 0, "", "")
 
 
-def make_tar(path: Path) -> None:
+def make_tar(path: Path, more: Mapping[str, str]) -> None:
     files = {
         f"{AGENT}/old.py": "removed since",
         "etc/systemd/system/provisioner-agent.service": "old",
         "etc/dib-manifests/dib_environment": "PATH=/home/somebody",
         "run/leftover": "of the build",
         "usr/libexec/os-refresh-config/configure.d/50-galera": "#!/bin/sh",
+        **more,
     }
     with tarfile.open(path, "w") as tar:
         for name, text in files.items():
@@ -97,6 +99,10 @@ def make_tar(path: Path) -> None:
             entry.size = len(text)
             entry.mtime = 10**9
             tar.addfile(entry, io.BytesIO(text.encode()))
+
+
+def make_tree(path: Path) -> None:
+    make_tar(path, {})
 
 
 PACKAGES, CONFIGURATION = "disk-image-create layer-galera", "disk-image-create galera"
@@ -342,6 +348,37 @@ def test_what_a_killed_build_left_goes_with_the_next(site: Site) -> None:
         folder.mkdir(parents=True)
     site.build()
     assert not any(folder.parent.exists() for folder in left)
+
+
+def check(site: Site) -> Verdict:
+    keys = SiteKeys.ensure(site.folder / "keys")
+    (verdict,) = check_images(
+        [SPEC], among=[SPEC], workshop=site.workshop, keys=keys, runner=site.runner, observer=site.observer
+    )
+    return verdict
+
+
+def test_two_builds_are_compared_aside(site: Site) -> None:
+    assert check(site).difference is None
+    assert site.runner.calls == ["mmdebstrap", PACKAGES, CONFIGURATION] * 2
+    assert site.catalogue.images() == [] and not list((site.folder / "state" / "work").iterdir())
+
+
+def test_the_first_path_that_differs_between_two_builds_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    serial = iter(range(100))
+
+    def make_other(path: Path) -> None:
+        make_tar(path, {"etc/machine-id": str(next(serial)), "etc/other": "same"})
+
+    monkeypatch.setitem(globals(), "make_tree", make_other)
+    assert check(site).difference == "/etc/machine-id (content)"
+
+
+def test_what_a_build_used_is_what_a_cache_keeps(site: Site) -> None:
+    site.build()
+    found = {path.relative_to(site.workshop.state).parts[0] for path in used_files([SPEC], [SPEC], site.workshop)}
+    assert found == {"layers", "trees", "records"}
+    assert all(path.is_file() for path in used_files([SPEC], [SPEC], site.workshop))
 
 
 def test_unknown_elements_and_templates_are_refused_before_anything_runs(site: Site) -> None:
