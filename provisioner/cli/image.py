@@ -136,8 +136,10 @@ def diff(options: Options, old: str, new: str) -> None:
             }
         )
         return
-    print_table(("package", before.id, after.id), packages)
-    print_table(("file", "what"), [(found.path, found.what) for found in files])
+    if packages:
+        print_table(("package", before.id, after.id), packages)
+    if files:
+        print_table(("file", "what"), [(found.path, found.what) for found in files])
     click.echo(f"{len(packages)} packages and {len(files)} files differ")
 
 
@@ -177,7 +179,8 @@ def prune_command(options: Options, keep: int, days: float, dry_run: bool) -> No
             ]
         )
         return
-    print_table(("what", "name", "MB", "why"), [(r.kind, r.path.name, megabytes(r.bytes), r.why) for r in found])
+    if found:
+        print_table(("what", "name", "MB", "why"), [(r.kind, r.path.name, megabytes(r.bytes), r.why) for r in found])
     click.echo(f"{megabytes(freed)} MB {'would be freed' if dry_run else 'freed'}")
 
 

@@ -35,7 +35,7 @@ from provisioner.system.run import StoppableRunner
 from provisioner.system.scratch import available_memory, held_folder, scratch_memory, sweep_folders
 from provisioner.trust.keys import SiteKeys
 
-BUILDER = "5"
+BUILDER = "6"
 """Part of every key: raise it when the recipe itself changes what comes out."""
 AGENT_FILES = "agent"
 BUILD = "build."

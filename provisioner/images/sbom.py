@@ -59,7 +59,7 @@ def read_parts(tree: Path, runner: Runner) -> list[Part]:
 
 
 def used_parts(parts: Sequence[Part], tree: Path, taken: Path) -> list[Part]:
-    """Those of which at least one file of ``tree`` was taken into the folder ``taken``."""
+    """Those of which at least one file of ``tree`` was taken into the folder ``taken``; a link there is busybox's."""
     info = tree / "var/lib/dpkg/info"
 
     def used(part: Part) -> bool:
@@ -68,7 +68,7 @@ def used_parts(parts: Sequence[Part], tree: Path, taken: Path) -> list[Part]:
             None,
         )
         names = listed.read_text().splitlines() if listed else []
-        return any((file := taken / name.lstrip("/")).is_file() or file.is_symlink() for name in names)
+        return any((file := taken / name.lstrip("/")).is_file() and not file.is_symlink() for name in names)
 
     return [part for part in parts if used(part)]
 

@@ -50,6 +50,7 @@ def test_a_ramdisk_has_the_parts_that_files_were_taken_from(tmp_path: Path) -> N
     info.mkdir(parents=True)
     (taken / "bin").mkdir(parents=True)
     (taken / "bin/bash").touch()
+    (taken / "bin/g++").symlink_to("bash")
     (info / "bash.list").write_text("/.\n/bin\n/bin/bash\n")
     (info / "g++:amd64.list").write_text("/.\n/bin\n/bin/g++\n")
     assert used_parts([BASH, OWN], tmp_path / "tree", taken) == [BASH]
