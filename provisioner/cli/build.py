@@ -26,11 +26,15 @@ from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Worksh
 from provisioner.lab.trial import Bench, try_image, try_ramdisk
 from provisioner.model.hardware import Firmware
 from provisioner.model.image import ImageIndex
+from provisioner.system.contain import contain
 from provisioner.system.files import write_file
 from provisioner.system.run import HostRunner, Runner
 from provisioner.system.scratch import held_folder
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
+
+INTERRUPTED = 130
+"""The exit code of who was ended by SIGINT, as shells say it."""
 
 
 def known_specs(settings: Settings) -> list[BuildSpec]:
@@ -129,6 +133,28 @@ def build(
     Example:
       provisioner image build galera
     """
+    contain()
+    try:
+        _build(
+            options, names, force=force, update=update, cloud=cloud, ci=ci, cache=cache, check=check, test=not no_test
+        )
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was published half, and the layers that were made are there", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _build(
+    options: Options,
+    names: tuple[str, ...],
+    *,
+    force: bool,
+    update: bool,
+    cloud: Path | None,
+    ci: Path | None,
+    cache: Path | None,
+    check: bool,
+    test: bool,
+) -> None:
     settings = read_options(options)
     workshop, known = open_workshop(settings), known_specs(settings)
     if check and (update or force or ci or cache):
@@ -155,7 +181,7 @@ def build(
             catalogue=open_catalogue(settings),
             runner=runner,
             observer=report,
-            tester=None if no_test else make_tester(settings, runner, report),
+            tester=make_tester(settings, runner, report) if test else None,
             force=force,
         )
         if cache is not None:
@@ -225,6 +251,7 @@ def test(options: Options, names: tuple[str, ...], firmware: str) -> None:
     Example:
       provisioner image test galera --firmware bios
     """
+    contain()
     settings = read_options(options)
     catalogue, workshop, runner = open_catalogue(settings), open_workshop(settings), HostRunner()
     known = {spec.name: spec for spec in known_specs(settings)}

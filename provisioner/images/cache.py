@@ -7,7 +7,7 @@ before it is used; a cache that was stored half is as good as none. Who may writ
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,7 +61,7 @@ def save_cache(folder: Path, workshop: Workshop, used: Iterable[Path]) -> int:
 def _place(source: Path, target: Path) -> None:
     """A hard link where that is possible: layers are hundreds of megabytes and never change under their name."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         try:
             temporary.hardlink_to(source)

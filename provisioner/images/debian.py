@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from provisioner.images.lock import render_preferences
 from provisioner.images.pool import bootstrap_options
 from provisioner.images.sources import Source
 from provisioner.system.run import Runner
+from provisioner.system.scratch import held_folder, sweep_folders
 
 RELEASE = "bookworm"
 PACKAGES = (
@@ -93,6 +93,7 @@ chmod 0755 etc/initramfs-tools/hooks/provisioner etc/initramfs-tools/scripts/ini
 PREFERENCES = "/etc/apt/preferences.d/provisioner-lock"
 """The lock inside a layer: what is installed on it later obeys it too. No image keeps it."""
 DEADLINE = 1200.0
+STORING = ".storing."
 
 
 def setup_script() -> str:
@@ -183,10 +184,7 @@ def make_debian(
 
 def store_layer(tar: Path, path: Path, runner: Runner) -> None:
     """Compress ``tar``, which goes, into ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compressed = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        runner.run(["zstd", "-q", "-T0", "-1", "--rm", tar, "-o", compressed], deadline=DEADLINE)
-        compressed.replace(path)
-    finally:
-        compressed.unlink(missing_ok=True)
+    sweep_folders(path.parent, STORING)
+    with held_folder(path.parent, STORING) as folder:
+        runner.run(["zstd", "-q", "-T0", "-1", "--rm", tar, "-o", folder / path.name], deadline=DEADLINE)
+        (folder / path.name).replace(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
+import secrets
 import tarfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ PIECE = 1024 * 1024
 @contextmanager
 def fresh_file(target: Path) -> Iterator[Path]:
     """A path beside ``target`` that takes its place when the block ends well; else ``target`` stays as it was."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(target)

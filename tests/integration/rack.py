@@ -148,7 +148,7 @@ def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
         "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
     )
     try:
-        rack.run("image", "build")
+        rack.run("image", "build", "--cloud", str(ROOT / "cloud-lab.yaml"), "--no-test")  # the rack itself boots them
         rack.run("lab", "up", "--file", str(folder / "lab.yaml"))
         rack.start()
         yield rack
