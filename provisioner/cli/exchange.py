@@ -6,13 +6,16 @@ from pathlib import Path
 
 import click
 
+from provisioner.cli.build import known_specs, open_face
 from provisioner.cli.desired import read_source_roles
 from provisioner.cli.image import find_image, open_catalogue
 from provisioner.cli.options import Options, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
 from provisioner.cli.show import megabytes
 from provisioner.cli.workshop import open_workshop
-from provisioner.errors import Conflict, ImageError, UsageError
+from provisioner.errors import Conflict, ImageError, NotFound, UsageError
+from provisioner.images.build import used_files
+from provisioner.images.bundle import write_bundle
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.exchange import export_image, fresh_file, import_image, is_archive, trust_key, trusted_keys
 from provisioner.images.foreign import GIB, import_foreign, inspect
@@ -22,6 +25,7 @@ from provisioner.model.hardware import NAME
 from provisioner.model.image import Image
 from provisioner.system.run import HostRunner
 from provisioner.system.scratch import held_folder
+from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
 
 FORMS = {".tar": "archive", ".raw": "raw", ".img": "raw", ".qcow2": "qcow2"}
@@ -30,8 +34,14 @@ NETWORK = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
 
 
 @click.command("export")
-@click.argument("name", metavar="IMAGE")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("name", metavar="[IMAGE]", required=False)
+@click.argument("file", metavar="[FILE]", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.option(
+    "--bundle",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Instead of one image write all that a site without mirrors needs; see seed/bootstrap --help.",
+)
 @click.option(
     "--form",
     type=click.Choice(sorted(set(FORMS.values()))),
@@ -41,7 +51,15 @@ NETWORK = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @output_option
 @pass_options
-def export_command(options: Options, name: str, file: Path, form: str | None, grow: int, force: bool) -> None:
+def export_command(
+    options: Options,
+    name: str | None,
+    file: Path | None,
+    bundle: Path | None,
+    form: str | None,
+    grow: int,
+    force: bool,
+) -> None:
     """Write an image, by its id or the newest of a name, to a file.
 
     As an archive it is signed, for provisioner image import at another site. As a whole disk it boots with UEFI and
@@ -50,8 +68,59 @@ def export_command(options: Options, name: str, file: Path, form: str | None, gr
     \b
     Example:
       provisioner image export base base.qcow2
+      provisioner image export --bundle site.tar
     """
     settings = read_options(options)
+    target = bundle or file
+    if target is None or (bundle is not None) == (name is not None):
+        raise UsageError(
+            "an image and a file are needed, or --bundle FILE alone", hint="provisioner image export --help"
+        )
+    if target.exists() and not force:
+        raise Conflict("this file is there already", where=str(target), hint="choose another name, or give --force")
+    try:
+        if name is None:
+            _export_bundle(options, settings, target)
+        else:
+            _export_image(options, settings, name, target, form, grow)
+    except OSError as error:
+        raise ImageError("the file could not be written", where=str(target), cause=error.strerror) from error
+
+
+def _export_bundle(options: Options, settings: Settings, target: Path) -> None:
+    """:raises NotFound: an image has not been built."""
+    catalogue, keys, workshop = open_catalogue(settings), SiteKeys.ensure(settings.keys), open_workshop(settings)
+    known = known_specs(settings)
+    images = [image for spec in known if (image := catalogue.newest(spec.name))]
+    if lacking := {spec.name for spec in known} - {image.name for image in images}:
+        raise NotFound(
+            f"there is no image {', '.join(sorted(lacking))} to put into the bundle", hint="provisioner image build"
+        )
+    face = open_face(options, workshop)
+    try:
+        with held_folder(workshop.state / "work", EXPORT) as work:
+            write_bundle(
+                target,
+                images,
+                used_files(known, known, workshop),
+                catalogue=catalogue,
+                keys=keys,
+                workshop=workshop,
+                work=work,
+                runner=HostRunner(),
+                observer=face,
+            )
+    finally:
+        face.close()
+    key, size = key_id(keys.public_key_pem), target.stat().st_size
+    if options.json:
+        print_json({"file": str(target), "images": [image.id for image in images], "bytes": size, "key": key})
+        return
+    click.echo(f"{target}: {len(images)} images, {megabytes(size)} MB, signed by {key}")
+    click.echo(f"there: mkdir site && tar -C site -xf {target.name} && sudo site/source/seed/bootstrap --bundle site")
+
+
+def _export_image(options: Options, settings: Settings, name: str, file: Path, form: str | None, grow: int) -> None:
     catalogue, keys = open_catalogue(settings), SiteKeys.ensure(settings.keys)
     image = find_image(catalogue, name)
     form = form or FORMS.get(file.suffix)
@@ -59,16 +128,11 @@ def export_command(options: Options, name: str, file: Path, form: str | None, gr
         raise UsageError(
             "the form of the file is not clear", where=str(file), hint="give --form, or end the name in .tar"
         )
-    if file.exists() and not force:
-        raise Conflict("this file is there already", where=str(file), hint="choose another name, or give --force")
-    try:
-        if form == "archive":
-            export_image(catalogue, image, keys, file)
-        else:
-            with held_folder(open_workshop(settings).state / "work", EXPORT) as work:
-                write_disk(catalogue, image, file, form, grow, work)
-    except OSError as error:
-        raise ImageError("the file could not be written", where=str(file), cause=error.strerror) from error
+    if form == "archive":
+        export_image(catalogue, image, keys, file)
+    else:
+        with held_folder(open_workshop(settings).state / "work", EXPORT) as work:
+            write_disk(catalogue, image, file, form, grow, work)
     size = file.stat().st_size
     if options.json:
         key = key_id(keys.public_key_pem)

@@ -15,6 +15,7 @@ def open_workshop(settings: Settings) -> Workshop:
         state=settings.state_dir / "build",
         pool=settings.state_dir / "build" / "pool",
         lock=settings.source_dir / LOCK,
+        apt=(settings.apt_sources,) if settings.apt_sources else Workshop.apt,
         ca_bundle=host_ca_bundle(),
         in_memory=True,
     )

@@ -18,6 +18,7 @@ class Settings:
     :param state_dir: records, keys, images; survives a reboot. :param run_dir: sockets and process ids; need not.
     :param source_dir: folder that holds ``elements/ templates/ roles/``.
     :param elements_path: further folders of diskimage-builder elements, searched after ours.
+    :param apt_sources: package sources of builds, in place of this host's own.
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
     :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
         addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
@@ -27,6 +28,7 @@ class Settings:
     run_dir: Path = Path("/run/provisioner")
     source_dir: Path = SOURCE
     elements_path: tuple[Path, ...] = ()
+    apt_sources: Path | None = None
     interface: str = ""
     address: str = ""
     dhcp_first: str = ""
@@ -71,6 +73,7 @@ def read_settings(path: Path | None = None) -> Settings:
             cfg.StrOpt("run_dir", default=str(defaults.run_dir), help="sockets and process ids"),
             cfg.StrOpt("source_dir", default=str(defaults.source_dir), help="holds elements/ templates/ roles/"),
             cfg.ListOpt("elements_path", default=[], help="further folders of diskimage-builder elements"),
+            cfg.StrOpt("apt_sources", default="", help="file of package sources for builds (default: this host's)"),
         ]
     )
     conf.register_opts(
@@ -91,6 +94,7 @@ def read_settings(path: Path | None = None) -> Settings:
             run_dir=Path(conf.run_dir),
             source_dir=Path(conf.source_dir),
             elements_path=tuple(Path(folder) for folder in conf.elements_path),
+            apt_sources=Path(conf.apt_sources) if conf.apt_sources else None,
             interface=conf.network.interface,
             address=conf.network.address,
             dhcp_first=conf.network.dhcp_first,
