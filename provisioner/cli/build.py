@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from provisioner.cli.building import BuildFace, LiveBuild, PlainBuild
+from provisioner.cli.building import BuildFace, open_face, watched
 from provisioner.cli.desired import read_desired, read_source_roles
 from provisioner.cli.image import find_image, open_catalogue
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
-from provisioner.cli.show import print_table, terminal
+from provisioner.cli.show import print_table
 from provisioner.cli.workshop import open_workshop
 from provisioner.errors import ImageError, NotFound, ProvisionerError, UsageError
 from provisioner.events import Observer
-from provisioner.images.build import PASSED, Tester, build_images, read_seconds, update_lock, used_files
+from provisioner.images.build import PASSED, Tester, build_images, update_lock, used_files
 from provisioner.images.cache import load_cache, save_cache
 from provisioner.images.catalogue import INDEX
 from provisioner.images.check import check_images
@@ -52,13 +52,6 @@ def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Setti
             hint=f"the images are: {', '.join(spec.name for spec in known)}",
         )
     return [spec for spec in known if not names or spec.name in names]
-
-
-def open_face(options: Options, workshop: Workshop) -> BuildFace:
-    console = terminal(err=options.json)
-    if console.is_terminal:
-        return LiveBuild(console, options.clock, read_seconds(workshop))
-    return PlainBuild(lambda line: click.echo(line, err=options.json), options.clock)
 
 
 def make_tester(settings: Settings, runner: Runner, observer: Observer, firmware: Firmware = Firmware.UEFI) -> Tester:
@@ -164,10 +157,10 @@ def _build(
     if cloud is not None:
         names = (*names, RAMDISK, *read_desired(cloud, settings).cloud.roles)
     specs = choose_specs(known, names, settings)
-    face, runner = open_face(options, workshop), HostRunner()
     if check:
-        _check(specs, known, workshop, settings, face, options)
+        _check(specs, known, workshop, settings, options)
         return
+    face, runner = open_face(options, workshop), HostRunner()
     report = Report(face)
     try:
         if cache is not None:
@@ -205,15 +198,12 @@ def _check(
     known: list[BuildSpec],
     workshop: Workshop,
     settings: Settings,
-    face: BuildFace,
     options: Options,
 ) -> None:
     """:raises ImageError: two builds differ."""
     keys = SiteKeys.ensure(settings.keys)
-    try:
+    with watched(options, workshop) as face:
         verdicts = check_images(specs, among=known, workshop=workshop, keys=keys, runner=HostRunner(), observer=face)
-    finally:
-        face.close()
     if options.json:
         print_json([{"id": v.id, "identical": v.difference is None, "difference": v.difference} for v in verdicts])
     else:
@@ -255,9 +245,8 @@ def test(options: Options, names: tuple[str, ...], firmware: str) -> None:
     settings = read_options(options)
     catalogue, workshop, runner = open_catalogue(settings), open_workshop(settings), HostRunner()
     known = {spec.name: spec for spec in known_specs(settings)}
-    face = open_face(options, workshop)
     results = []
-    try:
+    with watched(options, workshop) as face:
         tester = make_tester(settings, runner, face, Firmware(firmware))
         for image in [find_image(catalogue, name) for name in names]:
             if image.name not in known:
@@ -265,7 +254,5 @@ def test(options: Options, names: tuple[str, ...], firmware: str) -> None:
             with held_folder(workshop.state / "work", "test.") as folder:
                 tester(known[image.name], catalogue.folder / image.id, folder)
             results.append({"id": image.id, "firmware": firmware, "test": PASSED})
-    finally:
-        face.close()
     if options.json:
         print_json(results)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol
 
+import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from provisioner.cli.options import clean
-from provisioner.cli.show import build_table
+from provisioner.cli.options import Options, clean
+from provisioner.cli.show import build_table, terminal
 from provisioner.events import Event
+from provisioner.images.build import read_seconds
+from provisioner.images.workshop import Workshop
 from provisioner.system.clock import Clock
 
 DETAILS = frozenset({"image.phase", "image.packages", "image.timing"})
@@ -108,3 +112,22 @@ class LiveBuild:
 
     def close(self) -> None:
         self._live.stop()
+
+
+def open_face(options: Options, workshop: Workshop) -> BuildFace:
+    console = terminal(err=options.json)
+    if console.is_terminal:
+        return LiveBuild(console, options.clock, read_seconds(workshop))
+    return PlainBuild(lambda line: click.echo(line, err=options.json), options.clock)
+
+
+@contextmanager
+def watched(options: Options, workshop: Workshop, name: str = "", phase: str = "") -> Iterator[BuildFace]:
+    """A face while the block runs. :param name: :param phase: what is shown until something else is said."""
+    face = open_face(options, workshop)
+    try:
+        if name:
+            face(Event("image.phase", f"{name}: {phase}", data={"image": name, "phase": phase}))
+        yield face
+    finally:
+        face.close()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from provisioner.cli.build import known_specs, open_face
+from provisioner.cli.build import known_specs
+from provisioner.cli.building import watched
 from provisioner.cli.desired import read_source_roles
 from provisioner.cli.image import find_image, open_catalogue
 from provisioner.cli.options import Options, output_option, pass_options, print_json
@@ -96,22 +97,18 @@ def _export_bundle(options: Options, settings: Settings, target: Path) -> None:
         raise NotFound(
             f"there is no image {', '.join(sorted(lacking))} to put into the bundle", hint="provisioner image build"
         )
-    face = open_face(options, workshop)
-    try:
-        with held_folder(workshop.state / "work", EXPORT) as work:
-            write_bundle(
-                target,
-                images,
-                used_files(known, known, workshop),
-                catalogue=catalogue,
-                keys=keys,
-                workshop=workshop,
-                work=work,
-                runner=HostRunner(),
-                observer=face,
-            )
-    finally:
-        face.close()
+    with watched(options, workshop) as face, held_folder(workshop.state / "work", EXPORT) as work:
+        write_bundle(
+            target,
+            images,
+            used_files(known, known, workshop),
+            catalogue=catalogue,
+            keys=keys,
+            workshop=workshop,
+            work=work,
+            runner=HostRunner(),
+            observer=face,
+        )
     key, size = key_id(keys.public_key_pem), target.stat().st_size
     if options.json:
         print_json({"file": str(target), "images": [image.id for image in images], "bytes": size, "key": key})
@@ -128,11 +125,13 @@ def _export_image(options: Options, settings: Settings, name: str, file: Path, f
         raise UsageError(
             "the form of the file is not clear", where=str(file), hint="give --form, or end the name in .tar"
         )
-    if form == "archive":
-        export_image(catalogue, image, keys, file)
-    else:
-        with held_folder(open_workshop(settings).state / "work", EXPORT) as work:
-            write_disk(catalogue, image, file, form, grow, work)
+    workshop = open_workshop(settings)
+    with watched(options, workshop, image.name, f"export as {form}"):
+        if form == "archive":
+            export_image(catalogue, image, keys, file)
+        else:
+            with held_folder(workshop.state / "work", EXPORT) as work:
+                write_disk(catalogue, image, file, form, grow, work)
     size = file.stat().st_size
     if options.json:
         key = key_id(keys.public_key_pem)
@@ -189,10 +188,12 @@ def import_command(options: Options, file: Path, name: str | None, trust: str | 
     settings = read_options(options)
     catalogue, keys = open_catalogue(settings), SiteKeys.ensure(settings.keys)
     trusted = settings.keys / "trusted"
+    workshop = open_workshop(settings)
     if is_archive(file):
         if trust is not None:
             trust_key(trusted, trust)
-        image = import_image(catalogue, file, keys, trusted_keys(trusted))
+        with watched(options, workshop, file.name, "import"):
+            image = import_image(catalogue, file, keys, trusted_keys(trusted))
     else:
         if name is None or not NAME.match(name):
             raise UsageError(
@@ -201,7 +202,10 @@ def import_command(options: Options, file: Path, name: str | None, trust: str | 
                 hint="give --name NAME: lower-case letters, digits and dashes",
             )
         found = inspect(file, max_size * GIB)
-        with held_folder(open_workshop(settings).state / "work", IMPORT) as work:
+        with (
+            watched(options, workshop, name, f"import of {found.form}"),
+            held_folder(workshop.state / "work", IMPORT) as work,
+        ):
             image = import_foreign(
                 catalogue, found, name, reserved=frozenset(read_source_roles(settings)), work=work, runner=HostRunner()
             )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,17 +37,19 @@ def assemble(
     inputs: Mapping[str, str],
     runner: Runner,
     observer: Observer,
+    *,
+    seed: str,
 ) -> Image:
     """The image's files in ``out``, and what its manifest says of them.
 
     :param tar: the tree as diskimage-builder left it. :param layers: keys of those it stands on.
-    :param inputs: all that went in, by name.
+    :param inputs: all that went in, by name. :param seed: identifiers of the file system come from it.
     :raises HostError: a program failed. :raises OSError: the disk is full.
     """
     tree = work / "tree"
     tree.mkdir()
     with timed(observer, build.name, "unpack"):
-        runner.run(["tar", "-C", tree, "-I", "zstd -T0", "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
+        runner.run(["tar", "-C", tree, "--numeric-owner", "--xattrs", "-xpf", tar], deadline=600)
         _empty_mount_points(tree)
     parts = read_parts(tree, runner)
     mapped = 0
@@ -61,14 +64,15 @@ def assemble(
         write_contents(stage, out / CONTENTS)
     else:
         _overlay(build, tree, workshop)
-        with timed(observer, build.name, "file system"):
-            make_filesystem(tree, work / "root.img", seed=tar.stem, runner=runner)
+        with timed(observer, build.name, "file system"), ThreadPoolExecutor(1) as aside:
+            settle_tree(tree)
+            listing = aside.submit(write_contents, tree, out / CONTENTS)
+            make_filesystem(tree, work / "root.img", seed=seed, runner=runner)
+            listing.result()
         with timed(observer, build.name, "chunks"):
             index = write_chunks(work / "root.img", out / "root.zst")
         mapped = index.mapped
         write_file(out / INDEX, index.model_dump_json())
-        with timed(observer, build.name, "contents"):
-            write_contents(tree, out / CONTENTS)
         if build.spec.squashfs:
             with timed(observer, build.name, "squashfs"):
                 make_squashfs(tree, out, runner=runner)

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -316,23 +317,10 @@ class _Maker:
 
     def _image(self, job: _Job) -> Image:
         name, workshop, start = job.build.name, self.workshop, time()
-        if not self._has_tree(job):
-            self._make_tree(job)
         try:
             with self.catalogue.workplace() as out:
                 with tempfile.TemporaryDirectory(dir=workshop.work, prefix=f"{name}.") as folder:
-                    layers = tuple(layer.key for layer in job.layer.chain)
-                    image = assemble(
-                        job.build,
-                        self._tree(job),
-                        Path(folder),
-                        out,
-                        workshop,
-                        layers,
-                        job.inputs,
-                        self.runner,
-                        self.observer,
-                    )
+                    image = self._files(job, Path(folder), out)
                 image = image.model_copy(update={"test": self._test(job.build, out)})
                 spec = job.build.spec
                 told = build_statement(image, spec.elements, spec.templates, start, time(), builder())
@@ -348,6 +336,33 @@ class _Maker:
         if drift := describe_drift(self.lock, image.packages):
             message = f"{name}: not as locked: {drift}; image build --update moves the lock"
             self.observer(Event("image.drift", message, data={"image": name}))
+        return image
+
+    def _files(self, job: _Job, folder: Path, out: Path) -> Image:
+        """The image's files in ``out``. A fresh tree is stored for later builds while this one goes on with it."""
+        stored = self._tree(job)
+        keep = not self._has_tree(job)
+        tar = self._make_tree(job, folder) if keep else stored
+        layers = tuple(layer.key for layer in job.layer.chain)
+        with ThreadPoolExecutor(1) as aside:
+            storing = aside.submit(store_layer, tar, stored, self.runner) if keep else None
+            image = assemble(
+                job.build,
+                tar,
+                folder,
+                out,
+                self.workshop,
+                layers,
+                job.inputs,
+                self.runner,
+                self.observer,
+                seed=stored.name,
+            )
+            if storing is not None:
+                storing.result()
+        for old in stored.parent.glob("*.tar.zst"):
+            if old != stored and old.name.rpartition("-")[0] == job.build.name:
+                old.unlink()
         return image
 
     def _test(self, build: BuildSpec, image: Path) -> str:
@@ -372,8 +387,9 @@ class _Maker:
     def _has_tree(self, job: _Job) -> bool:
         return not self.force and self._tree(job).is_file()
 
-    def _make_tree(self, job: _Job) -> None:
-        name, tar, workshop = job.build.name, self._tree(job), self.workshop
+    def _make_tree(self, job: _Job, folder: Path) -> Path:
+        """Run diskimage-builder; the tar file of the tree, in ``folder``."""
+        name, workshop, tar = job.build.name, self.workshop, folder / "tree.tar"
         run = DibRun(
             name=name,
             elements=job.build.spec.elements,
@@ -383,13 +399,6 @@ class _Maker:
             ca_bundle=workshop.ca_bundle,
             pool=workshop.pool,
         )
-        with (
-            timed(self.observer, name, "diskimage-builder"),
-            tempfile.TemporaryDirectory(dir=workshop.work, prefix=f"{name}.") as folder,
-        ):
-            fresh, place = Path(folder) / "tree.tar", Path(folder)
-            build_tree(run, fresh, work=place, logs=workshop.logs, runner=self.runner, observer=self.observer)
-            store_layer(fresh, tar, self.runner)
-        for old in tar.parent.glob("*.tar.zst"):
-            if old != tar and old.name.rpartition("-")[0] == name:
-                old.unlink()
+        with timed(self.observer, name, "diskimage-builder"):
+            build_tree(run, tar, work=folder, logs=workshop.logs, runner=self.runner, observer=self.observer)
+        return tar

@@ -183,8 +183,8 @@ def make_debian(
 
 
 def store_layer(tar: Path, path: Path, runner: Runner) -> None:
-    """Compress ``tar``, which goes, into ``path``."""
+    """Compress ``tar`` into ``path``; whole or not at all."""
     sweep_folders(path.parent, STORING)
     with held_folder(path.parent, STORING) as folder:
-        runner.run(["zstd", "-q", "-T0", "-1", "--rm", tar, "-o", folder / path.name], deadline=DEADLINE)
+        runner.run(["zstd", "-q", "-T0", "-1", tar, "-o", folder / path.name], deadline=DEADLINE)
         (folder / path.name).replace(path)

@@ -47,9 +47,8 @@ def settle_tree(tree: Path) -> None:
 def make_filesystem(tree: Path, image: Path, *, seed: str, runner: Runner) -> None:
     """Write ``tree`` into the sparse ext4 file ``image``; identifiers come from ``seed``, not from chance.
 
-    The tree's times are settled, so it is changed.
+    :param tree: with its times settled, see :func:`settle_tree`.
     """
-    settle_tree(tree)
     used = int(runner.run(["du", "-s", "-x", "-B1", tree]).stdout.split()[0])
     size = (used * 11 // 10 + SLACK) // CHUNK * CHUNK
     with image.open("wb") as file:

@@ -75,7 +75,8 @@ class Builders:
             self.environment = dict(env or {})
             make_tree(Path(words[words.index("-o") + 1] + ".tar"))
         elif name == "tar":  # as anybody: owners and devices need root
-            with zstandard.open(words[-1]) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            opener = zstandard.open if words[-1].endswith(".zst") else open
+            with opener(words[-1], "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 tar.extractall(words[2])
         elif name == "dpkg-query":
             return Completed(tuple(words), 0, "galera-4 26.4 amd64 galera-4\nrsync 3.2.7 amd64 rsync\n", "")
