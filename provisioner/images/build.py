@@ -25,7 +25,7 @@ from provisioner.images.elements import LAYER_ELEMENT, find_elements
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
 from provisioner.images.layers import Layers, layer_path
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
-from provisioner.images.pool import locked_packages, trim_pool
+from provisioner.images.pool import locked_packages, settle_pool, trim_pool
 from provisioner.images.provenance import build_statement, builder
 from provisioner.images.sources import Source
 from provisioner.images.tasks import Task, run_tasks
@@ -98,6 +98,7 @@ def build_images(
         with _in_memory(workshop, runner) as place:
             maker = _Maker(sources, lock, place, catalogue, runner, observer, tester, force)
             built = maker.make_all(due)
+        settle_pool(workshop.pool)
         trim_pool(workshop.pool, lock)
     seconds = monotonic() - start
     unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
@@ -278,8 +279,12 @@ class _Maker:
     def make_all(self, jobs: Sequence[_Job]) -> dict[str, Built]:
         """:raises ImageError: the first that failed, after the others ended."""
         took: dict[str, float] = {}
+        tasks = self.tasks(jobs)
+        if len(tasks) > len(jobs):  # layers are made
+            for name in settle_pool(self.workshop.pool):
+                self.observer(Event("image.pool.damaged", f"{name} in the pool was damaged; it is fetched again"))
         try:
-            failed = run_tasks([_timed_task(task, took) for task in self.tasks(jobs)], workers(), self.runner.stop)
+            failed = run_tasks([_timed_task(task, took) for task in tasks], workers(), self.runner.stop)
         finally:
             record = self.workshop.state / "records" / "seconds.json"
             write_file(record, json.dumps(read_seconds(self.workshop) | took, indent=1))

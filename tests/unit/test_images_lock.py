@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from provisioner.errors import ImageError
 from provisioner.images.lock import describe_drift, parse_lock, read_lock, render_lock, render_preferences
-from provisioner.images.pool import bootstrap_options, trim_pool
+from provisioner.images.pool import bootstrap_options, locked_packages, settle_pool, trim_pool
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -53,6 +54,22 @@ def test_the_bootstraps_hooks_give_the_pool_and_keep_what_came(tmp_path: Path) -
     (archives / "partial").mkdir()
     subprocess.run(["sh", "-c", keep, "sh", root], check=True)
     assert sorted(path.name for path in pool.iterdir()) == ["a_1_amd64.deb", "b_1_all.deb"]
+
+    settle_pool(pool)
+    (archives / "a_1_amd64.deb").write_text("a")
+    subprocess.run(["sh", "-c", keep, "sh", root], check=True)
+    assert [path.name for path in pool.glob("*.deb")] == [], "what is filed is not kept again"
+
+
+def test_a_package_is_filed_under_its_content_and_goes_when_it_changed(tmp_path: Path) -> None:
+    for name in ("a_1_amd64.deb", "b_1_amd64.deb"):
+        (tmp_path / name).write_text(name)
+    assert settle_pool(tmp_path) == [] and not list(tmp_path.glob("*.deb"))
+    a, b = (path for name in "ab" for path in tmp_path.glob(f"*/{name}_1_amd64.deb"))
+    assert a.parent.name == hashlib.sha256(b"a_1_amd64.deb").hexdigest()
+    b.write_text("b_1_amd64,deb")
+    assert settle_pool(tmp_path) == ["b_1_amd64.deb"] and a.is_file() and not b.exists()
+    assert locked_packages(tmp_path, {"a": "1"}) == [a] and locked_packages(tmp_path, {"a": "2"}) == []
 
 
 def test_the_pool_keeps_the_newest_and_what_is_locked(tmp_path: Path) -> None:
