@@ -18,7 +18,7 @@ from provisioner.images.inputs import folder_inputs, hash_inputs
 from provisioner.images.sources import Source
 from provisioner.images.workshop import BuildSpec
 
-RECIPE = "1"
+RECIPE = "2"
 """Part of the name of every layer of packages: raise it when the way they are made changes what comes out."""
 DEBIAN = "debian"
 

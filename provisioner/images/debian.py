@@ -8,6 +8,7 @@ from pathlib import Path
 
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
+from provisioner.images.disk import EPOCH
 from provisioner.images.inputs import hash_inputs
 from provisioner.images.lock import render_preferences
 from provisioner.images.pool import bootstrap_options
@@ -120,7 +121,7 @@ def debian_inputs(sources: tuple[Source, ...], lock: Mapping[str, str]) -> dict[
         "setup": setup_script(),
         "sources": " ".join(source.line() for source in sources),
         "lock": hash_inputs(lock),
-        "recipe": "3",
+        "recipe": "4",
     }
 
 
@@ -169,6 +170,7 @@ def make_debian(
                 "-",
             ],
             stdin="\n".join(source.line() for source in sources) + "\n",
+            env={"SOURCE_DATE_EPOCH": EPOCH},
             deadline=DEADLINE,
             on_line=line,
         )

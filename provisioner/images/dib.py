@@ -12,6 +12,7 @@ from pathlib import Path
 
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
+from provisioner.images.disk import EPOCH
 from provisioner.images.elements import LAYER_ELEMENT
 from provisioner.system.run import LAST_LINES, PATH, Runner
 
@@ -56,6 +57,7 @@ def dib_environment(run: DibRun, work: Path) -> dict[str, str]:
         "TMP_DIR": str(work),
         "TMPDIR": str(work),  # its mktemp prefers this; what an interrupted run leaves goes with the folder
         "DIB_NO_TMPFS": "1",
+        "SOURCE_DATE_EPOCH": EPOCH,  # initramfs-tools makes the same archive of the same files then
         "PYTHONHASHSEED": "0",  # element and package order follow Python's set order
         "PROVISIONER_LAYER": str(run.layer),
         "PROVISIONER_AGENT_SOURCE": str(run.agent_source),

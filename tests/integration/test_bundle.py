@@ -1,4 +1,4 @@
-"""A site without any mirror: a fresh Debian tree with no network takes in a bundle, and builds a changed image from it."""
+"""A site without a mirror: a fresh Debian tree without network takes in a bundle, and builds a changed image of it."""
 
 from __future__ import annotations
 
