@@ -14,9 +14,11 @@ from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
 from provisioner.images.disk import EPOCH
 from provisioner.images.elements import LAYER_ELEMENT
-from provisioner.system.run import LAST_LINES, PATH, Runner
+from provisioner.system.run import PATH, Runner
 
 DEADLINE = 2400.0
+SAID = 20
+"""Lines of its log that an error shows."""
 PHASE = re.compile(
     r"dib-run-parts (?:Sourcing|Running)? ?.*/(?:hooks|in_target\.d)/(?P<phase>[a-z-]+)\.d/(?P<script>[^/ ]+)"
 )
@@ -75,7 +77,7 @@ class Watch:
     """
 
     def __init__(self, name: str, log: Path, observer: Observer) -> None:
-        self.said: deque[str] = deque(maxlen=LAST_LINES)
+        self.said: deque[str] = deque(maxlen=SAID)
         self.script = "before the first script"
         self._name = name
         self._log = log
