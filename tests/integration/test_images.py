@@ -60,8 +60,13 @@ class Site:
     def newest(self, name: str) -> Path:
         return self.state / "images" / (self.state / "images" / f"{name}.newest").read_text().strip()
 
+    def forget(self, name: str) -> None:
+        """Remove the images of a name, so that the test can run again."""
+        for path in (self.state / "images").glob(f"{name}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def leftovers(self) -> list[str]:
-        """Mounts, processes and half-made folders that a build left behind."""
+        """Mounts and processes that a build left behind."""
         found = [
             line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.state / "build") in line
         ]
@@ -72,7 +77,11 @@ class Site:
                     found.append(text)
             except OSError:
                 continue
-        return found + [str(path) for path in (self.state / "images").glob(".*")]
+        return found
+
+    def half_made(self) -> list[Path]:
+        """Folders of images that are not published."""
+        return list((self.state / "images").glob(".*"))
 
 
 @pytest.fixture
@@ -130,9 +139,10 @@ def test_a_hook_that_fails_is_named_and_leaves_nothing(site: Site) -> None:
     assert "where: install.d/60-broken" in said and "about to fail" in said
     log = site.state / "build/logs/broken.log"
     assert str(log) in said and "about to fail" in log.read_text()
-    assert site.leftovers() == [] and not (site.state / "images" / "broken.newest").exists()
+    assert site.leftovers() == site.half_made() == [] and not (site.state / "images" / "broken.newest").exists()
     site.element("broken", "install.d/60-broken", "#!/bin/sh\n")
     site.run("image", "build", "broken", "--no-test")
+    site.forget("broken")
 
 
 def test_a_package_that_does_not_exist_is_named(site: Site) -> None:
@@ -162,8 +172,11 @@ def test_a_build_that_is_ended_leaves_nothing_running_or_mounted(site: Site, num
     while site.leftovers() and time.monotonic() < end:
         time.sleep(0.2)
     assert site.leftovers() == []
+    assert not (site.state / "images" / "slow.newest").exists()
     site.element("slow", "install.d/60-slow", "#!/bin/sh\n")
     site.run("image", "build", "slow", "--no-test")
+    assert site.half_made() == [] and list((site.state / "build/work").glob("*/*")) == []
+    site.forget("slow")
 
 
 @pytest.fixture
