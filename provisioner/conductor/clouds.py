@@ -34,7 +34,7 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             image = doors.catalogue.newest(name)
         except ImageError:
             continue  # not trusted: as if it were not there; image list says why
-        if image is not None:
+        if image is not None and image.kind != "disk":  # a whole disk that somebody brought cannot be deployed
             images[name] = image.id
     with store.view():
         nodes = tuple(store.nodes.all())

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 
-CLONE_NEWPID, PR_SET_PDEATHSIG = 0x20000000, 1
+CLONE_NEWPID, CLONE_NEWNS, PR_SET_PDEATHSIG = 0x20000000, 0x00020000, 1
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
 KILLED = 128
 """Added to a signal's number, it is the exit code of who was ended by it (as shells say it)."""
 
@@ -29,6 +30,8 @@ def contain() -> None:
     child = os.fork()
     if child == 0:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if libc.unshare(CLONE_NEWNS) == 0 and libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0:
+            libc.mount(b"proc", b"/proc", b"proc", 0, None)  # of this namespace: ps looks itself up in it
         os.setpgid(0, 0)  # what the terminal sends comes once, by the parent
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(KILLED + signal.SIGTERM))  # the first process has no defaults
         return

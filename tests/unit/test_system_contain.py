@@ -37,6 +37,12 @@ def test_it_ends_as_its_child_does(body: str, code: int) -> None:
 
 
 @needs_root
+def test_proc_is_that_of_the_namespace() -> None:
+    with start("print(os.getpid(), os.readlink('/proc/self'))") as process:
+        assert process.stdout is not None and process.stdout.read().split() == ["1", "1"]
+
+
+@needs_root
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_what_it_started_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
     lock = tmp_path / "held"
