@@ -25,6 +25,7 @@ import yaml
 
 from provisioner.images.debian import PACKAGES, RELEASE
 from provisioner.images.elements import MACHINERY, find_elements, shipped_elements
+from provisioner.images.pool import bootstrap_options
 from provisioner.images.sources import Source
 from provisioner.images.workshop import Workshop, read_sources
 from provisioner.lab.machine import KVM, MACHINE, QEMU, TCG, kvm_works
@@ -190,9 +191,8 @@ def boot(script: str, folder: Path, there: Callable[[], bool], kvm: bool) -> flo
 def plain_initramfs(folder: Path, sources: tuple[Source, ...], pool: Path) -> None:
     """Kernel and initramfs as Debian makes them, with its own defaults."""
     tar = folder / "plain.tar"
-    give = f'mkdir -p "$1/var/cache/apt/archives" && cp -t "$1/var/cache/apt/archives" {pool}/*.deb'
     words = ["mmdebstrap", "--variant=minbase", "--include=initramfs-tools,linux-image-amd64,zstd"]
-    words += ["--skip=essential/unlink", f"--setup-hook={give}", RELEASE, str(tar), "-"]
+    words += [*bootstrap_options(pool), RELEASE, str(tar), "-"]
     text = "\n".join(source.line() for source in sources) + "\n"
     subprocess.run(words, input=text.encode(), stderr=subprocess.DEVNULL, check=True, timeout=LIMIT)
     subprocess.run(
