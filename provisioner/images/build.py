@@ -21,7 +21,7 @@ from provisioner.images.catalogue import Catalogue
 from provisioner.images.chain import DEBIAN, Layer, build_chains
 from provisioner.images.debian import store_layer
 from provisioner.images.dib import DibRun, build_tree
-from provisioner.images.elements import LAYER_ELEMENT, find_elements
+from provisioner.images.elements import LAYER_ELEMENT, count_packages, find_elements
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
 from provisioner.images.layers import Layers, layer_path
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
@@ -252,6 +252,11 @@ def _read_job(
     return _Job(build, layer, inputs, tree_inputs, newest, reason)
 
 
+def _guess(layer: Layer) -> float:
+    """Seconds of a layer that was never made here: what counts is which takes longer than which."""
+    return GUESS + sum(count_packages(folder) for folder in layer.elements.values())
+
+
 class _Maker:
     """What the builds of one run share. ``built``: what they made, by name."""
 
@@ -300,7 +305,7 @@ class _Maker:
             needs: tuple[str, ...] = ()
             for layer in [] if job.reason is None or self._has_tree(job) else self.layers.missing(job.layer):
                 name = f"layer-{layer.name}"
-                found[name] = Task(name, needs, partial(self.layers.make, layer), seconds.get(name, GUESS))
+                found[name] = Task(name, needs, partial(self.layers.make, layer), seconds.get(name, _guess(layer)))
                 needs = (name,)
             name = job.build.name
             found[name] = Task(name, needs, partial(self.make, job), seconds.get(name, GUESS))

@@ -98,6 +98,12 @@ def adds_packages(folder: Path, present: frozenset[str]) -> bool:
     return False
 
 
+def count_packages(folder: Path) -> int:
+    """How many packages an element names."""
+    listed = (yaml.safe_load((folder / name).read_text()) for name in INSTALLS if (folder / name).is_file())
+    return sum(len(packages or ()) for packages in listed)
+
+
 def copy_package_parts(folders: Mapping[str, Path], target: Path) -> None:
     """Elements of the same names below ``target`` that bring the packages and do nothing else.
 

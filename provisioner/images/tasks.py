@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
+
+GIVES_WAY = 10
+"""Added to the niceness of what is not on the longest way: it fills the time that the longest way leaves."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,20 @@ def rank_tasks(tasks: Sequence[Task]) -> dict[str, float]:
 
 
 def run_tasks(tasks: Sequence[Task], workers: int, stop: Callable[[], None]) -> Mapping[str, Exception]:
-    """Run all, at most ``workers`` at once, those with the longest way behind them first.
+    """Run all, at most ``workers`` at once, those with the longest way behind them first and at the higher priority.
 
     A task that fails takes those that need it with it; the others go on.
 
     :param stop: ends the work of the other threads at once; called when this is interrupted.
     :returns: what the failed ones raised, by name, in the order in which they failed.
     """
-    ranks = rank_tasks(tasks)
+    ranks, usual = rank_tasks(tasks), os.getpriority(os.PRIO_PROCESS, 0)
+
+    def work(task: Task, niceness: int) -> None:
+        with suppress(PermissionError):  # only root may raise what an earlier task of this thread lowered
+            os.setpriority(os.PRIO_PROCESS, 0, niceness)  # of this thread and of what it starts (setpriority(2))
+        task.work()
+
     waiting = sorted(tasks, key=lambda task: (-ranks[task.name], task.name))
     running: dict[Future[None], Task] = {}
     done: set[str] = set()
@@ -53,7 +64,9 @@ def run_tasks(tasks: Sequence[Task], workers: int, stop: Callable[[], None]) -> 
             while waiting or running:
                 for task in [task for task in waiting if done.issuperset(task.needs)][: workers - len(running)]:
                     waiting.remove(task)
-                    running[pool.submit(task.work)] = task
+                    longest = max(ranks[other.name] for other in (task, *waiting, *running.values()))
+                    niceness = usual if ranks[task.name] == longest else usual + GIVES_WAY
+                    running[pool.submit(work, task, niceness)] = task
                 if not running:
                     break  # what still waits needs something that failed
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

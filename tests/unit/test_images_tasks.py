@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 
-from provisioner.images.tasks import Task, rank_tasks, run_tasks
+from provisioner.images.tasks import GIVES_WAY, Task, rank_tasks, run_tasks
 
 
 def test_each_task_starts_when_those_it_needs_are_done_and_the_longest_way_first() -> None:
@@ -48,6 +49,23 @@ def test_independent_tasks_run_at_once() -> None:
     meeting = threading.Barrier(2)
     tasks = [Task(name, (), lambda: meeting.wait(timeout=10) and None) for name in "ab"]
     assert run_tasks(tasks, 2, pytest.fail) == {}
+
+
+def test_the_longest_way_goes_before_what_runs_beside_it() -> None:
+    meeting = threading.Barrier(2)
+    found: dict[str, int] = {}
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def task(name: str, seconds: float) -> Task:
+        def work() -> None:
+            found[name] = os.getpriority(os.PRIO_PROCESS, 0) - usual
+            meeting.wait(timeout=10)
+
+        return Task(name, (), work, seconds)
+
+    assert run_tasks([task("short", 1), task("long", 2)], 2, pytest.fail) == {}
+    assert found == {"short": GIVES_WAY, "long": 0}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == usual
 
 
 def test_an_interrupt_is_not_a_failure() -> None:
