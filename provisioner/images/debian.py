@@ -121,7 +121,7 @@ def debian_inputs(sources: tuple[Source, ...], lock: Mapping[str, str]) -> dict[
         "setup": setup_script(),
         "sources": " ".join(source.line() for source in sources),
         "lock": hash_inputs(lock),
-        "recipe": "4",
+        "recipe": "5",
     }
 
 
@@ -164,6 +164,7 @@ def make_debian(
                 f"--setup-hook={setup_script()}",
                 f'--setup-hook=install -D -m 0644 "{preferences}" "$1{PREFERENCES}"',
                 *bootstrap_options(pool),
+                "--skip=cleanup/apt/lists",  # what is installed on it later needs no mirror when the pool has it
                 '--aptopt=Acquire::Languages "none"',
                 RELEASE,
                 temporary,
