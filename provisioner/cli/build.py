@@ -205,16 +205,21 @@ def _check(
     with watched(options, workshop) as face:
         verdicts = check_images(specs, among=known, workshop=workshop, keys=keys, runner=HostRunner(), observer=face)
     if options.json:
-        print_json([{"id": v.id, "identical": v.difference is None, "difference": v.difference} for v in verdicts])
+        print_json([{"id": v.id, "identical": not v.differences, "differences": v.differences} for v in verdicts])
     else:
-        print_table(("image", "two builds"), [(v.id, v.difference or "identical") for v in verdicts])
-    if different := [v for v in verdicts if v.difference is not None]:
+        print_table(("image", "two builds"), [(v.id, _few(v.differences)) for v in verdicts])
+    if different := [v for v in verdicts if v.differences]:
         raise ImageError(
             "two builds of the same inputs differ",
             where=", ".join(v.id for v in different),
-            cause=f"first at {different[0].difference}",
+            cause=f"first at {different[0].differences[0]}",
             hint="let the element that writes this path write it the same each time, or remove it",
         )
+
+
+def _few(paths: tuple[str, ...], shown: int = 10) -> str:
+    more = len(paths) - shown
+    return "\n".join([*paths[:shown], *([f"and {more} more"] if more > 0 else [])]) or "identical"
 
 
 def _update(known: list[BuildSpec], workshop: Workshop, settings: Settings, face: BuildFace, options: Options) -> None:

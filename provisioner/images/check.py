@@ -18,10 +18,10 @@ from provisioner.system.scratch import held_folder, sweep_folders
 
 @dataclass(frozen=True)
 class Verdict:
-    """How two builds of one image compare. ``difference``: the first path that differs and how; None: not a byte."""
+    """How two builds of one image compare. ``differences``: the paths that differ and how, sorted; none: not a byte."""
 
     id: str
-    difference: str | None
+    differences: tuple[str, ...] = ()
 
 
 def check_images(
@@ -50,14 +50,11 @@ def check_images(
 def _compare(name: str, first: Catalogue, second: Catalogue) -> Verdict:
     one, two = first.newest(name), second.newest(name)
     assert one is not None and two is not None
-    if one.files == two.files:
-        return Verdict(one.id, None)
-    return Verdict(one.id, first_difference(first, one, second, two))
+    return Verdict(one.id, () if one.files == two.files else find_differences(first, one, second, two))
 
 
-def first_difference(first: Catalogue, one: Image, second: Catalogue, two: Image) -> str:
-    """The first path inside the images that differs, or the first of their own files when what is inside does not."""
+def find_differences(first: Catalogue, one: Image, second: Catalogue, two: Image) -> tuple[str, ...]:
+    """The paths inside the images that differ, or the images' own files when what is inside does not."""
     old, new = (read_contents(catalogue.path(image.id, CONTENTS)) for catalogue, image in ((first, one), (second, two)))
-    for found in compare_contents(old, new, times=True):
-        return f"{found.path} ({found.what})"
-    return next(name for name in sorted(one.files) if one.files[name] != two.files.get(name))
+    inside = tuple(f"{found.path} ({found.what})" for found in compare_contents(old, new, times=True))
+    return inside or tuple(name for name in sorted(one.files) if one.files[name] != two.files.get(name))

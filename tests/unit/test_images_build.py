@@ -360,7 +360,7 @@ def check(site: Site) -> Verdict:
 
 
 def test_two_builds_are_compared_aside(site: Site) -> None:
-    assert check(site).difference is None
+    assert not check(site).differences
     assert site.runner.calls == ["mmdebstrap", PACKAGES, CONFIGURATION] * 2
     assert site.catalogue.images() == [] and not list((site.folder / "state" / "work").iterdir())
 
@@ -372,7 +372,7 @@ def test_the_first_path_that_differs_between_two_builds_is_named(site: Site, mon
         make_tar(path, {"etc/machine-id": str(next(serial)), "etc/other": "same"})
 
     monkeypatch.setitem(globals(), "make_tree", make_other)
-    assert check(site).difference == "/etc/machine-id (content)"
+    assert check(site).differences == ("/etc/machine-id (content)",)
 
 
 def test_what_a_build_used_is_what_a_cache_keeps(site: Site) -> None:
