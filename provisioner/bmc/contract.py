@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
 
+from provisioner.errors import BmcError
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 
 PowerWord = Literal["on", "off", "reset"]
@@ -38,6 +40,15 @@ class Bmcs(Protocol):
 
     def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
         """Choose the device of the next boot only, and read it back where the controller keeps it."""
+
+    def sweep(
+        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
+    ) -> Iterator[tuple[str, Power | BmcError]]:
+        """The power of all, asked at once: each answer as it comes, with the key of its question.
+
+        :param bmcs: address and password by any key. A controller that is dead costs the others nothing; it is
+            answered for with the error, by the deadline.
+        """
 
     def close(self) -> None:
         """Log out everywhere and end what was started for it."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from provisioner.bmc.contract import PowerWord
-from provisioner.errors import BmcRefused, BmcSilent
+from provisioner.errors import BmcError, BmcRefused, BmcSilent
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 
 
@@ -43,6 +43,15 @@ class FakeBmcs:
     def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
         self._reach(bmc, password, "set_boot_device", device, "uefi" if uefi else "bios")
         self.boot_devices[bmc.address] = (device, uefi)
+
+    def sweep(
+        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
+    ) -> Iterator[tuple[str, Power | BmcError]]:
+        for key, (bmc, password) in bmcs.items():
+            try:
+                yield key, self.power(bmc, password, deadline)
+            except BmcError as error:
+                yield key, error
 
     def close(self) -> None:
         self.closed = True

@@ -10,19 +10,19 @@ from __future__ import annotations
 import itertools
 import json
 import queue
-import re
-import shlex
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from provisioner.bmc.contract import PowerWord
-from provisioner.errors import BmcError, BmcRefused, BmcSilent, ProgramMissing
+from provisioner.bmc.hints import ipmitool, silent, trouble_error, where
+from provisioner.bmc.sweep import Sweeper
+from provisioner.errors import BmcError, ProgramMissing
 from provisioner.events import Event, Observer, null_observer
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 from provisioner.system.run import base_environment
@@ -31,7 +31,6 @@ WORKER = (sys.executable, "-m", "provisioner.bmc.worker_main")
 STUCK_SECONDS = 3.0
 """A worker that has not acknowledged for so long that it dropped a request is stuck itself."""
 LOGOUT_SECONDS = 3.0
-ERRORS: dict[str, type[BmcError]] = {"silent": BmcSilent, "stale": BmcSilent, "refused": BmcRefused}
 
 
 @dataclass
@@ -167,6 +166,7 @@ class BmcWorker:
         self._process: _Process | None = None
         self._lines: dict[str, _Line] = {}
         self._numbers = itertools.count(1)
+        self._sweeper = Sweeper()
 
     def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
         return self._call(bmc, password, "verify", deadline)
@@ -180,10 +180,16 @@ class BmcWorker:
     def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
         done = self._call(bmc, password, "set_boot_device", deadline, device=device, uefi=uefi)
         if not done["confirmed"]:
-            message = f"{_where(bmc)} took the boot device {device}, but cannot say that it keeps it"
-            self._observer(Event("bmc.unconfirmed", message, data={"bmc": _where(bmc)}))
+            message = f"{where(bmc)} took the boot device {device}, but cannot say that it keeps it"
+            self._observer(Event("bmc.unconfirmed", message, data={"bmc": where(bmc)}))
+
+    def sweep(
+        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
+    ) -> Iterator[tuple[str, Power | BmcError]]:
+        return self._sweeper.sweep(bmcs, deadline)
 
     def close(self) -> None:
+        self._sweeper.close()
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
@@ -200,7 +206,7 @@ class BmcWorker:
         with self._lock:
             line = self._lines.setdefault(key, _Line())
         if not line.turn.acquire(timeout=max(deadline, 0)):
-            raise _silent(bmc, f"another command to it had not ended after {deadline:g} s")
+            raise silent(bmc, f"another command to it had not ended after {deadline:g} s")
         try:
             answer = self._ask(bmc, password, key, verb, arguments, end, line)
             if answer.get("error", {}).get("kind") == "stale":  # nothing was done: once more, with a fresh login
@@ -238,7 +244,7 @@ class BmcWorker:
         }
         answer = self._running().ask(request, seconds)
         if answer is None:
-            raise _silent(bmc, f"{verb.replace('_', ' ')} did not end within {seconds:.1f} s")
+            raise silent(bmc, f"{verb.replace('_', ' ')} did not end within {seconds:.1f} s")
         line.spacing = float(answer.get("spacing", line.spacing))
         return answer
 
@@ -253,44 +259,21 @@ class BmcWorker:
             return self._process
 
 
-def _where(bmc: BmcAddress) -> str:
-    return f"{bmc.address}:{bmc.port}"
-
-
-def ipmitool(bmc: BmcAddress, words: str = "chassis power status") -> str:
-    """The command with which an operator reaches the same controller; the password is in a file of theirs."""
-    port = "" if bmc.port == 623 else f" -p {bmc.port}"
-    user, address = shlex.quote(bmc.username), shlex.quote(bmc.address)
-    return f"ipmitool -I lanplus -H {address}{port} -U {user} -f PASSWORD_FILE {words}"
-
-
-def _silent(bmc: BmcAddress, cause: str) -> BmcSilent:
-    hint = f"check that the controller has power, and the way to it; by hand: {ipmitool(bmc)}"
-    return BmcSilent("no answer from the controller", where=_where(bmc), cause=cause, hint=hint)
-
-
 def _error(bmc: BmcAddress, answer: dict[str, Any]) -> BmcError:
     """The error of ours for an answer without a result."""
     if "unknown_driver" in answer:
         return BmcError(
             f"the driver {bmc.driver} is not there yet",
-            where=_where(bmc),
+            where=where(bmc),
             cause=f"this version speaks to controllers by: {answer['unknown_driver']}",
             hint="write `driver: ipmi` in the node's hardware file, and enable IPMI over LAN in its controller",
         )
     if "lost" in answer:
         return BmcError(
             "the request to the controller was lost",
-            where=_where(bmc),
+            where=where(bmc),
             cause=f"{answer['lost']}; whether the controller did it is not known",
             hint=f"try again; by hand: {ipmitool(bmc)}",
         )
     error = answer["error"]
-    return ERRORS.get(error["kind"], BmcError)(
-        error["summary"], where=_where(bmc), cause=error["cause"] or None, hint=_fill_in(error["hint"], bmc) or None
-    )
-
-
-def _fill_in(hint: str, bmc: BmcAddress) -> str:
-    """Put the operator's command line in the place of ``{ipmitool}`` or ``{ipmitool:WORDS}``."""
-    return re.sub(r"\{ipmitool(?::([^}]*))?\}", lambda match: ipmitool(bmc, match[1] or "chassis power status"), hint)
+    return trouble_error(bmc, error["kind"], error["summary"], error["cause"], error["hint"])

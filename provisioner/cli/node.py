@@ -11,7 +11,7 @@ from provisioner.cli.options import Options, clean, output_option, pass_options,
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds
 from provisioner.client.client import Client
-from provisioner.errors import DeadlinePassed, error_from_dict
+from provisioner.errors import EXIT_ERROR, DeadlinePassed, error_from_dict
 from provisioner.model.deployment import Deployment, Node, Step
 from provisioner.model.hardware import HardwareReport
 from provisioner.model.states import EXITS, NodeState
@@ -37,9 +37,8 @@ def list_nodes(options: Options) -> None:
         return
     columns = ("node", "state", "power", "healthy", "BMC", "MAC", "firmware", "generation", "exits")
     print_table(columns, [_row(node) for node in nodes])
-    for node in nodes:
-        if node.failure:
-            click.echo(clean("\n".join(error_lines(error_from_dict(node.failure)))), err=True)
+    for error in [error for node in nodes for error in (node.failure, node.bmc_error) if error]:
+        click.echo(clean("\n".join(error_lines(error_from_dict(error)))), err=True)
 
 
 def _row(node: Node) -> tuple[object, ...]:
@@ -48,7 +47,14 @@ def _row(node: Node) -> tuple[object, ...]:
     healthy = {True: "yes", False: "no", None: ""}[node.healthy]
     macs = ", ".join(port.mac for port in spec.ports)
     exits = ", ".join(EXITS[node.state])
-    return node.name, node.state, node.power, healthy, spec.bmc.address, macs, spec.firmware, generation, exits
+    return node.name, node.state, _power(node), healthy, spec.bmc.address, macs, spec.firmware, generation, exits
+
+
+def _power(node: Node) -> str:
+    """The power as it was last seen, and how it was left if that is other."""
+    if node.bmc_error:
+        return f"{node.power} (no answer now)"
+    return f"{node.power} (was left {node.drift['expected']})" if node.drift else str(node.power)
 
 
 @click.command("show")
@@ -97,7 +103,7 @@ def _print_node(view: NodeView) -> None:
             ("node", node.name),
             ("uuid", node.uuid),
             ("state", node.state),
-            ("power", node.power),
+            ("power", _power(node)),
             ("BMC", f"{spec.bmc.driver}://{spec.bmc.username}@{spec.bmc.address}:{spec.bmc.port}"),
             ("ports", ", ".join(port.mac for port in spec.ports)),
             ("firmware", spec.firmware),
@@ -158,6 +164,35 @@ def _print_hardware(report: HardwareReport | None) -> None:
         ],
     )
     print_table(("NIC", "MAC", "link"), [(n.name, n.mac, "up" if n.link else "down") for n in report.nics])
+
+
+@click.command("sweep")
+@output_option
+@pass_options
+def sweep(options: Options) -> int:
+    """Ask every BMC for its node's power at once. The exit code is 1 when one did not answer.
+
+    Power that is not as it was left is drift; it is only put back where the hardware file says
+    `power_policy: restore`.
+
+    \b
+    Example:
+      provisioner node sweep
+    """
+    begun = options.clock.monotonic()
+    with open_client(options) as client:
+        results = sorted(client.sweep(), key=lambda result: result.node)
+    took = options.clock.monotonic() - begun
+    if options.json:
+        print_json([result.model_dump(mode="json") for result in results])
+    else:
+        rows = [(r.node, r.power, f"it was left {r.drift['expected']}" if r.drift else "") for r in results]
+        print_table(("node", "power", "drift"), rows)
+        click.echo(f"{len(results)} asked in {took:.2f} s")
+        for result in results:
+            if result.error:
+                click.echo(clean("\n".join(error_lines(error_from_dict(result.error)))), err=True)
+    return EXIT_ERROR if any(result.error for result in results) else 0
 
 
 @click.command("power")

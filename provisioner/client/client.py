@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -20,12 +20,15 @@ from provisioner.model.hardware import Power
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.value import Value
 
 ANSWER_SECONDS = 120.0
 """Seconds until a call without an answer is given up: longer than any BMC command may take."""
 CONNECT_SECONDS = 5.0
 START = "start it: provisioner serve"
+
+Line = TypeVar("Line", bound=Value)
 
 
 class Client:
@@ -61,8 +64,15 @@ class Client:
 
     def enroll(self, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
         """Enroll nodes; each result comes as soon as it is known."""
-        body = json.dumps({"items": [item.model_dump(mode="json") for item in items]})
-        with self._translated(), self._http.stream("POST", "/v1/nodes/enroll", content=body) as answer:
+        body = {"items": [item.model_dump(mode="json") for item in items]}
+        return self._stream(EnrollResult, body, "nodes", "enroll")
+
+    def sweep(self) -> Iterator[SweepResult]:
+        """Ask every BMC for its node's power; each answer comes as soon as it is known."""
+        return self._stream(SweepResult, {}, "nodes", "sweep")
+
+    def _stream(self, kind: type[Line], body: dict[str, Any], *path: str) -> Iterator[Line]:
+        with self._translated(), self._http.stream("POST", _path(path), content=json.dumps(body)) as answer:
             if answer.is_error:
                 answer.read()
                 raise self._error(answer)
@@ -70,7 +80,7 @@ class Client:
                 data = json.loads(line)
                 if "summary" in data:
                     raise error_from_dict(data)
-                yield EnrollResult.model_validate(data)
+                yield kind.model_validate(data)
 
     def nodes(self) -> list[Node]:
         return [Node.model_validate(node) for node in self._get("nodes")["nodes"]]

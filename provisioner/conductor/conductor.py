@@ -14,6 +14,7 @@ from provisioner.conductor.doors import CatalogueDoor, Doors
 from provisioner.conductor.enroll import BMC_SECONDS, enroll
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.status import read_status
+from provisioner.conductor.sweep import Sweep, note_power, sweep_nodes
 from provisioner.conductor.verbs import do_verb
 from provisioner.conductor.walk import Walker
 from provisioner.errors import Conflict, UsageError
@@ -23,7 +24,7 @@ from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import EXITS, NodeState
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
 from provisioner.store.nodes import PortRecord
 from provisioner.store.store import Store
 from provisioner.system.clock import Clock, HostClock
@@ -58,6 +59,7 @@ class Conductor(Guests):
         super().__init__(doors)
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._sweep = Sweep(doors, settings.sweep_seconds)
         self._walker = Walker(doors, self._stopping.is_set)
         self._loop: threading.Thread | None = None
         self._workers: ThreadPoolExecutor | None = None
@@ -72,6 +74,10 @@ class Conductor(Guests):
     def enroll(self, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
         """Verify the BMCs in parallel, each within 8 s, and record what holds; the results as they come."""
         return enroll(self._doors, items)
+
+    def sweep(self) -> Iterator[SweepResult]:
+        """Ask all BMCs for their power at once; the results as they come."""
+        return sweep_nodes(self._doors)
 
     def nodes(self) -> list[Node]:
         return self._store.nodes.all()
@@ -104,11 +110,12 @@ class Conductor(Guests):
         password = self._store.nodes.password(name)
         if want is None:
             power = self._doors.bmcs.power(node.spec.bmc, password, BMC_SECONDS)
-        else:
-            power = self._doors.bmcs.set_power(node.spec.bmc, password, POWER_WORDS[want], BMC_SECONDS)
-            self._doors.tell("power.changed", f"{want}: the power is {power}", name)
-        if power is not node.power:
+            note_power(self._doors, self._store.nodes.get(name), node, power)
+            return power
+        power = self._doors.bmcs.set_power(node.spec.bmc, password, POWER_WORDS[want], BMC_SECONDS)
+        with self._store.transaction():
             self._store.nodes.set_power(name, power, self._doors.clock.now())
+            self._doors.tell("power.changed", f"{want}: the power is {power}", name)
         return power
 
     def verb(self, name: str, verb: str) -> Node:
@@ -175,12 +182,14 @@ class Conductor(Guests):
         self._unsubscribe = self._store.listen(self._wake.set)
         self._loop = threading.Thread(target=self._run, name="conductor", daemon=True)
         self._loop.start()
+        self._sweep.start()
 
     def stop(self) -> None:
         """Begin nothing new and wait for what is begun; a BMC is waited for until its own deadline."""
         if self._loop is None:
             return
         self._stopping.set()
+        self._sweep.stop()
         self._wake.set()
         self._loop.join()
         self._loop = None

@@ -100,7 +100,11 @@ class Deployment(Value):
 
 
 class Node(Value):
-    """A node on record. ``failure`` is an error as :meth:`ProvisionerError.to_dict` gives it."""
+    """A node on record. ``failure`` and ``bmc_error`` are errors as :meth:`ProvisionerError.to_dict` gives them.
+
+    ``drift``: ``{"expected": "on", "since": epoch}`` while the power is not what we left it at.
+    ``bmc_error``: why the controller could not be asked; None when it answered last.
+    """
 
     uuid: str
     spec: NodeSpec
@@ -114,6 +118,8 @@ class Node(Value):
     healthy: bool | None = None
     failure: dict[str, Any] | None = None
     updated: float = 0.0
+    drift: dict[str, Any] | None = None
+    bmc_error: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:

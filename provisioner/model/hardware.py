@@ -36,6 +36,13 @@ class Power(StrEnum):
     UNKNOWN = "unknown"
 
 
+class PowerPolicy(StrEnum):
+    """What happens when a sweep finds a node's power other than it was left: only told, or also put back."""
+
+    REPORT = "report"
+    RESTORE = "restore"
+
+
 class BootDevice(StrEnum):
     """Words of the IPMI boot option parameter 5 that the product uses (IPMI 2.0, table 28-14)."""
 
@@ -85,6 +92,7 @@ class NodeSpec(Value):
     tags: tuple[str, ...] = ()
     properties: dict[str, int | str | bool] = Field(default_factory=dict)
     root_disk: dict[str, Any] = Field(default_factory=dict)
+    power_policy: PowerPolicy = PowerPolicy.REPORT
 
     @field_validator("name")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from provisioner.model.deployment import Deployment, Node
-from provisioner.model.hardware import NodeSpec
+from provisioner.model.hardware import NodeSpec, Power
 from provisioner.model.value import Value
 
 
@@ -25,6 +25,15 @@ class EnrollResult(Value):
     result: Literal["enrolled", "updated", "unchanged", "failed"]
     changes: tuple[str, ...] = ()
     seconds: float = 0.0
+    error: dict[str, Any] | None = None
+
+
+class SweepResult(Value):
+    """What one node's controller said when all were asked. ``drift``: ``{"expected", "since"}``, as in a node."""
+
+    node: str
+    power: Power
+    drift: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
 

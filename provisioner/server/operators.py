@@ -15,7 +15,7 @@ from provisioner.errors import ProvisionerError
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.status import EnrollItem, EnrollResult
+from provisioner.model.status import EnrollItem
 from provisioner.model.value import Value
 from provisioner.server.answers import build_app, read_number, read_value
 from provisioner.server.changes import Changes
@@ -48,6 +48,7 @@ def operator_app(
         [
             Route("/v1/status", api.status, methods=["GET"]),
             Route("/v1/nodes/enroll", api.enroll, methods=["POST"]),
+            Route("/v1/nodes/sweep", api.sweep, methods=["POST"]),
             Route("/v1/nodes", api.nodes, methods=["GET"]),
             Route("/v1/nodes/{name}", api.node, methods=["GET"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
@@ -89,12 +90,19 @@ class _Api:
     async def enroll(self, request: Request) -> Response:
         """The results as they come, a JSON line each. A fault before the first is an error answer."""
         wanted = await read_value(request, EnrollRequest)
-        results = await self._call(lambda: iter(self._conductor.enroll(wanted.items)))
+        return await self._stream(lambda: iter(self._conductor.enroll(wanted.items)))
+
+    async def sweep(self, request: Request) -> Response:
+        """What each BMC says, as it comes, a JSON line each."""
+        return await self._stream(lambda: iter(self._conductor.sweep()))
+
+    async def _stream(self, begin: Callable[[], Iterator[Value]]) -> Response:
+        results = await self._call(begin)
         first = await self._call(take, results)
         return StreamingResponse(self._lines(first, results), media_type="application/x-ndjson")
 
-    async def _lines(self, item: object, results: Iterator[EnrollResult]) -> AsyncIterator[str]:
-        while isinstance(item, EnrollResult):
+    async def _lines(self, item: object, results: Iterator[Value]) -> AsyncIterator[str]:
+        while isinstance(item, Value):
             yield item.model_dump_json() + "\n"
             try:
                 item = await self._call(take, results)

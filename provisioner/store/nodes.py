@@ -174,6 +174,12 @@ class Nodes:
             sealed = tx.execute(select(NODES.c.password_sealed).where(NODES.c.name == name)).scalar_one()
         return self._cipher.decrypt(sealed)
 
+    def with_passwords(self) -> list[tuple[Node, str]]:
+        """Every node with its BMC's password, for the BMCs alone."""
+        with self._db.read() as tx:
+            rows = tx.execute(select(NODES).order_by(NODES.c.name)).all()
+        return [(_node(row), self._cipher.decrypt(row.password_sealed)) for row in rows]
+
     def move(
         self,
         node: Node,
@@ -208,10 +214,22 @@ class Nodes:
             return self.get(node.name)
 
     def set_power(self, name: str, power: Power, now: float) -> None:
+        """The power as we left it, or as our own command found it: what it is from now on expected to be."""
+        changed = or_(NODES.c.power != power, NODES.c.drift.is_not(None), NODES.c.bmc_error.is_not(None))
+        values = {"power": power, "drift": None, "bmc_error": None, "updated": now}
         with self._db.write() as tx:
-            tx.execute(
-                update(NODES).where(NODES.c.name == name, NODES.c.power != power).values(power=power, updated=now)
-            )
+            tx.execute(update(NODES).where(NODES.c.name == name, changed).values(values))
+
+    def set_seen(self, name: str, power: Power, drift: Mapping[str, Any] | None, now: float) -> None:
+        """The power as a sweep saw it, and whether that is other than expected."""
+        values = {"power": power, "drift": drift, "bmc_error": None, "updated": now}
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
+
+    def set_bmc_error(self, name: str, error: Mapping[str, Any], now: float) -> None:
+        """A sweep could not ask the node's controller."""
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(bmc_error=dict(error), updated=now))
 
     def set_hardware(self, name: str, hardware: HardwareReport, now: float) -> None:
         values = {"hardware": hardware.model_dump(mode="json"), "updated": now}
@@ -312,4 +330,6 @@ def _node(row: Row[Any]) -> Node:
         healthy=row.healthy,
         failure=row.failure,
         updated=row.updated,
+        drift=row.drift,
+        bmc_error=row.bmc_error,
     )

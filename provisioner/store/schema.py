@@ -47,6 +47,8 @@ NODES = Table(
     Column("waiting", Text),
     Column("asked", Float, nullable=False),
     Column("updated", Float, nullable=False),
+    Column("drift", JSON(none_as_null=True)),
+    Column("bmc_error", JSON(none_as_null=True)),
 )
 PORTS = Table(
     "ports",

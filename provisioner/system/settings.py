@@ -22,6 +22,7 @@ class Settings:
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
     :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
         addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
+    :param sweep_seconds: between two looks at the power of all nodes; 0: none but on demand.
     """
 
     state_dir: Path = Path("/var/lib/provisioner")
@@ -34,6 +35,7 @@ class Settings:
     dhcp_first: str = ""
     dhcp_last: str = ""
     http_port: int = 8080
+    sweep_seconds: float = 30.0
 
     @property
     def socket(self) -> Path:
@@ -86,6 +88,10 @@ def read_settings(path: Path | None = None) -> Settings:
         ],
         group="network",
     )
+    conf.register_opts(
+        [cfg.FloatOpt("sweep_seconds", default=30.0, min=0.0, help="between two sweeps of all BMCs; 0: on demand")],
+        group="hardware",
+    )
     chosen = path or CONFIG_FILE
     try:
         conf(args=[], project="provisioner", default_config_files=[str(chosen)] if chosen.is_file() else [])
@@ -100,6 +106,7 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_first=conf.network.dhcp_first,
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
+            sweep_seconds=conf.hardware.sweep_seconds,
         )
     except (cfg.Error, ValueError) as error:
         raise UsageError("the configuration file is wrong", where=str(chosen), cause=str(error)) from error

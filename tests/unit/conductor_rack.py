@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provisioner.conductor.conductor import Conductor
-from provisioner.errors import BmcSilent, ImageError, NotFound, TrustError
+from provisioner.errors import BmcError, BmcSilent, ImageError, NotFound, TrustError
 from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Chunk, Image, ImageIndex
 from provisioner.model.role import Cloud, Config, Desired, Health, ImageSpec, Network, Probe, Role, RoleUse
@@ -160,6 +160,15 @@ class Controllers:
         assert uefi
         server.device = device
         self.after(f"boot {device}")
+
+    def sweep(
+        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
+    ) -> Iterator[tuple[str, Power | BmcError]]:
+        for key, (bmc, password) in bmcs.items():
+            try:
+                yield key, self.power(bmc, password, deadline)
+            except BmcError as error:
+                yield key, error
 
     def close(self) -> None:
         pass

@@ -16,7 +16,7 @@ from provisioner.model.image import Image
 from provisioner.model.plan import Deploy, Guard, Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import EXITS, NodeState, check_verb
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, MemberStatus, NodeView
+from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, MemberStatus, NodeView, SweepResult
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
 from provisioner.server.listener import open_operator_socket
@@ -72,6 +72,7 @@ class FakeConductor:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.powers: list[tuple[str, str | None]] = []
+        self.seen: list[SweepResult] = []
         self.callbacks: list[Callable[[], None]] = []
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -92,6 +93,9 @@ class FakeConductor:
                 yield EnrollResult(node=item.spec.name, result="failed", seconds=0.5, error=refused.to_dict())
             else:
                 yield EnrollResult(node=item.spec.name, result="enrolled", seconds=0.5)
+
+    def sweep(self) -> Iterable[SweepResult]:
+        yield from self.seen
 
     def nodes(self) -> Sequence[Node]:
         return self.node_list

@@ -16,7 +16,7 @@ from provisioner.errors import BmcSilent
 from provisioner.model.deployment import STEPS, Node, Step, StepName, StepState
 from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
 from provisioner.model.states import NodeState
-from provisioner.model.status import NodeView
+from provisioner.model.status import NodeView, SweepResult
 from provisioner.system.clock import FakeClock
 
 HARDWARE = """\
@@ -209,3 +209,27 @@ def test_events(bench: Bench) -> None:
     assert len(lines) == 2
     assert "node1" in lines[0] and "it answers" in lines[0] and "\x1b" not in lines[0]
     assert [event["id"] for event in json.loads(bench.call("events", "--since", "1", "-o", "json").stdout)] == [2]
+
+
+def test_sweep_names_drift_and_the_dead(bench: Bench) -> None:
+    bench.conductor.seen = [
+        SweepResult(node="node2", power=Power.UNKNOWN, error=BmcSilent("no answer", where="10.77.1.12").to_dict()),
+        SweepResult(node="node1", power=Power.OFF, drift={"expected": "on", "since": 1.0}),
+    ]
+    done = bench.call("node", "sweep")
+    assert done.exit_code == 1
+    assert "it was left on" in done.stdout and done.stdout.index("node1") < done.stdout.index("node2")
+    assert "10.77.1.12" in done.stderr and "no answer" in done.stderr
+    done = bench.call("node", "sweep", "-o", "json")
+    assert done.exit_code == 1 and [row["node"] for row in json.loads(done.stdout)] == ["node1", "node2"]
+
+
+def test_list_names_drift_and_controllers_that_do_not_answer(bench: Bench) -> None:
+    error = BmcSilent("no answer", where="10.77.1.12").to_dict()
+    bench.conductor.node_list = [
+        make_node("node1", power=Power.OFF, drift={"expected": "on", "since": 1.0}),
+        make_node("node2", power=Power.ON, bmc_error=error),
+    ]
+    done = bench.call("node", "list")
+    assert "off (was left on)" in done.stdout and "on (no answer now)" in done.stdout
+    assert "no answer" in done.stderr
