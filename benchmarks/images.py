@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import http.server
-import json
 import os
 import shutil
 import statistics
@@ -18,10 +17,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
+from table import Row, say, show
 
 from provisioner.images.debian import PACKAGES, RELEASE
 from provisioner.images.elements import MACHINERY, find_elements, shipped_elements
@@ -41,25 +40,6 @@ SHELL = b"(initramfs)"
 LIMIT = 3600.0
 BOOT_LIMIT = 300.0
 POLL = 0.02
-
-
-@dataclass
-class Row:
-    """One line of the table. ``bar``: the most that ``measured`` may be; ``detail``: what it was computed from."""
-
-    work: str
-    measured: float
-    bar: float
-    unit: str
-    detail: str
-
-    @property
-    def holds(self) -> bool:
-        return self.measured <= self.bar
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
 def timed(argv: list[str], log: Path, env: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)) -> float:
@@ -288,14 +268,7 @@ def main() -> None:
         said = (work / "ours" / "check.log").read_text().strip().splitlines()
         different = 0 if said[-1].endswith("identical") else 1
         rows.append(Row("of two cold builds of galera those that differ", different, 0, "", said[-1]))
-    for row in rows:
-        bar = f"bar {row.bar:g}{' ' + row.unit if row.unit else ''}"
-        print(
-            f"{row.measured:8.2f} {row.unit:3} {bar:12} {'holds ' if row.holds else 'MISSED'}  {row.work}  {row.detail}"
-        )
-    if given.results:
-        given.results.parent.mkdir(parents=True, exist_ok=True)
-        given.results.write_text(json.dumps([asdict(row) | {"holds": row.holds} for row in rows], indent=1) + "\n")
+    show(rows, given.results)
 
 
 if __name__ == "__main__":

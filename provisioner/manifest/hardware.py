@@ -1,7 +1,7 @@
 """Hardware files: the nodes, their ports and BMCs.
 
 A file is a map with ``nodes``, a list of :class:`~provisioner.model.hardware.NodeSpec`, and ``defaults``, a part of a
-node that each of them starts from.
+node that each of them starts from. An entry may stand for many nodes, see :mod:`~provisioner.manifest.ranges`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.check import parse_value, suggest
 from provisioner.manifest.layer import Layer, Path, merge_layers, parse_layer
+from provisioner.manifest.ranges import expand_ranges
 from provisioner.model.hardware import NodeSpec
 
 HOST = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$")
@@ -64,16 +65,16 @@ def _parse_file(layer: Layer, problems: list[Problem]) -> list[tuple[NodeSpec, L
         if not isinstance(own.data, dict):
             problems.append(Problem(own.where(()), f"nodes[{number}] is not a map", "write name, bmc and ports"))
             continue
-        merged = merge_layers(defaults, own)
-        spec = parse_value(NodeSpec, merged, problems, _name(own, number))
-        if spec is not None:
-            problems += _check(spec, merged)
-            found.append((spec, merged))
+        for one in expand_ranges(merge_layers(defaults, own), problems):
+            spec = parse_value(NodeSpec, one, problems, _name(one, number))
+            if spec is not None:
+                problems += _check(spec, one)
+                found.append((spec, one))
     return found
 
 
-def _name(own: Layer, number: int) -> Path:
-    name = own.data.get("name")
+def _name(layer: Layer, number: int) -> Path:
+    name = layer.data.get("name")
     return (f"node {name}",) if isinstance(name, str) else ("nodes", number)
 
 

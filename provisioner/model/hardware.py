@@ -67,15 +67,35 @@ class BmcAddress(Value):
     password: SecretRef
 
 
+class SwitchPort(Value):
+    """Where a port is plugged in, as LLDP names it."""
+
+    switch: str = ""
+    port: str = ""
+
+
 class Port(Value):
-    """One network interface of a node, known by its MAC address (lower case, colons)."""
+    """One network interface of a node, known by its MAC address (lower case, colons).
+
+    ``network``: the physical network it is on. ``plugged``: where its cable should end.
+    """
 
     mac: str
+    network: str = ""
+    plugged: SwitchPort | None = None
 
     @field_validator("mac")
     @classmethod
     def _mac(cls, value: str) -> str:
         return parse_mac(value)
+
+
+class Location(Value):
+    """Where a node stands. ``unit``: its lowest rack unit, counted from 1 at the bottom."""
+
+    zone: str = ""
+    rack: str = ""
+    unit: int | None = Field(default=None, ge=1, le=100)
 
 
 class NodeSpec(Value):
@@ -93,6 +113,7 @@ class NodeSpec(Value):
     properties: dict[str, int | str | bool] = Field(default_factory=dict)
     root_disk: dict[str, Any] = Field(default_factory=dict)
     power_policy: PowerPolicy = PowerPolicy.REPORT
+    location: Location = Location()
 
     @field_validator("name")
     @classmethod

@@ -50,3 +50,12 @@ def test_mac_addresses_are_lower_case_whatever_was_written() -> None:
     assert first.ports[0].mac == "52:54:00:12:34:56"
     assert second.ports[0].mac == "52:54:00:ab:cd:ef"
     assert (first.bmc.username, second.bmc.username) == ("admin", "root")
+
+
+def test_a_range_is_as_many_nodes_as_it_says() -> None:
+    files = split_case(next(case for case in CASES if case.stem == "hardware-ranges").read_text())
+    specs = parse_hardware({"hardware.yaml": files["hardware.yaml"]})
+    assert [spec.name for spec in specs][::15] == ["a01", "a16"]
+    assert [spec.bmc.address for spec in specs][9:12] == ["10.0.4.20", "10.0.4.22", "10.0.4.30"]
+    assert [spec.ports[0].mac[-2:] for spec in specs][:7] == ["0a", "0b", "0c", "0d", "0e", "0f", "10"]
+    assert [spec.location.unit for spec in specs] == list(range(1, 17))
