@@ -25,6 +25,7 @@ COMMANDS: dict[str, Entry] = {
     "node enroll": Entry(
         "provisioner.cli.enroll:enroll", "Log in to each BMC of hardware files, take the nodes on record."
     ),
+    "node import": Entry("provisioner.cli.imports:import_command", "Write a hardware file from instackenv.json, CSV."),
     "node sweep": Entry("provisioner.cli.node:sweep", "Ask all BMCs for the power at once; name what drifted or died."),
     "node list": Entry("provisioner.cli.node:list_nodes", "List the nodes and how they are."),
     "node show": Entry("provisioner.cli.node:show", "Show a node and the timeline of its deployment."),

@@ -6,7 +6,7 @@ import re
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from provisioner.model.value import Value
 
@@ -50,6 +50,10 @@ class BootDevice(StrEnum):
     DISK = "disk"
 
 
+PORTS = {"ipmi": 623, "redfish": 443}
+"""The port of each driver's protocol (IPMI 2.0, table 13-1; DSP0266, HTTPS)."""
+
+
 class SecretRef(Value):
     """Where a secret is kept; the secret itself never stands in a manifest. Exactly one field is set."""
 
@@ -58,13 +62,25 @@ class SecretRef(Value):
 
 
 class BmcAddress(Value):
-    """How to reach a management controller. ``password`` is a reference, never the password."""
+    """How to reach a management controller. ``password`` is a reference, never the password.
+
+    ``port``: by itself that of the driver's protocol. ``system``: for Redfish, the system's id or path when the
+    controller has more than one.
+    """
 
     driver: Literal["ipmi", "redfish"] = "ipmi"
     address: str
-    port: int = Field(default=623, ge=1, le=65535)
+    port: int = Field(default=0, ge=1, le=65535, validate_default=False)
     username: str
     password: SecretRef
+    system: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _port(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "port" not in data:
+            return data | {"port": PORTS.get(data.get("driver", "ipmi"), 623)}
+        return data
 
 
 class SwitchPort(Value):
