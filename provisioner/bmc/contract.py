@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from provisioner.bmc.driver import Reading, Switch
 from provisioner.errors import BmcError
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 
-PowerWord = Literal["on", "off", "reset"]
+PowerWord = Switch
 
 
 class Bmcs(Protocol):
@@ -35,11 +36,32 @@ class Bmcs(Protocol):
     def set_power(self, bmc: BmcAddress, password: str, want: PowerWord, deadline: float) -> Power:
         """Switch, and return when the controller says that it is so.
 
-        ``on`` and ``off`` do nothing when it is so already; ``reset`` turns a node on that is off.
+        ``on``, ``off`` and ``soft`` do nothing when it is so already; ``reset`` and ``cycle`` turn a node on that is
+        off; ``soft`` asks its operating system to shut down, and is an error when that does not follow in time.
         """
 
-    def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
-        """Choose the device of the next boot only, and read it back where the controller keeps it."""
+    def set_boot_device(
+        self,
+        bmc: BmcAddress,
+        password: str,
+        device: BootDevice,
+        uefi: bool,
+        deadline: float,
+        persistent: bool = False,
+    ) -> None:
+        """Choose the device of the next boot, or of all from now on; read it back where the controller keeps it."""
+
+    def identify(self, bmc: BmcAddress, password: str, seconds: int | None, deadline: float) -> None:
+        """Light the identify light for ``seconds``, until told otherwise with None, or no more with 0."""
+
+    def read(self, bmc: BmcAddress, password: str, what: Reading, deadline: float) -> Any:
+        """Sensors, event log or inventory; shapes as in :class:`~provisioner.bmc.driver.Controller`.
+
+        A controller with many sensors may take a minute: each is a question of its own.
+        """
+
+    def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
+        """Give the user another password. Whether it works is proved by logging in with it."""
 
     def sweep(
         self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float

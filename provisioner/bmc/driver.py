@@ -6,9 +6,15 @@ A driver speaks one protocol to one controller and knows nothing of deadlines, r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from provisioner.model.hardware import BootDevice, Power
+
+Switch = Literal["on", "off", "soft", "reset", "cycle"]
+Reading = Literal["sensors", "log", "inventory"]
+READINGS: tuple[Reading, ...] = ("sensors", "log", "inventory")
 
 
 class Trouble(Exception):
@@ -58,6 +64,28 @@ class TimeUp(BaseException):
     """The request's time is over. Not an ``Exception``, so that no library takes it for an error of its own."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """How to reach a controller. ``system``: which of its systems (Redfish); ``certificate``: the SHA-256 of the one
+    it must show, in hexadecimal digits, empty for any."""
+
+    address: str
+    port: int
+    username: str
+    password: str = field(repr=False)
+    system: str = ""
+    certificate: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the next boot is from, as the controller says; None where it cannot say."""
+
+    device: BootDevice | str
+    uefi: bool | None = None
+    persistent: bool | None = None
+
+
 class Controller(Protocol):
     """One controller, logged in. Each method raises a :class:`Trouble`."""
 
@@ -69,14 +97,29 @@ class Controller(Protocol):
 
     def power(self) -> Power: ...
 
-    def switch(self, word: Literal["on", "off", "reset"]) -> None:
-        """Send the command; do not wait for its effect."""
+    def switch(self, word: Switch) -> None:
+        """Send the command; do not wait for its effect. ``soft`` asks the operating system to shut down."""
 
-    def set_boot_device(self, device: BootDevice, uefi: bool) -> None:
-        """For the next boot only."""
+    def set_boot_device(self, device: BootDevice, uefi: bool, persistent: bool) -> None:
+        """For the next boot only, or for all that follow."""
 
-    def boot_device(self) -> BootDevice | str | None:
-        """What the controller will boot from; None when it cannot say, another word for a device we never set."""
+    def boot_device(self) -> Kept | None:
+        """What the controller will boot from; None when it cannot say. A word for a device we never set."""
+
+    def identify(self, seconds: int | None) -> None:
+        """Light the identify light for so long, until told otherwise with None, or no more with 0."""
+
+    def sensors(self) -> Sequence[dict[str, Any]]:
+        """``{"name", "kind", "value", "unit", "health"}`` each; ``value`` None without a reading."""
+
+    def log(self) -> Sequence[dict[str, Any]]:
+        """The event log, oldest first: ``{"time", "sensor", "event", "severity"}``; ``time`` as the controller says."""
+
+    def inventory(self) -> dict[str, Any]:
+        """The parts that the controller knows of, by name, each a map."""
+
+    def change_password(self, password: str) -> None:
+        """Give the user who is logged in another password."""
 
     def close(self) -> None:
         """Log out without waiting for an answer."""
@@ -88,7 +131,7 @@ class Connect(Protocol):
     It may take for ever; :class:`TimeUp` then comes out of the call it hangs in, and it says how far it got.
     """
 
-    def __call__(self, address: str, port: int, username: str, password: str, /) -> Controller: ...
+    def __call__(self, way: Way, /) -> Controller: ...
 
 
 Drivers = dict[str, Connect]

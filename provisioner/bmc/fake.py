@@ -37,12 +37,31 @@ class FakeBmcs:
 
     def set_power(self, bmc: BmcAddress, password: str, want: PowerWord, deadline: float) -> Power:
         self._reach(bmc, password, "set_power", want)
-        self.powers[bmc.address] = Power.OFF if want == "off" else Power.ON
+        self.powers[bmc.address] = Power.OFF if want in ("off", "soft") else Power.ON
         return self.powers[bmc.address]
 
-    def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
+    def set_boot_device(
+        self,
+        bmc: BmcAddress,
+        password: str,
+        device: BootDevice,
+        uefi: bool,
+        deadline: float,
+        persistent: bool = False,
+    ) -> None:
         self._reach(bmc, password, "set_boot_device", device, "uefi" if uefi else "bios")
         self.boot_devices[bmc.address] = (device, uefi)
+
+    def identify(self, bmc: BmcAddress, password: str, seconds: int | None, deadline: float) -> None:
+        self._reach(bmc, password, f"identify {seconds}")
+
+    def read(self, bmc: BmcAddress, password: str, what: str, deadline: float) -> Any:
+        self._reach(bmc, password, what)
+        return {} if what == "inventory" else []
+
+    def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
+        self._reach(bmc, password, "change_password")
+        self.password = new
 
     def sweep(
         self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float

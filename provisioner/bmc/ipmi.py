@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from pyghmi.constants import Health
 from pyghmi.exceptions import PyghmiException
 from pyghmi.ipmi.command import Command
 from pyghmi.ipmi.private.session import Session
 
-from provisioner.bmc.driver import Busy, Controller, Failed, Refused, Silent, TimeUp, Trouble
+from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Trouble, Way
 from provisioner.model.hardware import BootDevice, Power
 
 APPLICATION, CHASSIS = 0x06, 0x00
 DEVICE_ID, SYSTEM_GUID = 0x01, 0x37
 CHASSIS_STATUS, CHASSIS_CONTROL, SET_BOOT_OPTION, GET_BOOT_OPTION = 0x01, 0x02, 0x08, 0x09
-SWITCH = {"off": 0, "on": 1, "reset": 3}
+IDENTIFY, USER_ACCESS, USER_NAME, USER_PASSWORD = 0x04, 0x44, 0x46, 0x47
+SWITCH: dict[Switch, int] = {"off": 0, "on": 1, "cycle": 2, "reset": 3, "soft": 5}
+"""Chassis control (table 28-4)."""
 TIMER, BOOT_FLAGS = 3, 5
 KEEP_PAST_TIMEOUT = 0x08
-VALID, UEFI = 0x80, 0x20
+VALID, PERSISTENT, UEFI = 0x80, 0x40, 0x20
+SET_PASSWORD, LONG_PASSWORD, THIS_CHANNEL = 0x02, 0x80, 0x0E
+PASSWORD_BYTES, LONG_PASSWORD_BYTES = 16, 20
 DEVICE_CODES = {BootDevice.PXE: 1, BootDevice.DISK: 2}
 BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
 NO_PRIVILEGE = 0xD4
 PRIVILEGES = {2: "user", 3: "operator", 4: "administrator"}
+HEALTH = {Health.Ok: "ok", Health.Warning: "warning", Health.Critical: "critical", Health.Failed: "failed"}
 RETRANSMIT_UNTIL = 3.0
 RETRANSMIT_PROBE_UNTIL = 1.0
 """pyghmi waits a random 0.5 to 1 s for the first answer, each time a second longer, and ends past this many."""
@@ -112,12 +119,12 @@ REFUSALS: tuple[tuple[str, type[Trouble], str, str, str], ...] = (
 """What pyghmi says when a login fails, and what it means: (words of pyghmi's, error, summary, cause, hint)."""
 
 
-def connect(address: str, port: int, username: str, password: str, /) -> Controller:
+def connect(way: Way, /) -> Controller:
     """Log in with the highest privilege that the user has, administrator or operator."""
     start = time.monotonic()
     try:
-        command = Command(bmc=address, userid=username, password=password, port=port)
-        return IpmiController(command.ipmi_session, time.monotonic() - start)
+        command = Command(bmc=way.address, userid=way.username, password=way.password, port=way.port)
+        return IpmiController(command.ipmi_session, time.monotonic() - start, way.username, command)
     except TimeUp as error:
         raise _silent_login(time.monotonic() - start) from error
     except socket.gaierror as error:
@@ -171,11 +178,16 @@ def _silent_login(seconds: float) -> Trouble:
 
 
 class IpmiController:
-    """One session. ``session`` is pyghmi's, logged in; ``seconds`` is how long that took."""
+    """One session. ``session`` is pyghmi's, logged in; ``seconds`` is how long that took.
 
-    def __init__(self, session: Session, seconds: float) -> None:
+    :param library: pyghmi's own verbs, for what takes a sensor repository or an inventory to understand.
+    """
+
+    def __init__(self, session: Session, seconds: float, username: str = "", library: Command | None = None) -> None:
         self._session = session
         self._seconds = seconds
+        self._username = username
+        self._library = library
 
     def alive(self) -> bool:
         try:
@@ -213,19 +225,19 @@ class IpmiController:
             raise Failed("the controller's chassis status is empty")
         return Power.ON if data[0] & 1 else Power.OFF
 
-    def switch(self, word: Literal["on", "off", "reset"]) -> None:
+    def switch(self, word: Switch) -> None:
         self._send(CHASSIS, CHASSIS_CONTROL, SWITCH[word])
 
-    def set_boot_device(self, device: BootDevice, uefi: bool) -> None:
+    def set_boot_device(self, device: BootDevice, uefi: bool, persistent: bool) -> None:
         try:
             # Else flags are forgotten when no power command follows within 60 s (28.12), less than some servers' POST.
             self._send(CHASSIS, SET_BOOT_OPTION, TIMER, KEEP_PAST_TIMEOUT)
         except Refused:
             pass  # the parameter is optional; the flags below are not
-        flags = VALID | (UEFI if uefi else 0)
+        flags = VALID | (UEFI if uefi else 0) | (PERSISTENT if persistent else 0)
         self._send(CHASSIS, SET_BOOT_OPTION, BOOT_FLAGS, flags, DEVICE_CODES[device] << 2, 0, 0, 0)
 
-    def boot_device(self) -> BootDevice | str | None:
+    def boot_device(self) -> Kept | None:
         try:
             data = self._send(CHASSIS, GET_BOOT_OPTION, BOOT_FLAGS, 0, 0)
         except Refused:
@@ -233,14 +245,90 @@ class IpmiController:
         if len(data) < 4 or data[1] & 0x80:
             return None
         code = data[3] >> 2 & 0x0F
-        for device, number in DEVICE_CODES.items():
-            if number == code:
-                return device
-        # Some controllers keep the device but always answer "not valid"; then an unknown code says nothing.
-        return f"device {code}" if data[2] & VALID else None
+        named = next((device for device, number in DEVICE_CODES.items() if number == code), None)
+        # Some controllers keep the device but always answer "not valid"; then an unknown code or a flag says nothing.
+        if not data[2] & VALID:
+            return None if named is None else Kept(named)
+        return Kept(named or f"device {code}", bool(data[2] & UEFI), bool(data[2] & PERSISTENT))
+
+    def identify(self, seconds: int | None) -> None:
+        if seconds is None:
+            self._send(CHASSIS, IDENTIFY, 0, 1)
+        else:
+            self._send(CHASSIS, IDENTIFY, min(seconds, 255))
+
+    def sensors(self) -> Sequence[dict[str, Any]]:
+        return [
+            {
+                "name": str(sensor.name),
+                "kind": str(sensor.type),
+                "value": sensor.value,
+                "unit": str(sensor.units or ""),
+                "health": "; ".join(sensor.states) or HEALTH.get(sensor.health, "ok"),
+            }
+            for sensor in self._ask_library(lambda library: list(library.get_sensor_data()))
+        ]
+
+    def log(self) -> Sequence[dict[str, Any]]:
+        return [
+            {
+                "time": str(entry.get("timestamp") or ""),
+                "sensor": str(entry.get("component") or entry.get("component_type") or ""),
+                "event": str(entry.get("event") or ""),
+                "severity": HEALTH.get(entry.get("severity"), "unknown"),
+            }
+            for entry in self._ask_library(lambda library: list(library.get_event_log()))
+        ]
+
+    def inventory(self) -> dict[str, Any]:
+        parts = self._ask_library(lambda library: list(library.get_inventory()))
+        return {
+            str(name): {str(key): str(value) for key, value in (part or {}).items() if value not in (None, "", [])}
+            for name, part in parts
+        }
+
+    def change_password(self, password: str) -> None:
+        word = password.encode()
+        long = len(word) > PASSWORD_BYTES
+        if len(word) > LONG_PASSWORD_BYTES:
+            raise Refused("the password is too long", f"IPMI takes at most {LONG_PASSWORD_BYTES} bytes")
+        size = LONG_PASSWORD_BYTES if long else PASSWORD_BYTES
+        user = self._user_id()
+        self._send(
+            APPLICATION, USER_PASSWORD, user | (LONG_PASSWORD if long else 0), SET_PASSWORD, *word.ljust(size, b"\0")
+        )
+
+    def _user_id(self) -> int:
+        """The number of the user who is logged in (22.26, 22.29)."""
+        most = self._send(APPLICATION, USER_ACCESS, THIS_CHANNEL, 1)[0] & 0x3F
+        for user in range(1, most + 1):
+            try:
+                name = self._send(APPLICATION, USER_NAME, user)
+            except Refused:
+                continue  # an empty place
+            if name.rstrip(b"\0").decode(errors="replace") == self._username:
+                return user
+        raise Failed("the user cannot be found in the controller's list", f"{most} places, none is {self._username}")
 
     def close(self) -> None:
         self._session.logout()
+
+    def _ask_library(self, call: Callable[[Command], list[Any]]) -> list[Any]:
+        """One of pyghmi's own verbs, its errors as ours."""
+        assert self._library is not None
+        start = time.monotonic()
+        self._session.maxtimeout = RETRANSMIT_UNTIL
+        try:
+            return call(self._library)
+        except TimeUp as error:
+            raise _silent_command(time.monotonic() - start) from error
+        except PyghmiException as error:
+            words = str(error) or "timeout"
+            if "timeout" in words or words == "None":
+                raise _silent_command(time.monotonic() - start) from error
+            raise Refused("the controller refused the command", words, "by hand: {ipmitool}") from error
+        except Exception as error:
+            raise _not_ipmi(error) from error
 
     def _send(self, function: int, command: int, *data: int, until: float = RETRANSMIT_UNTIL) -> bytes:
         """One command and its answer without the completion code."""

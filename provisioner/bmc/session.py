@@ -13,7 +13,20 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-from provisioner.bmc.driver import Busy, Controller, Drivers, Failed, Silent, Stale, TimeUp, Trouble
+from provisioner.bmc.driver import (
+    READINGS,
+    Busy,
+    Controller,
+    Drivers,
+    Failed,
+    Kept,
+    Silent,
+    Stale,
+    Switch,
+    TimeUp,
+    Trouble,
+    Way,
+)
 from provisioner.model.hardware import BootDevice, Power
 from provisioner.system.clock import Clock, HostClock
 
@@ -24,6 +37,8 @@ MARGIN_SECONDS = 0.4
 FIRST_SPACING, SILENT_SPACING, LAST_SPACING, NO_SPACING = 0.1, 0.4, 1.0, 0.02
 SPACING_DECAY = 0.8
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5
+
+LAST_ORDER = "its operating system does not follow; switch it off without asking: provisioner node power NAME off"
 
 Result = TypeVar("Result")
 
@@ -79,10 +94,19 @@ class Session:
             return {"power": self._paced(controller.power)}
         if verb == "set_power":
             return {"power": self._set_power(controller, arguments["want"])}
-        return self._set_boot_device(controller, BootDevice(arguments["device"]), bool(arguments["uefi"]))
+        if verb in READINGS:
+            return {verb: self._paced(getattr(controller, verb))}
+        if verb == "identify":
+            self._paced(lambda: controller.identify(arguments["light"]))
+            return {}
+        if verb == "change_password":
+            self._paced(lambda: controller.change_password(arguments["new"]))
+            return {}
+        wanted = Kept(BootDevice(arguments["device"]), bool(arguments["uefi"]), bool(arguments["persistent"]))
+        return self._set_boot_device(controller, wanted)
 
     def _log_in(self, request: dict[str, Any]) -> Controller:
-        credentials = (request["username"], request["password"])
+        credentials = (request["way"]["username"], request["way"]["password"])
         if self._controller is not None:
             if credentials != self._credentials:
                 self.close()
@@ -91,7 +115,7 @@ class Session:
                 raise Stale("the session is gone")
         else:
             connect = self._drivers[request["driver"]]
-            self._controller = connect(request["address"], int(request["port"]), *credentials)
+            self._controller = connect(Way(**request["way"]))
             self._credentials = credentials
             self._last = self._clock.monotonic()
         self._alarm(self._left())
@@ -99,16 +123,17 @@ class Session:
 
     def _set_power(self, controller: Controller, want: str) -> Power:
         now = self._paced(controller.power)
-        if want == "reset" and now is Power.ON:
-            self._paced(lambda: controller.switch("reset"))
+        if want in ("reset", "cycle") and now is Power.ON:
+            self._paced(lambda: controller.switch("reset" if want == "reset" else "cycle"))
             return self._wait_for(controller, Power.ON)
-        goal = Power.OFF if want == "off" else Power.ON
+        goal = Power.OFF if want in ("off", "soft") else Power.ON
         if now is goal:
             return now
-        self._paced(lambda: controller.switch("off" if goal is Power.OFF else "on"))
-        return self._wait_for(controller, goal)
+        word: Switch = "soft" if want == "soft" else "off" if goal is Power.OFF else "on"
+        self._paced(lambda: controller.switch(word))
+        return self._wait_for(controller, goal, LAST_ORDER if want == "soft" else "look at it by hand: {ipmitool}")
 
-    def _wait_for(self, controller: Controller, goal: Power) -> Power:
+    def _wait_for(self, controller: Controller, goal: Power, hint: str = "look at it by hand: {ipmitool}") -> Power:
         """Look until the power is as wanted. The first look is at once: most controllers have done it by then."""
         start = self._clock.monotonic()
         pause = FIRST_LOOK
@@ -118,21 +143,28 @@ class Session:
                     f"the power did not turn {goal}",
                     f"the controller took the command, but {self._clock.monotonic() - start:.1f} s later says that"
                     f" the power is not {goal}",
-                    "look at it by hand: {ipmitool}",
+                    hint,
                 )
             self._clock.sleep(pause)
             pause = min(pause * LOOK_GROWTH, LAST_LOOK)
         return goal
 
-    def _set_boot_device(self, controller: Controller, device: BootDevice, uefi: bool) -> dict[str, Any]:
-        self._paced(lambda: controller.set_boot_device(device, uefi))
+    def _set_boot_device(self, controller: Controller, wanted: Kept) -> dict[str, Any]:
+        assert isinstance(wanted.device, BootDevice)
+        device, uefi, persistent = wanted.device, bool(wanted.uefi), bool(wanted.persistent)
+        self._paced(lambda: controller.set_boot_device(device, uefi, persistent))
         kept = self._paced(controller.boot_device)
-        if kept is not None and kept != device:
-            raise Failed(
-                f"the boot device is not {device}",
-                f"the controller took the command, but says that the next boot is from {kept}",
-                "look at it by hand: {ipmitool:chassis bootparam get 5}",
-            )
+        for is_so, should, words in (
+            (kept.device if kept else None, device, f"the next boot is from {kept.device if kept else None}"),
+            (kept.uefi if kept else None, uefi, f"it will boot by {'BIOS' if uefi else 'UEFI'}"),
+            (kept.persistent if kept else None, persistent, f"it holds {'once' if persistent else 'for ever'}"),
+        ):
+            if is_so is not None and is_so != should:
+                raise Failed(
+                    f"the boot device is not {device}" if should is device else "the boot device is kept otherwise",
+                    f"the controller took the command, but says that {words}",
+                    "look at it by hand: {ipmitool:chassis bootparam get 5}",
+                )
         return {"confirmed": kept is not None}
 
     def _paced(self, command: Callable[[], Result]) -> Result:

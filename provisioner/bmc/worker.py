@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from provisioner.bmc.contract import PowerWord
+from provisioner.bmc.driver import Reading
 from provisioner.bmc.hints import ipmitool, silent, trouble_error, where
 from provisioner.bmc.sweep import Sweeper
 from provisioner.errors import BmcError, ProgramMissing
@@ -177,11 +178,29 @@ class BmcWorker:
     def set_power(self, bmc: BmcAddress, password: str, want: PowerWord, deadline: float) -> Power:
         return Power(self._call(bmc, password, "set_power", deadline, want=want)["power"])
 
-    def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
-        done = self._call(bmc, password, "set_boot_device", deadline, device=device, uefi=uefi)
+    def set_boot_device(
+        self,
+        bmc: BmcAddress,
+        password: str,
+        device: BootDevice,
+        uefi: bool,
+        deadline: float,
+        persistent: bool = False,
+    ) -> None:
+        wanted = {"device": device, "uefi": uefi, "persistent": persistent}
+        done = self._call(bmc, password, "set_boot_device", deadline, **wanted)
         if not done["confirmed"]:
             message = f"{where(bmc)} took the boot device {device}, but cannot say that it keeps it"
             self._observer(Event("bmc.unconfirmed", message, data={"bmc": where(bmc)}))
+
+    def identify(self, bmc: BmcAddress, password: str, seconds: int | None, deadline: float) -> None:
+        self._call(bmc, password, "identify", deadline, light=seconds)
+
+    def read(self, bmc: BmcAddress, password: str, what: Reading, deadline: float) -> Any:
+        return self._call(bmc, password, what, deadline)[what]
+
+    def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
+        self._call(bmc, password, "change_password", deadline, new=new)
 
     def sweep(
         self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
@@ -233,10 +252,14 @@ class BmcWorker:
             "id": next(self._numbers),
             "key": key,
             "driver": bmc.driver,
-            "address": bmc.address,
-            "port": bmc.port,
-            "username": bmc.username,
-            "password": password,
+            "way": {
+                "address": bmc.address,
+                "port": bmc.port,
+                "username": bmc.username,
+                "password": password,
+                "system": bmc.system,
+                "certificate": bmc.certificate,
+            },
             "verb": verb,
             "arguments": arguments,
             "seconds": seconds,

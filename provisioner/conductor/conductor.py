@@ -109,10 +109,10 @@ class Conductor(Guests):
             )
         password = self._store.nodes.password(name)
         if want is None:
-            power = self._doors.bmcs.power(node.spec.bmc, password, BMC_SECONDS)
+            power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
             note_power(self._doors, self._store.nodes.get(name), node, power)
             return power
-        power = self._doors.bmcs.set_power(node.spec.bmc, password, POWER_WORDS[want], BMC_SECONDS)
+        power = self._doors.bmcs.set_power(node.bmc, password, POWER_WORDS[want], BMC_SECONDS)
         with self._store.transaction():
             self._store.nodes.set_power(name, power, self._doors.clock.now())
             self._doors.tell("power.changed", f"{want}: the power is {power}", name)

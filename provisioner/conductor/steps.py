@@ -99,7 +99,7 @@ def boot_disk(work: Work) -> Outcome:
 def _set_boot_device(work: Work, device: BootDevice) -> Outcome:
     spec = work.node.spec
     password = work.doors.store.nodes.password(spec.name)
-    work.doors.bmcs.set_boot_device(spec.bmc, password, device, spec.firmware is Firmware.UEFI, BMC_SECONDS)
+    work.doors.bmcs.set_boot_device(work.node.bmc, password, device, spec.firmware is Firmware.UEFI, BMC_SECONDS)
     return done(device=str(device))
 
 
@@ -107,15 +107,15 @@ def power_cycle(work: Work) -> Outcome:
     """Off if it is on, then on. That it was seen off is journaled, so that a node just switched on is left alone."""
     doors, spec = work.doors, work.node.spec
     password = doors.store.nodes.password(spec.name)
-    power = doors.bmcs.power(spec.bmc, password, BMC_SECONDS)
+    power = doors.bmcs.power(work.node.bmc, password, BMC_SECONDS)
     seen_off = bool(work.step.detail.get("seen_off"))
     if not seen_off and power is not Power.OFF:
-        power = doors.bmcs.set_power(spec.bmc, password, "off", BMC_SECONDS)
+        power = doors.bmcs.set_power(work.node.bmc, password, "off", BMC_SECONDS)
     if power is Power.OFF:
         if not seen_off:
             doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"seen_off": True})
             seen_off = True
-        power = doors.bmcs.set_power(spec.bmc, password, "on", BMC_SECONDS)
+        power = doors.bmcs.set_power(work.node.bmc, password, "on", BMC_SECONDS)
     doors.store.nodes.set_power(spec.name, power, work.now)
     if seen_off and power is Power.ON:
         return done()
@@ -144,7 +144,7 @@ def check_power(work: Work, since: float) -> None:
         return
     doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"looked": work.now})
     try:
-        power = doors.bmcs.power(spec.bmc, doors.store.nodes.password(spec.name), BMC_SECONDS)
+        power = doors.bmcs.power(work.node.bmc, doors.store.nodes.password(spec.name), BMC_SECONDS)
     except BmcError:
         return  # it says nothing about the node, which may be at work
     if power is Power.OFF:

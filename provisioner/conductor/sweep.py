@@ -26,10 +26,10 @@ LOG = logging.getLogger(__name__)
 def sweep_nodes(doors: Doors) -> Iterator[SweepResult]:
     """Ask all controllers at once and take on record what they say; the results as the answers come."""
     known = {node.name: (node, password) for node, password in doors.store.nodes.with_passwords()}
-    asked = {name: (node.spec.bmc, password) for name, (node, password) in known.items()}
+    asked = {name: (node.bmc, password) for name, (node, password) in known.items()}
     for name, answer in doors.bmcs.sweep(asked, SWEEP_SECONDS):
         node = doors.store.nodes.find(name)
-        if node is None or node.spec.bmc != asked[name][0]:
+        if node is None or node.bmc != asked[name][0]:
             continue  # forgotten, or enrolled anew meanwhile
         if isinstance(answer, BmcError):
             _lost(doors, node, answer)
@@ -89,7 +89,7 @@ def restore_power(doors: Doors, name: str) -> None:
     expected = node.drift["expected"]
     password = doors.store.nodes.password(name)
     try:
-        power = doors.bmcs.set_power(node.spec.bmc, password, "on" if expected == "on" else "off", RESTORE_SECONDS)
+        power = doors.bmcs.set_power(node.bmc, password, "on" if expected == "on" else "off", RESTORE_SECONDS)
     except BmcError as error:
         _lost(doors, node, error)
         return

@@ -233,8 +233,8 @@ class Walker:
         spec = node.spec
         password = self._store.nodes.password(spec.name)
         try:
-            if self._doors.bmcs.power(spec.bmc, password, BMC_SECONDS) is not Power.OFF:
-                power = self._doors.bmcs.set_power(spec.bmc, password, "off", BMC_SECONDS)
+            if self._doors.bmcs.power(node.bmc, password, BMC_SECONDS) is not Power.OFF:
+                power = self._doors.bmcs.set_power(node.bmc, password, "off", BMC_SECONDS)
                 if power is not Power.OFF:
                     raise BmcError(f"the power is {power} after it was switched off", where=spec.name)
         except BmcError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from provisioner.model.hardware import HardwareReport, NodeSpec, Power
+from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Power
 from provisioner.model.states import NodeState
 from provisioner.model.value import Value
 
@@ -124,3 +124,10 @@ class Node(Value):
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def bmc(self) -> BmcAddress:
+        """How to reach its controller, which must show the certificate that it showed when it was enrolled."""
+        seen = str(self.bmc_facts.get("certificate") or "")
+        bmc = self.spec.bmc
+        return bmc if bmc.certificate or not seen else bmc.model_copy(update={"certificate": seen})

@@ -65,7 +65,8 @@ class BmcAddress(Value):
     """How to reach a management controller. ``password`` is a reference, never the password.
 
     ``port``: by itself that of the driver's protocol. ``system``: for Redfish, the system's id or path when the
-    controller has more than one.
+    controller has more than one. ``certificate``: for Redfish, the SHA-256 of the certificate that the controller must
+    show; without it the one that it showed when it was enrolled.
     """
 
     driver: Literal["ipmi", "redfish"] = "ipmi"
@@ -74,6 +75,7 @@ class BmcAddress(Value):
     username: str
     password: SecretRef
     system: str = ""
+    certificate: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
     @model_validator(mode="before")
     @classmethod

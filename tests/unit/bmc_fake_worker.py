@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
-from provisioner.bmc.driver import Controller, Refused
+from provisioner.bmc.driver import Controller, Kept, Refused, Way
 from provisioner.bmc.worker_main import main
 from provisioner.model.hardware import BootDevice, Power
 
@@ -17,7 +18,8 @@ class FakeController:
     def __init__(self, address: str) -> None:
         self.address = address
         self.on = False
-        self.device: BootDevice | None = None
+        self.kept: Kept | None = None
+        self.light: int | None = 0
         self.calls = 0
 
     def alive(self) -> bool:
@@ -39,17 +41,33 @@ class FakeController:
             os._exit(7)
         self.on = word != "off"
 
-    def set_boot_device(self, device: BootDevice, uefi: bool) -> None:
-        self.device = device
+    def set_boot_device(self, device: BootDevice, uefi: bool, persistent: bool) -> None:
+        self.kept = Kept(device, uefi, persistent)
 
-    def boot_device(self) -> BootDevice | str | None:
-        return None if self.address == "forgetful" else self.device
+    def boot_device(self) -> Kept | None:
+        return None if self.address == "forgetful" else self.kept
+
+    def identify(self, seconds: int | None) -> None:
+        self.light = seconds
+
+    def sensors(self) -> Sequence[dict[str, Any]]:
+        return [{"name": "light", "value": self.light}]
+
+    def log(self) -> Sequence[dict[str, Any]]:
+        return []
+
+    def inventory(self) -> dict[str, Any]:
+        return {}
+
+    def change_password(self, password: str) -> None:
+        pass
 
     def close(self) -> None:
         pass
 
 
-def connect(address: str, port: int, username: str, password: str, /) -> Controller:
+def connect(way: Way, /) -> Controller:
+    address, password = way.address, way.password
     print(f"a library that prints, here of {address}")
     if address == "hangs":
         threading.Event().wait()

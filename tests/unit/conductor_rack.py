@@ -109,8 +109,8 @@ class Server:
         return NodeSpec(name=self.name, bmc=bmc, ports=(Port(mac=self.mac),), properties={"memory_mib": 2048})
 
     def switch(self, want: str) -> None:
-        on = want in ("on", "reset")
-        if on and (self.power is Power.OFF or want == "reset"):
+        on = want not in ("off", "soft")
+        if on and (self.power is Power.OFF or want != "on"):
             self.running, self.greeted = "firmware", False
             self.boot += 1
         if not on:
@@ -155,11 +155,30 @@ class Controllers:
         self.after(want)
         return server.power
 
-    def set_boot_device(self, bmc: BmcAddress, password: str, device: BootDevice, uefi: bool, deadline: float) -> None:
+    def set_boot_device(
+        self,
+        bmc: BmcAddress,
+        password: str,
+        device: BootDevice,
+        uefi: bool,
+        deadline: float,
+        persistent: bool = False,
+    ) -> None:
         server = self._reach(bmc, password, f"boot {device}")
         assert uefi
         server.device = device
         self.after(f"boot {device}")
+
+    def identify(self, bmc: BmcAddress, password: str, seconds: int | None, deadline: float) -> None:
+        self._reach(bmc, password, f"identify {seconds}")
+
+    def read(self, bmc: BmcAddress, password: str, what: str, deadline: float) -> Any:
+        self._reach(bmc, password, what)
+        return {} if what == "inventory" else []
+
+    def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
+        self._reach(bmc, password, "change_password")
+        self.password = new
 
     def sweep(
         self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
@@ -269,12 +288,12 @@ class Rack:
         ident, _, secret = server.token.partition(".")
         try:
             assert self.conductor.guest_secret(ident, "boot") == secret
+            if not server.greeted:
+                self.conductor.hello(ident, {"boot_id": f"boot-{server.boot}", "hardware": self.hardware(server)})
+                server.greeted = True
+            order = self.conductor.order(ident)
         except TrustError:
-            return
-        if not server.greeted:
-            self.conductor.hello(ident, {"boot_id": f"boot-{server.boot}", "hardware": self.hardware(server)})
-            server.greeted = True
-        order = self.conductor.order(ident)
+            return  # the token ended, maybe this very moment: another thread may be restarting the server
         if order:
             self.obey(server, ident, order)
 

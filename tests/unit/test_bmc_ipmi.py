@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyghmi.exceptions import IpmiException
 
-from provisioner.bmc.driver import Busy, Failed, Refused, Silent, TimeUp, Trouble
+from provisioner.bmc.driver import Busy, Failed, Kept, Refused, Silent, TimeUp, Trouble
 from provisioner.bmc.ipmi import IpmiController, translate_code, translate_login
 from provisioner.model.hardware import BootDevice, Power
 
@@ -103,35 +103,35 @@ def test_power_is_the_first_bit(first: int, power: Power) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "uefi", "flags"),
+    ("device", "uefi", "persistent", "flags"),
     [
-        (BootDevice.PXE, True, (5, 0xA0, 0x04, 0, 0, 0)),
-        (BootDevice.PXE, False, (5, 0x80, 0x04, 0, 0, 0)),
-        (BootDevice.DISK, True, (5, 0xA0, 0x08, 0, 0, 0)),
+        (BootDevice.PXE, True, False, (5, 0xA0, 0x04, 0, 0, 0)),
+        (BootDevice.PXE, False, False, (5, 0x80, 0x04, 0, 0, 0)),
+        (BootDevice.DISK, True, False, (5, 0xA0, 0x08, 0, 0, 0)),
+        (BootDevice.DISK, True, True, (5, 0xE0, 0x08, 0, 0, 0)),
     ],
 )
-def test_boot_flags_are_for_the_next_boot_only_and_do_not_expire_after_a_minute(
-    device: BootDevice, uefi: bool, flags: tuple[int, ...]
+def test_boot_flags_do_not_expire_after_a_minute(
+    device: BootDevice, uefi: bool, persistent: bool, flags: tuple[int, ...]
 ) -> None:
     session = FakeSession({(0, 8): (0, b"")})
-    IpmiController(session, 0).set_boot_device(device, uefi)
+    IpmiController(session, 0).set_boot_device(device, uefi, persistent)
     assert session.sent == [(0, 8, (3, 8)), (0, 8, flags)]
 
 
 @pytest.mark.parametrize(
     ("data", "kept"),
     [
-        ((1, 5, 0xA0, 0x04, 0, 0, 0), BootDevice.PXE),
-        ((1, 5, 0x00, 0x08, 0, 0, 0), BootDevice.DISK),
+        ((1, 5, 0xA0, 0x04, 0, 0, 0), Kept(BootDevice.PXE, True, False)),
+        ((1, 5, 0xC0, 0x08, 0, 0, 0), Kept(BootDevice.DISK, False, True)),
+        ((1, 5, 0x00, 0x08, 0, 0, 0), Kept(BootDevice.DISK)),
         ((1, 5, 0x00, 0x00, 0, 0, 0), None),
-        ((1, 5, 0x80, 0x14, 0, 0, 0), "device 5"),
+        ((1, 5, 0x80, 0x14, 0, 0, 0), Kept("device 5", False, False)),
         ((1, 0x85, 0x80, 0x04, 0, 0, 0), None),
         ((1, 5), None),
     ],
 )
-def test_the_boot_device_is_known_where_the_controller_keeps_it(
-    data: tuple[int, ...], kept: BootDevice | str | None
-) -> None:
+def test_the_boot_device_is_known_where_the_controller_keeps_it(data: tuple[int, ...], kept: Kept | None) -> None:
     assert controller({(0, 9): (0, bytes(data))}).boot_device() == kept
 
 

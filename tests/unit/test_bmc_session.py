@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from provisioner.bmc.driver import Busy, Controller, Refused, Silent, TimeUp
+from provisioner.bmc.driver import Busy, Controller, Kept, Refused, Silent, TimeUp, Way
 from provisioner.bmc.session import ANSWER_SECONDS, LAST_SPACING, MARGIN_SECONDS, Session
 from provisioner.model.hardware import BootDevice, Power
 from provisioner.system.clock import FakeClock
@@ -24,7 +24,7 @@ class FakeController:
         self.goal = Power.OFF
         self.lag = 0
         self.is_alive = True
-        self.kept: BootDevice | str | None = None
+        self.kept: Kept | None = None
         self.sent: list[tuple[float, str]] = []
         self.fails: Callable[[str], BaseException | None] = lambda command: None
 
@@ -55,14 +55,30 @@ class FakeController:
 
     def switch(self, word: str) -> None:
         self._send(word)
-        self.goal = Power.OFF if word == "off" else Power.ON
+        self.goal = Power.OFF if word in ("off", "soft") else Power.ON
 
-    def set_boot_device(self, device: BootDevice, uefi: bool) -> None:
-        self._send(f"set {device} {'uefi' if uefi else 'bios'}")
+    def set_boot_device(self, device: BootDevice, uefi: bool, persistent: bool) -> None:
+        self._send(f"set {device} {'uefi' if uefi else 'bios'}{' for ever' if persistent else ''}")
 
-    def boot_device(self) -> BootDevice | str | None:
+    def boot_device(self) -> Kept | None:
         self._send("get")
         return self.kept
+
+    def identify(self, seconds: int | None) -> None:
+        self._send(f"light {seconds}")
+
+    def sensors(self) -> Sequence[dict[str, Any]]:
+        self._send("sensors")
+        return [{"name": "fan"}]
+
+    def log(self) -> Sequence[dict[str, Any]]:
+        return []
+
+    def inventory(self) -> dict[str, Any]:
+        return {}
+
+    def change_password(self, password: str) -> None:
+        self._send("change")
 
     def close(self) -> None:
         self._send("close")
@@ -76,8 +92,8 @@ class Bench:
         self.logins: list[tuple[str, int, str, str]] = []
         self.session = Session({"ipmi": self._connect}, self.clock, self.alarms.append)
 
-    def _connect(self, address: str, port: int, username: str, password: str, /) -> Controller:
-        self.logins.append((address, port, username, password))
+    def _connect(self, way: Way, /) -> Controller:
+        self.logins.append((way.address, way.port, way.username, way.password))
         error = self.controller.fails("login")
         if error:
             raise error
@@ -85,7 +101,8 @@ class Bench:
 
     def ask(self, verb: str, *, seconds: float = 8.0, password: str = "geheim", **arguments: Any) -> dict[str, Any]:
         request = {
-            "id": 5, "driver": "ipmi", "address": "10.0.0.1", "port": 623, "username": "admin", "password": password,
+            "id": 5, "driver": "ipmi",
+            "way": {"address": "10.0.0.1", "port": 623, "username": "admin", "password": password},
             "verb": verb, "arguments": arguments, "seconds": seconds, "spacing": self.session.spacing,
         }  # fmt: skip
         answer = self.session.serve(request)
@@ -223,14 +240,52 @@ def test_silence_slows_down_only_a_controller_that_had_answered(bench: Bench) ->
 
 
 @pytest.mark.parametrize(
-    ("kept", "confirmed"), [(BootDevice.PXE, True), (None, False), (BootDevice.DISK, None), ("device 5", None)]
+    ("kept", "confirmed"),
+    [
+        (Kept(BootDevice.PXE), True),
+        (Kept(BootDevice.PXE, True, False), True),
+        (None, False),
+        (Kept(BootDevice.DISK), None),
+        (Kept("device 5"), None),
+        (Kept(BootDevice.PXE, False, False), None),
+        (Kept(BootDevice.PXE, True, True), None),
+    ],
 )
-def test_a_boot_device_is_read_back(bench: Bench, kept: BootDevice | str | None, confirmed: bool | None) -> None:
+def test_a_boot_device_is_read_back(bench: Bench, kept: Kept | None, confirmed: bool | None) -> None:
     bench.controller.kept = kept
-    answer = bench.ask("set_boot_device", device="pxe", uefi=True)
+    answer = bench.ask("set_boot_device", device="pxe", uefi=True, persistent=False)
     assert bench.controller.names() == ["set pxe uefi", "get"]
     if confirmed is None:
         assert answer["error"]["kind"] == "failed"
-        assert str(kept) in answer["error"]["cause"]
+        assert "but says that" in answer["error"]["cause"]
     else:
         assert answer["result"] == {"confirmed": confirmed}
+
+
+def test_what_it_reads_and_the_light(bench: Bench) -> None:
+    assert bench.ask("sensors")["result"] == {"sensors": [{"name": "fan"}]}
+    assert bench.ask("identify", light=30)["result"] == {}
+    assert bench.ask("change_password", new="other")["result"] == {}
+    assert bench.controller.names() == ["sensors", "alive", "light 30", "alive", "change"]
+
+
+@pytest.mark.parametrize(
+    ("want", "now", "sent", "then"),
+    [
+        ("soft", Power.ON, ["power", "soft", "power"], "off"),
+        ("soft", Power.OFF, ["power"], "off"),
+        ("cycle", Power.ON, ["power", "cycle", "power"], "on"),
+        ("cycle", Power.OFF, ["power", "on", "power"], "on"),
+    ],
+)
+def test_a_soft_end_and_a_cycle(bench: Bench, want: str, now: Power, sent: list[str], then: str) -> None:
+    bench.controller.now = bench.controller.goal = now
+    assert bench.set_power(want)["result"] == {"power": then}
+    assert bench.controller.names() == sent
+
+
+def test_an_operating_system_that_does_not_follow_is_named(bench: Bench) -> None:
+    bench.controller.now = bench.controller.goal = Power.ON
+    bench.controller.lag = 10_000
+    error = bench.set_power("soft")["error"]
+    assert error["summary"] == "the power did not turn off" and "node power NAME off" in error["hint"]
