@@ -106,9 +106,10 @@ def bmcs(numbers: range) -> dict[str, tuple[BmcAddress, str]]:
 def sweep(sweeper: Sweeper, numbers: range, living: int) -> float:
     """Seconds until the last of the ``living`` has answered."""
     start, last, seen = time.monotonic(), 0.0, 0
-    for _, answer in sweeper.sweep(bmcs(numbers), 8.0):
-        if not isinstance(answer, BmcError):
-            seen, last = seen + 1, time.monotonic() - start
+    for batch in sweeper.sweep(bmcs(numbers), 8.0):
+        answered = sum(not isinstance(answer, BmcError) for answer in batch.values())
+        if answered:
+            seen, last = seen + answered, time.monotonic() - start
     if seen != living:
         raise SystemExit(f"{seen} of {living} controllers answered")
     return last

@@ -10,6 +10,8 @@ from provisioner.errors import BmcError
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 
 PowerWord = Switch
+Asked = Mapping[str, tuple[BmcAddress, str]]
+"""Address and password of controllers, by any key."""
 
 
 class Bmcs(Protocol):
@@ -63,14 +65,14 @@ class Bmcs(Protocol):
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
         """Give the user another password. Whether it works is proved by logging in with it."""
 
-    def sweep(
-        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
-    ) -> Iterator[tuple[str, Power | BmcError]]:
-        """The power of all, asked at once: each answer as it comes, with the key of its question.
+    def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
+        """The power of all, asked at once: the answers as they come, some at a time, by the keys of the questions.
 
-        :param bmcs: address and password by any key. A controller that is dead costs the others nothing; it is
-            answered for with the error, by the deadline.
+        A controller that is dead costs the others nothing; it is answered for with the error, by the deadline.
         """
+
+    def verify_all(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, dict[str, Any] | BmcError]]:
+        """As :meth:`verify`, of all at once: the facts, or the error, of each as they come."""
 
     def close(self) -> None:
         """Log out everywhere and end what was started for it."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
 
 Switch = Literal["on", "off", "soft", "reset", "cycle"]
@@ -87,7 +88,12 @@ class Kept:
 
 
 class Controller(Protocol):
-    """One controller, logged in. Each method raises a :class:`Trouble`."""
+    """One controller, logged in. Each method raises a :class:`Trouble`. ``quirks``: what it does otherwise."""
+
+    quirks: frozenset[Quirk]
+
+    def identity(self) -> dict[str, Any]:
+        """Who made it, cheaply: the facts by which quirks are known."""
 
     def alive(self) -> bool:
         """Whether the session still holds; asked before a kept session is used again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioner.bmc import ipmi
+from provisioner.bmc import ipmi, redfish
 from provisioner.bmc.driver import Drivers
 
-DRIVERS: Drivers = {"ipmi": ipmi.connect}
+DRIVERS: Drivers = {"ipmi": ipmi.connect, "redfish": redfish.connect}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from provisioner.bmc.contract import PowerWord
+from provisioner.bmc.contract import Asked, PowerWord
 from provisioner.errors import BmcError, BmcRefused, BmcSilent
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 
@@ -63,14 +63,19 @@ class FakeBmcs:
         self._reach(bmc, password, "change_password")
         self.password = new
 
-    def sweep(
-        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
-    ) -> Iterator[tuple[str, Power | BmcError]]:
+    def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
         for key, (bmc, password) in bmcs.items():
             try:
-                yield key, self.power(bmc, password, deadline)
+                yield {key: self.power(bmc, password, deadline)}
             except BmcError as error:
-                yield key, error
+                yield {key: error}
+
+    def verify_all(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, dict[str, Any] | BmcError]]:
+        for key, (bmc, password) in bmcs.items():
+            try:
+                yield {key: self.verify(bmc, password, deadline)}
+            except BmcError as error:
+                yield {key: error}
 
     def close(self) -> None:
         self.closed = True

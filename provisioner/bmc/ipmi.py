@@ -17,6 +17,8 @@ from pyghmi.ipmi.command import Command
 from pyghmi.ipmi.private.session import Session
 
 from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Trouble, Way
+from provisioner.bmc.facts import parse_device_id
+from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
 
 APPLICATION, CHASSIS = 0x06, 0x00
@@ -30,6 +32,7 @@ KEEP_PAST_TIMEOUT = 0x08
 VALID, PERSISTENT, UEFI = 0x80, 0x40, 0x20
 SET_PASSWORD, LONG_PASSWORD, THIS_CHANNEL = 0x02, 0x80, 0x0E
 PASSWORD_BYTES, LONG_PASSWORD_BYTES = 16, 20
+REMOTE_DISK = 9
 DEVICE_CODES = {BootDevice.PXE: 1, BootDevice.DISK: 2}
 BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
 NO_PRIVILEGE = 0xD4
@@ -187,6 +190,7 @@ class IpmiController:
         self._session = session
         self._seconds = seconds
         self._username = username
+        self.quirks: frozenset[Quirk] = frozenset()
         self._library = library
 
     def alive(self) -> bool:
@@ -196,22 +200,19 @@ class IpmiController:
             return False
         return True
 
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in self._device_id().items() if key in ("manufacturer_id", "product_id")}
+
     def facts(self) -> dict[str, Any]:
-        data = self._send(APPLICATION, DEVICE_ID)
-        if len(data) < 11:
-            raise Failed("the controller's device id is cut short", f"{len(data)} bytes instead of 11 or 15")
-        return {
-            "device_id": data[0],
-            "revision": data[1] & 0x0F,
-            "firmware": f"{data[2] & 0x7F}.{data[3]:02x}",
-            "ipmi_version": f"{data[4] & 0x0F}.{data[4] >> 4}",
-            "manufacturer_id": int.from_bytes(data[6:9], "little"),
-            "product_id": int.from_bytes(data[9:11], "little"),
+        return self._device_id() | {
             "guid": self._guid(),
             "privilege": PRIVILEGES.get(self._session.privlevel, str(self._session.privlevel)),
             "hash": "sha256" if self._session.attemptedhash == 256 else "sha1",
             "seconds": round(self._seconds, 3),
         }
+
+    def _device_id(self) -> dict[str, Any]:
+        return parse_device_id(self._send(APPLICATION, DEVICE_ID))
 
     def _guid(self) -> str | None:
         try:
@@ -229,13 +230,20 @@ class IpmiController:
         self._send(CHASSIS, CHASSIS_CONTROL, SWITCH[word])
 
     def set_boot_device(self, device: BootDevice, uefi: bool, persistent: bool) -> None:
+        if Quirk.NO_BOOT_TIMER not in self.quirks:
+            self._keep_past_timeout()
+        code = DEVICE_CODES[device]
+        if uefi and device is BootDevice.DISK and Quirk.UEFI_DISK_IS_REMOTE_DISK in self.quirks:
+            code = REMOTE_DISK
+        flags = VALID | (UEFI if uefi else 0) | (PERSISTENT if persistent else 0)
+        self._send(CHASSIS, SET_BOOT_OPTION, BOOT_FLAGS, flags, code << 2, 0, 0, 0)
+
+    def _keep_past_timeout(self) -> None:
         try:
             # Else flags are forgotten when no power command follows within 60 s (28.12), less than some servers' POST.
             self._send(CHASSIS, SET_BOOT_OPTION, TIMER, KEEP_PAST_TIMEOUT)
         except Refused:
-            pass  # the parameter is optional; the flags below are not
-        flags = VALID | (UEFI if uefi else 0) | (PERSISTENT if persistent else 0)
-        self._send(CHASSIS, SET_BOOT_OPTION, BOOT_FLAGS, flags, DEVICE_CODES[device] << 2, 0, 0, 0)
+            pass  # the parameter is optional; the flags are not
 
     def boot_device(self) -> Kept | None:
         try:
@@ -245,7 +253,8 @@ class IpmiController:
         if len(data) < 4 or data[1] & 0x80:
             return None
         code = data[3] >> 2 & 0x0F
-        named = next((device for device, number in DEVICE_CODES.items() if number == code), None)
+        codes = DEVICE_CODES | ({BootDevice.DISK: REMOTE_DISK} if code == REMOTE_DISK else {})
+        named = next((device for device, number in codes.items() if number == code), None)
         # Some controllers keep the device but always answer "not valid"; then an unknown code or a flag says nothing.
         if not data[2] & VALID:
             return None if named is None else Kept(named)

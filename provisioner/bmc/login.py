@@ -37,8 +37,8 @@ from provisioner.bmc.rmcp import (
 APPLICATION = 0x06
 CAPABILITIES, CLOSE_SESSION = 0x38, 0x3C
 THIS_CHANNEL, WITH_VERSION_2 = 0x0E, 0x80
-USER = 0x02
-"""The privilege asked for: all that is done here is reading, and a stolen session can do no more."""
+USER, OPERATOR, ADMINISTRATOR = 0x02, 0x03, 0x04
+"""Privileges (table 13-18)."""
 NO_SUITE = frozenset({0x04, 0x05, 0x06, 0x07, 0x10, 0x11})
 CHECK_PASSWORD = "check the password that the node's hardware file names, or by hand: {ipmitool}"
 CHECK_USER = "list the controller's users: {ipmitool:user list 1} (as a user who may log in)"
@@ -70,9 +70,12 @@ class Stage(Enum):
 
 
 class Dialogue:
-    """One session of ``username``; ``suite`` is the cipher suite to try first, all weaker ones follow."""
+    """One session of ``username``; ``suite`` is the cipher suite to try first, all weaker ones follow.
 
-    def __init__(self, username: str, password: str, suite: Suite = SUITES[0]) -> None:
+    :param privilege: what is asked for. A user's is enough for reading, and a stolen session can do no more then.
+    """
+
+    def __init__(self, username: str, password: str, suite: Suite = SUITES[0], privilege: int = USER) -> None:
         self.stage = Stage.GREETING
         self.suite = suite
         self._name = username.encode()
@@ -80,7 +83,8 @@ class Dialogue:
         self._id = int.from_bytes(os.urandom(4), "little") or 1
         self._theirs = 0
         self._random = os.urandom(16)
-        self._who = bytes((NAME_ONLY | USER, len(self._name))) + self._name
+        self._privilege = privilege
+        self._who = bytes((NAME_ONLY | privilege, len(self._name))) + self._name
         self._keys: Keys | None = None
         self._proof = b""
         self._tag = 0
@@ -94,7 +98,7 @@ class Dialogue:
         """The first packet."""
         if len(self._name) > 16:
             raise Refused("the user is unknown", "IPMI names have at most 16 bytes", CHECK_USER)
-        question = Message(APPLICATION, 0, CAPABILITIES, bytes((WITH_VERSION_2 | THIS_CHANNEL, USER)))
+        question = Message(APPLICATION, 0, CAPABILITIES, bytes((WITH_VERSION_2 | THIS_CHANNEL, self._privilege)))
         self._last = build_plain(build_message(question))
         return self._last
 
@@ -156,7 +160,7 @@ class Dialogue:
         self._tag += 1
         algorithms = ((0, self.suite.authentication), (1, self.suite.integrity), (2, 1))
         wanted = b"".join(struct.pack("<BxxBBxxx", kind, 8, number) for kind, number in algorithms)
-        self._last = build_open(OPEN_REQUEST, struct.pack("<BBxxI", self._tag, USER, self._id) + wanted)
+        self._last = build_open(OPEN_REQUEST, struct.pack("<BBxxI", self._tag, self._privilege, self._id) + wanted)
         return self._last
 
     def _opened(self, payload: bytes) -> bytes | None:

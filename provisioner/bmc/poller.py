@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from provisioner.bmc.driver import Failed, Refused, Silent, Trouble
-from provisioner.bmc.login import Dialogue, Stage
+from provisioner.bmc.login import USER, Dialogue, Stage
 from provisioner.bmc.rmcp import SUITES, Message, Suite
 from provisioner.model.hardware import Power
 
-CHASSIS, STATUS = 0x00, 0x01
+CHASSIS_STATUS = (0x00, 0x01)
 BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
 FIRST_PATIENCE, PATIENCE_GROWTH = 0.4, 1.6
 """Seconds after which a packet is sent again, and how that grows; a lost packet is rare in a rack, a slow controller is
@@ -49,13 +49,35 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A command (network function, number) with its data. ``optional``: a refusal is no trouble, only no answer."""
+
+    command: tuple[int, int]
+    data: bytes = b""
+    optional: bool = False
+
+
+POWER = (Question(CHASSIS_STATUS),)
+
+
+@dataclass(frozen=True)
 class Seen:
-    """What one controller said: its power, or the trouble with it. ``at``: seconds since the sweep began."""
+    """What one controller said to each question, without completion codes, or the trouble with it.
+
+    ``suite``: the number of the cipher suite of the session. ``at``: seconds since the sweep began.
+    """
 
     key: str
-    power: Power | None
+    answers: tuple[bytes | None, ...]
     trouble: Trouble | None
+    suite: int
     at: float
+
+    @property
+    def power(self) -> Power | None:
+        """From an answer to :data:`CHASSIS_STATUS`, which must be the last question."""
+        last = self.answers[-1] if self.answers and self.trouble is None else None
+        return None if not last else Power.ON if last[0] & 1 else Power.OFF
 
 
 @dataclass
@@ -72,17 +94,26 @@ class _Line:
     turn: int = 0
     tries: int = 0
     busy: float = 0.0
+    answers: list[bytes | None] = field(default_factory=list)
     resolving: Future[Sockaddr] | None = field(default=None, repr=False)
 
 
 class Poller:
     """Sweeps the controllers given to :meth:`watch`. Not for more than one thread.
 
-    :param clock: seconds, from any start, never back.
+    :param clock: seconds, from any start, never back. :param questions: what each is asked, in order.
+    :param privilege: what its sessions may do.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        questions: Sequence[Question] = POWER,
+        privilege: int = USER,
+    ) -> None:
         self._clock = clock
+        self._questions = questions
+        self._privilege = privilege
         self._selector = selectors.DefaultSelector()
         self._lines: dict[str, _Line] = {}
         self._doors: dict[int, list[socket.socket]] = {}
@@ -163,6 +194,7 @@ class Poller:
 
     def _begin(self, line: _Line) -> None:
         line.waiting, line.tries, line.busy = True, 0, 0.0
+        line.answers = []
         if line.peer is None and not self._resolved(line):
             return
         if line.dialogue is not None and line.kept:
@@ -179,7 +211,7 @@ class Poller:
             line.peer = line.resolving.result()
         except OSError as error:
             cause = error.strerror or type(error).__name__
-            self._finish(line, trouble=Failed("the address cannot be resolved", cause, "write an IP address"))
+            self._finish(line, Failed("the address cannot be resolved", cause, "write an IP address"))
             line.resolving = self._names.submit(_resolve, line.target)
             return False
         self._users[line.door][line.peer] = line
@@ -187,16 +219,17 @@ class Poller:
 
     def _log_in(self, line: _Line) -> None:
         line.kept, line.tries = False, 0
-        line.dialogue = Dialogue(line.target.username, line.target.password, line.suite)
+        line.dialogue = Dialogue(line.target.username, line.target.password, line.suite, self._privilege)
         try:
             self._say(line, line.dialogue.greet())
         except Trouble as trouble:
-            self._finish(line, trouble=trouble)
+            self._finish(line, trouble)
 
     def _ask(self, line: _Line) -> None:
         assert line.dialogue is not None
         line.tries = 0
-        self._say(line, line.dialogue.ask(CHASSIS, STATUS))
+        question = self._questions[len(line.answers)]
+        self._say(line, line.dialogue.ask(*question.command, question.data))
 
     def _say(self, line: _Line, packet: bytes) -> None:
         self._send(line, packet)
@@ -237,7 +270,7 @@ class Poller:
             said = dialogue.hear(data)
         except Trouble as trouble:
             line.dialogue = None
-            self._finish(line, trouble=trouble)
+            self._finish(line, trouble)
             return
         if isinstance(said, Message):
             self._answered(line, said)
@@ -253,11 +286,16 @@ class Poller:
         if code in BUSY_CODES:
             line.busy = min(max(line.busy * 2, FIRST_BUSY), LAST_BUSY)
             self._wait(line, line.busy)
-        elif code or len(message.data) < 2:
-            cause = f"completion code {code:#04x} to chassis status"
-            self._finish(line, trouble=Refused("the controller refused the command", cause, "by hand: {ipmitool}"))
+        elif code and not self._questions[len(line.answers)].optional:
+            cause = f"completion code {code:#04x} to network function {message.function & ~1:#04x}"
+            cause += f" command {message.command:#04x}"
+            self._finish(line, Refused("the controller refused the command", cause, "by hand: {ipmitool}"))
         else:
-            self._finish(line, power=Power.ON if message.data[1] & 1 else Power.OFF)
+            line.answers.append(None if code else message.data[1:])
+            if len(line.answers) == len(self._questions):
+                self._finish(line)
+            else:
+                self._ask(line)
 
     def _pass_time(self) -> None:
         now = self._clock()
@@ -268,7 +306,7 @@ class Poller:
         if now >= self._end:
             for line in self._lines.values():
                 if line.waiting:
-                    self._finish(line, trouble=self._silence(line, now - self._begun))
+                    self._finish(line, self._silence(line, now - self._begun))
 
     def _too_late(self, line: _Line) -> None:
         if line.peer is None:
@@ -302,11 +340,12 @@ class Poller:
         hint = "check the user's name, and that IPMI 2.0 over LAN is enabled; by hand: {ipmitool}"
         return Silent("stopped answering during the login", f"{dialogue.stage.value} for {seconds:.1f} s", hint)
 
-    def _finish(self, line: _Line, *, power: Power | None = None, trouble: Trouble | None = None) -> None:
+    def _finish(self, line: _Line, trouble: Trouble | None = None) -> None:
         line.waiting = False
         line.turn += 1
         self._left -= 1
-        self._seen.append(Seen(line.target.key, power, trouble, self._clock() - self._begun))
+        at = self._clock() - self._begun
+        self._seen.append(Seen(line.target.key, tuple(line.answers), trouble, line.suite.number, at))
 
 
 def _resolve(target: Target) -> Sockaddr:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from provisioner.bmc.driver import (
     Trouble,
     Way,
 )
+from provisioner.bmc.quirks import Quirk, QuirkEntry, match_quirks
 from provisioner.model.hardware import BootDevice, Power
 from provisioner.system.clock import Clock, HostClock
 
@@ -38,6 +39,7 @@ FIRST_SPACING, SILENT_SPACING, LAST_SPACING, NO_SPACING = 0.1, 0.4, 1.0, 0.02
 SPACING_DECAY = 0.8
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5
 
+LIFETIME = {False: "once", True: "for ever"}
 LAST_ORDER = "its operating system does not follow; switch it off without asking: provisioner node power NAME off"
 
 Result = TypeVar("Result")
@@ -50,8 +52,15 @@ class Session:
         slowly less with each command that goes well.
     """
 
-    def __init__(self, drivers: Drivers, clock: Clock, alarm: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        drivers: Drivers,
+        clock: Clock,
+        alarm: Callable[[float], None],
+        quirks: Sequence[QuirkEntry] = (),
+    ) -> None:
         self._drivers = drivers
+        self._quirks = quirks
         self._clock = clock
         self._alarm = alarm
         self._controller: Controller | None = None
@@ -116,6 +125,9 @@ class Session:
         else:
             connect = self._drivers[request["driver"]]
             self._controller = connect(Way(**request["way"]))
+            if any(entry.match.get("driver") == request["driver"] for entry in self._quirks):
+                identity = self._controller.identity()
+                self._controller.quirks = match_quirks(self._quirks, request["driver"], identity)
             self._credentials = credentials
             self._last = self._clock.monotonic()
         self._alarm(self._left())
@@ -154,10 +166,15 @@ class Session:
         device, uefi, persistent = wanted.device, bool(wanted.uefi), bool(wanted.persistent)
         self._paced(lambda: controller.set_boot_device(device, uefi, persistent))
         kept = self._paced(controller.boot_device)
+        vague = Quirk.BOOT_LIFETIME_UNKNOWN in controller.quirks
         for is_so, should, words in (
             (kept.device if kept else None, device, f"the next boot is from {kept.device if kept else None}"),
             (kept.uefi if kept else None, uefi, f"it will boot by {'BIOS' if uefi else 'UEFI'}"),
-            (kept.persistent if kept else None, persistent, f"it holds {'once' if persistent else 'for ever'}"),
+            (
+                None if kept is None or vague else kept.persistent,
+                persistent,
+                f"it holds {LIFETIME[not persistent]}",
+            ),
         ):
             if is_so is not None and is_so != should:
                 raise Failed(
@@ -197,10 +214,10 @@ def _error(trouble: Trouble) -> dict[str, str]:
     return {"kind": trouble.kind, "summary": trouble.summary, "cause": trouble.cause, "hint": trouble.hint}
 
 
-def run_session(drivers: Drivers, door: socket.socket) -> None:
+def run_session(drivers: Drivers, door: socket.socket, quirks: Sequence[QuirkEntry] = ()) -> None:
     """Serve the requests that come through ``door``, one line of JSON each, until it is closed or one fails."""
     signal.signal(signal.SIGALRM, _time_up)
-    session = Session(drivers, HostClock(), _set_alarm)
+    session = Session(drivers, HostClock(), _set_alarm, quirks)
     for line in _lines(door):
         answer = session.serve(json.loads(line))
         door.sendall(json.dumps(answer).encode() + b"\n")

@@ -8,19 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from provisioner.bmc.contract import Asked
 from provisioner.bmc.hints import silent, trouble_error
 from provisioner.errors import BmcError
-from provisioner.model.hardware import BmcAddress, Power
+from provisioner.model.hardware import Power
 from provisioner.system.run import base_environment
 
 POLLER = (sys.executable, "-m", "provisioner.bmc.poller_main")
 START_SECONDS = 5.0
 """Until a poller just started has loaded its modules, on a busy machine."""
-
-Answer = tuple[str, Power | BmcError]
 
 
 class Sweeper:
@@ -38,24 +37,36 @@ class Sweeper:
         self._watched: list[list[str | int]] = []
         self._number = 0
 
-    def sweep(self, bmcs: Mapping[str, tuple[BmcAddress, str]], seconds: float) -> Iterator[Answer]:
-        """The power of each, or why it is not known, as the answers come; all of them, whatever happens.
+    def sweep(self, bmcs: Asked, seconds: float) -> Iterator[dict[str, Power | BmcError]]:
+        """The power of each, or why it is not known, as the answers come; all of them, whatever happens."""
+        for batch in self._all("sweep", bmcs, seconds):
+            yield {key: said if isinstance(said, BmcError) else Power(said) for key, said in batch.items()}
 
-        :param bmcs: address and password by a key that comes back with the answer.
-        """
+    def verify(self, bmcs: Asked, seconds: float) -> Iterator[dict[str, dict[str, Any] | BmcError]]:
+        """The facts of each, or why there are none, as the answers come."""
+        yield from self._all("verify", bmcs, seconds)
+
+    def _all(self, what: str, bmcs: Asked, seconds: float) -> Iterator[dict[str, Any]]:
+        if not bmcs:
+            return
         with self._turn:
             left = dict(bmcs)
             process = self._running()
-            self._ask(process, bmcs, seconds)
+            self._ask(process, what, bmcs, seconds)
             end = time.monotonic() + seconds + self._start_seconds
             while left and (answers := self._read(end)) is not None:
-                for key, power, trouble, _ in answers:
-                    bmc, _ = left.pop(key)
-                    yield key, Power(power) if power is not None else trouble_error(bmc, *trouble)
+                yield {
+                    key: said if trouble is None else trouble_error(left[key][0], *trouble)
+                    for key, said, trouble in answers
+                }
+                for key, _, _ in answers:
+                    del left[key]
             if left:
                 process.kill()  # it is not one controller that is slow: the poller itself ended, or hangs
-            for key, (bmc, _) in left.items():
-                yield key, silent(bmc, "the program that asks all controllers ended meanwhile")
+                yield {
+                    key: silent(bmc, "the program that asks all controllers ended meanwhile")
+                    for key, (bmc, _) in left.items()
+                }
 
     def close(self) -> None:
         with self._turn:
@@ -85,15 +96,16 @@ class Sweeper:
             threading.Thread(target=_read_lines, args=(self._process, self._lines), daemon=True).start()
         return self._process
 
-    def _ask(self, process: subprocess.Popen[str], bmcs: Mapping[str, tuple[BmcAddress, str]], seconds: float) -> None:
+    def _ask(self, process: subprocess.Popen[str], what: str, bmcs: Asked, seconds: float) -> None:
         self._number += 1
-        request: dict[str, Any] = {"id": self._number, "seconds": seconds}
+        request: dict[str, Any] = {"id": self._number, "do": what, "seconds": seconds}
         targets: list[list[Any]] = [
             [key, bmc.address, bmc.port, bmc.username, word] for key, (bmc, word) in bmcs.items()
         ]
-        if targets != self._watched:
+        if what == "verify":
             request["targets"] = targets
-            self._watched = targets
+        elif targets != self._watched:
+            request["targets"] = self._watched = targets
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(request) + "\n")

@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
-from provisioner.bmc.contract import PowerWord
+from provisioner.bmc.contract import Asked, PowerWord
 from provisioner.bmc.driver import Reading
 from provisioner.bmc.hints import ipmitool, silent, trouble_error, where
 from provisioner.bmc.sweep import Sweeper
@@ -32,6 +34,10 @@ WORKER = (sys.executable, "-m", "provisioner.bmc.worker_main")
 STUCK_SECONDS = 3.0
 """A worker that has not acknowledged for so long that it dropped a request is stuck itself."""
 LOGOUT_SECONDS = 3.0
+THREADS = 32
+"""Controllers of other protocols than IPMI that are asked at once."""
+
+Said = TypeVar("Said")
 
 
 @dataclass
@@ -157,12 +163,14 @@ class BmcWorker:
     """Implements :class:`~provisioner.bmc.contract.Bmcs`. Starts its worker process at the first call.
 
     :param observer: told of ``bmc.unconfirmed``: a boot device that a controller takes but cannot say.
-    :param command: how to start the worker.
+    :param command: how to start the worker. :param quirks: folder of what vendors do otherwise.
     """
 
-    def __init__(self, observer: Observer = null_observer, command: Sequence[str] = WORKER) -> None:
+    def __init__(
+        self, observer: Observer = null_observer, command: Sequence[str] = WORKER, quirks: Path | None = None
+    ) -> None:
         self._observer = observer
-        self._command = tuple(command)
+        self._command = (*command, str(quirks)) if quirks else tuple(command)
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._lines: dict[str, _Line] = {}
@@ -202,10 +210,47 @@ class BmcWorker:
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
         self._call(bmc, password, "change_password", deadline, new=new)
 
-    def sweep(
-        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
-    ) -> Iterator[tuple[str, Power | BmcError]]:
-        return self._sweeper.sweep(bmcs, deadline)
+    def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
+        return self._all(bmcs, self._sweeper.sweep, self.power, deadline)
+
+    def verify_all(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, dict[str, Any] | BmcError]]:
+        return self._all(bmcs, self._sweeper.verify, self.verify, deadline)
+
+    def _all(
+        self,
+        bmcs: Asked,
+        at_once: Callable[[Asked, float], Iterator[Mapping[str, Said | BmcError]]],
+        single: Callable[[BmcAddress, str, float], Said],
+        deadline: float,
+    ) -> Iterator[Mapping[str, Said | BmcError]]:
+        """IPMI at once by the poller, other protocols one by one in threads; the answers as they come."""
+        answers: queue.SimpleQueue[Mapping[str, Said | BmcError]] = queue.SimpleQueue()
+        ipmi = {key: asked for key, asked in bmcs.items() if asked[0].driver == "ipmi"}
+        others = {key: asked for key, asked in bmcs.items() if key not in ipmi}
+        if not others:
+            yield from at_once(ipmi, deadline)
+            return
+
+        def ask_at_once() -> None:
+            for batch in at_once(ipmi, deadline):
+                answers.put(batch)
+
+        def ask_one(key: str) -> None:
+            try:
+                answers.put({key: single(*others[key], deadline)})
+            except BmcError as error:
+                answers.put({key: error})
+
+        threads = ThreadPoolExecutor(min(len(others), THREADS) + 1, thread_name_prefix="bmcs")
+        threads.submit(ask_at_once)
+        for key in others:
+            threads.submit(ask_one, key)
+        threads.shutdown(wait=False)
+        left = len(bmcs)
+        while left:
+            batch = answers.get()
+            left -= len(batch)
+            yield batch
 
     def close(self) -> None:
         self._sweeper.close()

@@ -1,4 +1,4 @@
-"""The worker: ``python -m provisioner.bmc.worker_main``. One process for each controller in use, forked from this one.
+"""The worker: ``python -m provisioner.bmc.worker_main [QUIRKS]``. For each controller in use it forks a process.
 
 pyghmi shares sockets, queues and locks among all sessions of a process, so that one dead controller can hold up the
 others, and a login may hang for ever. Here each controller has a process to itself, which costs a fork (the library is
@@ -20,11 +20,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provisioner.bmc.driver import Drivers
+from provisioner.bmc.quirks import QuirkEntry, read_quirks
 from provisioner.bmc.session import run_session
 
 IDLE_SECONDS = 15.0
@@ -47,9 +49,17 @@ class Child:
 
 
 class Worker:
-    def __init__(self, drivers: Drivers, inward: int, outward: int, idle: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        drivers: Drivers,
+        inward: int,
+        outward: int,
+        idle: float = IDLE_SECONDS,
+        quirks: Sequence[QuirkEntry] = (),
+    ) -> None:
         self._idle = idle
         self._drivers = drivers
+        self._quirks = quirks
         self._inward = inward
         self._outward = outward
         self._unread = b""
@@ -118,7 +128,7 @@ class Worker:
         os.dup2(nothing, 1)  # pyghmi prints some of its errors
         os.dup2(nothing, 2)
         os.close(nothing)
-        run_session(self._drivers, socket.socket(fileno=DOOR))
+        run_session(self._drivers, socket.socket(fileno=DOOR), self._quirks)
 
     def _hear(self, child: Child) -> None:
         try:
@@ -186,13 +196,13 @@ class Worker:
             left = left[os.write(self._outward, left) :]
 
 
-def main(drivers: Drivers, idle: float = IDLE_SECONDS) -> int:
+def main(drivers: Drivers, idle: float = IDLE_SECONDS, quirks: Sequence[QuirkEntry] = ()) -> int:
     """Be the worker until standard input ends."""
     outward = os.dup(1)
     os.dup2(2, 1)  # whoever prints does not print into the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        Worker(drivers, 0, outward, idle).run()
+        Worker(drivers, 0, outward, idle, quirks).run()
     except BrokenPipeError:
         return 1  # nobody reads the answers any more
     return 0
@@ -201,4 +211,4 @@ def main(drivers: Drivers, idle: float = IDLE_SECONDS) -> int:
 if __name__ == "__main__":
     from provisioner.bmc.drivers import DRIVERS  # only here: tests serve drivers of their own without pyghmi
 
-    sys.exit(main(DRIVERS))
+    sys.exit(main(DRIVERS, quirks=read_quirks(Path(sys.argv[1])) if len(sys.argv) > 1 else ()))

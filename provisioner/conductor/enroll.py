@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import queue
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.errors import ProvisionerError
+from provisioner.conductor.sweep import note_power
+from provisioner.errors import BmcError, ProvisionerError
 from provisioner.model.hardware import NodeSpec, Power
 from provisioner.model.status import EnrollItem, EnrollResult
 
 BMC_SECONDS = 8.0
-AT_ONCE = 32
+
+LOG = logging.getLogger(__name__)
 
 
 def enroll(doors: Doors, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
@@ -21,40 +25,57 @@ def enroll(doors: Doors, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
 
     The work goes on also if nobody fetches the results.
     """
-    workers = ThreadPoolExecutor(min(AT_ONCE, max(1, len(items))), thread_name_prefix="enroll")
-    futures = [workers.submit(_enroll_one, doors, item) for item in items]
-    workers.shutdown(wait=False)
-    return _results(futures)
+    results: queue.SimpleQueue[EnrollResult | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for found in _enroll(doors, items):
+                results.put(found)
+        except Exception:
+            LOG.exception("a fault of the program while nodes were enrolled")
+        finally:
+            results.put(None)
+
+    threading.Thread(target=work, name="enroll", daemon=True).start()
+    return iter(results.get, None)
 
 
-def _results(futures: Sequence[Future[EnrollResult]]) -> Iterator[EnrollResult]:
-    for future in as_completed(futures):
-        yield future.result()
-
-
-def _enroll_one(doors: Doors, item: EnrollItem) -> EnrollResult:
+def _enroll(doors: Doors, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
     started = doors.clock.monotonic()
+    left = {item.spec.name: item for item in items}
+    for name, item in list(left.items()):
+        try:
+            doors.store.nodes.check_free(item.spec)
+        except ProvisionerError as error:
+            yield _failed(doors, name, error, started)
+            del left[name]
+    asked = {name: (item.spec.bmc, item.password) for name, item in left.items()}
+    for batch in doors.bmcs.verify_all(asked, BMC_SECONDS):
+        with doors.store.transaction():  # one for all that answered together: each costs a write to the disk
+            results = [_record(doors, left[name], facts, started) for name, facts in batch.items()]
+        yield from results
+
+
+def _record(doors: Doors, item: EnrollItem, facts: dict[str, Any] | BmcError, started: float) -> EnrollResult:
+    """Take one node on record, all of it or nothing, whatever becomes of the others."""
     name = item.spec.name
+    if isinstance(facts, BmcError):
+        return _failed(doors, name, facts, started)
     try:
-        doors.store.nodes.check_free(item.spec)
-        facts, power = _verify(doors, item)
-        result, changes = _record(doors, item, facts, power)
+        with doors.store.attempt():
+            result, changes = _take(doors, item, facts, Power(facts.get("power") or Power.UNKNOWN))
     except ProvisionerError as error:
-        seconds = round(doors.clock.monotonic() - started, 3)
-        return EnrollResult(node=name, result="failed", seconds=seconds, error=error.to_dict())
+        return _failed(doors, name, error, started)
     seconds = round(doors.clock.monotonic() - started, 3)
     return EnrollResult.model_validate({"node": name, "result": result, "changes": changes, "seconds": seconds})
 
 
-def _verify(doors: Doors, item: EnrollItem) -> tuple[dict[str, Any], Power]:
-    """What the BMC says of itself and of the power; both before one deadline."""
-    end = doors.clock.monotonic() + BMC_SECONDS
-    facts = doors.bmcs.verify(item.spec.bmc, item.password, BMC_SECONDS)
-    left = max(1.0, end - doors.clock.monotonic())
-    return facts, doors.bmcs.power(item.spec.bmc, item.password, left)
+def _failed(doors: Doors, name: str, error: ProvisionerError, started: float) -> EnrollResult:
+    seconds = round(doors.clock.monotonic() - started, 3)
+    return EnrollResult(node=name, result="failed", seconds=seconds, error=error.to_dict())
 
 
-def _record(doors: Doors, item: EnrollItem, facts: dict[str, Any], power: Power) -> tuple[str, list[str]]:
+def _take(doors: Doors, item: EnrollItem, facts: dict[str, Any], power: Power) -> tuple[str, list[str]]:
     store, spec, now = doors.store, item.spec, doors.clock.now()
     with store.transaction():
         known = store.nodes.find(spec.name)
@@ -67,7 +88,7 @@ def _record(doors: Doors, item: EnrollItem, facts: dict[str, Any], power: Power)
         if store.nodes.password(spec.name) != item.password:
             changes.append("bmc.password: changed")
         if not changes:
-            store.nodes.set_power(spec.name, power, now)
+            note_power(doors, known, known, power)
             return "unchanged", []
         store.nodes.change(spec, item.password, power=power, facts=facts, pool=doors.pool, now=now)
         doors.tell("node.updated", "; ".join(changes), spec.name)

@@ -27,7 +27,8 @@ def sweep_nodes(doors: Doors) -> Iterator[SweepResult]:
     """Ask all controllers at once and take on record what they say; the results as the answers come."""
     known = {node.name: (node, password) for node, password in doors.store.nodes.with_passwords()}
     asked = {name: (node.bmc, password) for name, (node, password) in known.items()}
-    for name, answer in doors.bmcs.sweep(asked, SWEEP_SECONDS):
+    answers = (answer for batch in doors.bmcs.sweep(asked, SWEEP_SECONDS) for answer in batch.items())
+    for name, answer in answers:
         node = doors.store.nodes.find(name)
         if node is None or node.bmc != asked[name][0]:
             continue  # forgotten, or enrolled anew meanwhile

@@ -83,9 +83,11 @@ class _Guest:
 
 @dataclass
 class SimulatedBmc:
-    """One controller. ``users`` are passwords by name; ``boot`` holds the boot flags (table 28-14, parameter 5)."""
+    """One controller. ``users`` are passwords by name, ``privilege`` is the most that each may be (table 13-18);
+    ``boot`` holds the boot flags (table 28-14, parameter 5)."""
 
     users: dict[str, str]
+    privilege: int = 4
     suites: Sequence[Suite] = SUITES
     power: bool = False
     boot: bytes = bytes(5)
@@ -140,6 +142,8 @@ class SimulatedBmc:
         password = self.users.get(guest.name)
         if password is None:
             return build_open(RAKP2, struct.pack("<BBxxI", tag, 0x0D, guest.console))
+        if who[0] & 0x0F > self.privilege:
+            return build_open(RAKP2, struct.pack("<BBxxI", tag, 0x09, guest.console))
         key, suite = password.encode(), guest.suite
         guest.random = os.urandom(16)
         ids = struct.pack("<II", guest.console, ident)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from provisioner.bmc.quirks import read_quirks
 from provisioner.bmc.worker import BmcWorker
 from provisioner.boot.dnsmasq import Dnsmasq
 from provisioner.conductor.conductor import Conductor
@@ -68,7 +69,9 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         store = Store(settings.database, keys)
         closing.callback(store.close)
         catalogue = Catalogue(settings.images, keys)
-        bmcs = BmcWorker(observer)
+        quirks = settings.source_dir / "hardware" / "quirks"
+        read_quirks(quirks)  # the worker reads them again; here a fault is told to whoever starts the service
+        bmcs = BmcWorker(observer, quirks=quirks)
         closing.callback(bmcs.close)
         clock = HostClock()
         conductor = Conductor(store, bmcs, catalogue, settings, clock=clock)

@@ -68,6 +68,12 @@ class Database:
                 LOG.exception("a listener failed; the records are written all the same")
 
     @contextmanager
+    def attempt(self) -> Iterator[Connection]:
+        """A savepoint in this thread's transaction, or a transaction where there is none."""
+        with self.write() as connection, connection.begin_nested():
+            yield connection
+
+    @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view; what the same thread reads inside sees the same. Nothing is written through it."""
         current: Connection | None = getattr(self._local, "connection", None) or getattr(self._local, "view", None)

@@ -37,6 +37,10 @@ class Store:
         """What this thread writes inside is recorded together, or not at all."""
         return self._db.write()
 
+    def attempt(self) -> AbstractContextManager[object]:
+        """A part of a transaction that leaves nothing behind when it fails; what was written before it stays."""
+        return self._db.attempt()
+
     def view(self) -> AbstractContextManager[object]:
         """What this thread reads inside is of one moment."""
         return self._db.read()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from provisioner.bmc.driver import Controller, Kept, Refused, Way
+from provisioner.bmc.quirks import Quirk
 from provisioner.bmc.worker_main import main
 from provisioner.model.hardware import BootDevice, Power
 
@@ -20,7 +21,11 @@ class FakeController:
         self.on = False
         self.kept: Kept | None = None
         self.light: int | None = 0
+        self.quirks: frozenset[Quirk] = frozenset()
         self.calls = 0
+
+    def identity(self) -> dict[str, Any]:
+        return {}
 
     def alive(self) -> bool:
         return True

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provisioner.bmc.contract import Asked
 from provisioner.conductor.conductor import Conductor
 from provisioner.errors import BmcError, BmcSilent, ImageError, NotFound, TrustError
 from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
@@ -143,8 +144,8 @@ class Controllers:
         return self.by_address[bmc.address]
 
     def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
-        self._reach(bmc, password, "verify")
-        return {"manufacturer": "test"}
+        server = self._reach(bmc, password, "verify")
+        return {"manufacturer": "test", "power": str(server.power)}
 
     def power(self, bmc: BmcAddress, password: str, deadline: float) -> Power:
         return self._reach(bmc, password, "power").power
@@ -180,14 +181,19 @@ class Controllers:
         self._reach(bmc, password, "change_password")
         self.password = new
 
-    def sweep(
-        self, bmcs: Mapping[str, tuple[BmcAddress, str]], deadline: float
-    ) -> Iterator[tuple[str, Power | BmcError]]:
+    def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
         for key, (bmc, password) in bmcs.items():
             try:
-                yield key, self.power(bmc, password, deadline)
+                yield {key: self.power(bmc, password, deadline)}
             except BmcError as error:
-                yield key, error
+                yield {key: error}
+
+    def verify_all(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, dict[str, Any] | BmcError]]:
+        for key, (bmc, password) in sorted(bmcs.items(), key=lambda item: item[1][0].address in self.held):
+            try:
+                yield {key: self.verify(bmc, password, deadline)}
+            except BmcError as error:
+                yield {key: error}
 
     def close(self) -> None:
         pass

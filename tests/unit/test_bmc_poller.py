@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from provisioner.bmc.contract import Asked
 from provisioner.bmc.driver import Trouble
 from provisioner.bmc.poller import Poller, Seen, Target
 from provisioner.bmc.rmcp import SHA1_AES
@@ -47,7 +48,7 @@ def test_all_are_seen_and_sessions_are_kept(poller: Poller) -> None:
     with SimulatedRack([controller(power=bool(n % 2), suites=(SHA1_AES,) if n % 3 else ()) for n in range(2)]) as rack:
         rack.bmcs[0].suites = (SHA1_AES,)
         poller.watch(targets(rack))
-        assert [seen.power for seen in sweep(poller).values()] == [Power.OFF, Power.ON]
+        assert [seen.power for _, seen in sorted(sweep(poller).items())] == [Power.OFF, Power.ON]
         before = [bmc._packets for bmc in rack.bmcs]
         rack.bmcs[0].power = True
         assert [seen.power for _, seen in sorted(sweep(poller).items())] == [Power.ON, Power.ON]
@@ -124,6 +125,10 @@ def bmc(port: int) -> BmcAddress:
     return BmcAddress(address="127.0.0.1", port=port, username="admin", password=SecretRef(env="UNUSED"))
 
 
+def sweep_all(sweeper: Sweeper, wanted: Asked, seconds: float = SHORT) -> dict[str, Power | BmcError]:
+    return {key: said for batch in sweeper.sweep(wanted, seconds) for key, said in batch.items()}
+
+
 @pytest.fixture
 def sweeper() -> Iterator[Sweeper]:
     made = Sweeper()
@@ -135,13 +140,13 @@ def test_the_process_answers_for_all_and_keeps_its_sessions(sweeper: Sweeper) ->
     with SimulatedRack([controller(), controller(power=True), controller(faults=Faults(silent=True))]) as rack:
         wanted = {str(n): (bmc(port), PASSWORD) for n, port in enumerate(rack.ports)}
         for _ in range(2):
-            seen = dict(sweeper.sweep(wanted, SHORT))
+            seen = sweep_all(sweeper, wanted)
             assert (seen["0"], seen["1"]) == (Power.OFF, Power.ON)
             assert isinstance(seen["2"], BmcSilent)
             assert seen["2"].where == f"127.0.0.1:{rack.ports[2]}"
             assert f"ipmitool -I lanplus -H 127.0.0.1 -p {rack.ports[2]}" in str(seen["2"].hint)
         wanted["0"] = (wanted["0"][0], "another")
-        refused = dict(sweeper.sweep(wanted, SHORT))["0"]
+        refused = sweep_all(sweeper, wanted)["0"]
         assert isinstance(refused, BmcRefused) and PASSWORD not in str(refused.to_dict())
 
 
@@ -149,10 +154,10 @@ def test_a_sweep_left_half_way_does_not_leak_into_the_next(sweeper: Sweeper) -> 
     with SimulatedRack([controller(), controller(faults=Faults(silent=True))]) as rack:
         wanted = {str(n): (bmc(port), PASSWORD) for n, port in enumerate(rack.ports)}
         begun = sweeper.sweep(wanted, SHORT)
-        assert next(begun) == ("0", Power.OFF)
+        assert next(begun) == {"0": Power.OFF}
         begun.close()  # type: ignore[attr-defined]
         rack.bmcs[0].power = True
-        assert dict(sweeper.sweep(wanted, SHORT))["0"] is Power.ON
+        assert sweep_all(sweeper, wanted)["0"] is Power.ON
 
 
 @pytest.mark.parametrize("program", ["import sys; sys.stdin.readline()", "import time; time.sleep(60)"])
@@ -162,6 +167,33 @@ def test_a_poller_that_ends_or_hangs_is_told_for_each_and_replaced(
     sweeper = Sweeper((sys.executable, "-c", program), start_seconds=0.5)
     wanted = {"0": (bmc(1), PASSWORD)}
     for _ in range(2):
-        seen = dict(sweeper.sweep(wanted, 0.1))["0"]
+        seen = sweep_all(sweeper, wanted, 0.1)["0"]
         assert isinstance(seen, BmcError) and "the program that asks" in str(seen.cause)
     sweeper.close()
+
+
+def test_many_are_verified_at_once(sweeper: Sweeper) -> None:
+    bad = [Faults(silent=True), Faults(busy=2), Faults(drop=4)]
+    with SimulatedRack([controller(power=True), *(controller(faults=faults) for faults in bad)]) as rack:
+        wanted = {str(n): (bmc(port), PASSWORD) for n, port in enumerate(rack.ports)}
+        said = {key: value for batch in sweeper.verify(wanted, 3.0) for key, value in batch.items()}
+        facts = said["0"]
+        assert not isinstance(facts, BmcError)
+        assert (facts["power"], facts["privilege"], facts["hash"]) == ("on", "administrator", "sha256")
+        assert (facts["firmware"], facts["manufacturer_id"], facts["ipmi_version"]) == ("9.08", 0x1291, "2.0")
+        assert facts["guid"] == rack.bmcs[0].guid.hex()
+        assert isinstance(said["1"], BmcSilent)
+        assert not isinstance(said["2"], BmcError) and not isinstance(said["3"], BmcError)
+        wrong = {
+            key: value for batch in sweeper.verify({"0": (wanted["0"][0], "x")}, 3.0) for key, value in batch.items()
+        }
+        assert isinstance(wrong["0"], BmcRefused)
+        assert sweep_all(sweeper, {"0": wanted["0"]}) == {"0": Power.ON}
+
+
+def test_who_is_only_an_operator_is_verified_as_such(sweeper: Sweeper) -> None:
+    with SimulatedRack([controller(privilege=3), controller(privilege=2)]) as rack:
+        wanted = {str(n): (bmc(port), PASSWORD) for n, port in enumerate(rack.ports)}
+        said = {key: value for batch in sweeper.verify(wanted, 3.0) for key, value in batch.items()}
+        assert isinstance(said["0"], dict) and said["0"]["privilege"] == "operator"
+        assert isinstance(said["1"], BmcRefused) and said["1"].summary == "the user lacks the privilege"

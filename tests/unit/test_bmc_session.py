@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from provisioner.bmc.driver import Busy, Controller, Kept, Refused, Silent, TimeUp, Way
+from provisioner.bmc.quirks import Quirk
 from provisioner.bmc.session import ANSWER_SECONDS, LAST_SPACING, MARGIN_SECONDS, Session
 from provisioner.model.hardware import BootDevice, Power
 from provisioner.system.clock import FakeClock
@@ -25,6 +26,7 @@ class FakeController:
         self.lag = 0
         self.is_alive = True
         self.kept: Kept | None = None
+        self.quirks: frozenset[Quirk] = frozenset()
         self.sent: list[tuple[float, str]] = []
         self.fails: Callable[[str], BaseException | None] = lambda command: None
 
@@ -36,6 +38,9 @@ class FakeController:
         error = self.fails(name)
         if error:
             raise error
+
+    def identity(self) -> dict[str, Any]:
+        return {}
 
     def alive(self) -> bool:
         self._send("alive")
