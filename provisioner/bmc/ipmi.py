@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyghmi.constants import Health
 from pyghmi.exceptions import PyghmiException
 from pyghmi.ipmi.command import Command
+from pyghmi.ipmi.events import EventHandler
 from pyghmi.ipmi.private.session import Session
 
 from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Trouble, Way
@@ -21,7 +22,8 @@ from provisioner.bmc.facts import parse_device_id
 from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
 
-APPLICATION, CHASSIS = 0x06, 0x00
+APPLICATION, CHASSIS, STORAGE = 0x06, 0x00, 0x0A
+LOG_INFO = 0x40
 DEVICE_ID, SYSTEM_GUID = 0x01, 0x37
 CHASSIS_STATUS, CHASSIS_CONTROL, SET_BOOT_OPTION, GET_BOOT_OPTION = 0x01, 0x02, 0x08, 0x09
 IDENTIFY, USER_ACCESS, USER_NAME, USER_PASSWORD = 0x04, 0x44, 0x46, 0x47
@@ -36,6 +38,9 @@ REMOTE_DISK = 9
 DEVICE_CODES = {BootDevice.PXE: 1, BootDevice.DISK: 2}
 BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
 NO_PRIVILEGE = 0xD4
+NOT_THERE = "record not present"
+"""pyghmi's words for the completion code 0xCB, which a controller without a sensor repository answers."""
+NO_PARTS = "Invalid data field"
 PRIVILEGES = {2: "user", 3: "operator", 4: "administrator"}
 HEALTH = {Health.Ok: "ok", Health.Warning: "warning", Health.Critical: "critical", Health.Failed: "failed"}
 RETRANSMIT_UNTIL = 3.0
@@ -275,10 +280,12 @@ class IpmiController:
                 "unit": str(sensor.units or ""),
                 "health": "; ".join(sensor.states) or HEALTH.get(sensor.health, "ok"),
             }
-            for sensor in self._ask_library(lambda library: list(library.get_sensor_data()))
+            for sensor in self._ask_library(_read_sensors)
         ]
 
     def log(self) -> Sequence[dict[str, Any]]:
+        if not int.from_bytes(self._send(STORAGE, LOG_INFO)[1:3], "little"):
+            return []  # pyghmi fails on a log without entries
         return [
             {
                 "time": str(entry.get("timestamp") or ""),
@@ -286,11 +293,11 @@ class IpmiController:
                 "event": str(entry.get("event") or ""),
                 "severity": HEALTH.get(entry.get("severity"), "unknown"),
             }
-            for entry in self._ask_library(lambda library: list(library.get_event_log()))
+            for entry in self._ask_library(_read_log)
         ]
 
     def inventory(self) -> dict[str, Any]:
-        parts = self._ask_library(lambda library: list(library.get_inventory()))
+        parts = self._ask_library(_read_inventory)
         return {
             str(name): {str(key): str(value) for key, value in (part or {}).items() if value not in (None, "", [])}
             for name, part in parts
@@ -357,6 +364,39 @@ class IpmiController:
         if code:
             raise translate_code(code, f"network function {function:#04x} command {command:#04x}")
         return body
+
+
+class _NoSensors:
+    """In place of a sensor repository: names and meanings of events are then those of the specification alone."""
+
+    sensors: Mapping[int, Any] = {}
+
+
+def _read_log(library: Command) -> list[Any]:
+    try:
+        return list(library.get_event_log())
+    except PyghmiException as error:
+        if NOT_THERE not in str(error):
+            raise
+        return list(EventHandler(_NoSensors(), library).fetch_sel(library))
+
+
+def _read_sensors(library: Command) -> list[Any]:
+    try:
+        return list(library.get_sensor_data())
+    except PyghmiException as error:
+        if NOT_THERE not in str(error):
+            raise
+        return []  # the controller has no sensor repository
+
+
+def _read_inventory(library: Command) -> list[Any]:
+    try:
+        return list(library.get_inventory())
+    except PyghmiException as error:
+        if NOT_THERE not in str(error) and NO_PARTS not in str(error):
+            raise
+        return []  # it has no list of its parts (34.2)
 
 
 def _silent_command(seconds: float) -> Silent:

@@ -197,11 +197,13 @@ def sweep(options: Options) -> int:
 
 @click.command("power")
 @click.argument("name")
-@click.argument("want", required=False, type=click.Choice(["on", "off", "reset"]))
+@click.argument("want", required=False, type=click.Choice(["on", "off", "soft", "reset", "cycle"]))
 @output_option
 @pass_options
 def power(options: Options, name: str, want: str | None) -> None:
     """Ask a node's BMC for its power, or change it and read it back.
+
+    `soft` asks the operating system to shut down and waits until it has; `cycle` takes the power away for a moment.
 
     \b
     Example:

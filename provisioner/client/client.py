@@ -89,8 +89,20 @@ class Client:
         return NodeView.model_validate(self._get("nodes", name))
 
     def set_power(self, name: str, want: str | None) -> Power:
-        """Tell a node's BMC ``on``, ``off`` or ``reset``; None only asks. The power that the BMC reports then."""
+        """Tell a node's BMC ``on``, ``off``, ``soft``, ``reset`` or ``cycle``; None only asks. What it reports then."""
         return Power(self._post({"want": want}, "nodes", name, "power")["power"])
+
+    def set_boot_device(self, name: str, device: str, persistent: bool) -> None:
+        """``pxe`` or ``disk``, for the next boot or from now on."""
+        self._post({"device": device, "persistent": persistent}, "nodes", name, "boot-device")
+
+    def identify(self, name: str, seconds: int | None) -> None:
+        """Light the identify light: for so long, until told otherwise with None, not with 0."""
+        self._post({"seconds": seconds}, "nodes", name, "identify")
+
+    def read_bmc(self, name: str, what: str) -> Any:
+        """``sensors``, ``log`` or ``inventory``, as the node's BMC has them now."""
+        return self._get("nodes", name, "bmc", what)[what]
 
     def verb(self, name: str, verb: str) -> Node:
         """One of the exits of the node's state: ``retry``, ``abort``, ``release``, ``forget``."""

@@ -6,18 +6,18 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 from provisioner.bmc.contract import Bmcs
+from provisioner.conductor import bmcs
 from provisioner.conductor.clouds import apply_plan, plan_cloud
 from provisioner.conductor.doors import CatalogueDoor, Doors
-from provisioner.conductor.enroll import BMC_SECONDS, enroll
+from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.status import read_status
-from provisioner.conductor.sweep import Sweep, note_power, sweep_nodes
+from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.verbs import do_verb
 from provisioner.conductor.walk import Walker
-from provisioner.errors import Conflict, UsageError
 from provisioner.events import Event
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power
@@ -33,7 +33,6 @@ from provisioner.system.settings import Settings
 LOOK_AGAIN = 1.0
 """Seconds after which the loop looks again although nothing was recorded: deadlines and back-offs pass silently."""
 WORKERS = 32
-POWER_WORDS: Mapping[str, Literal["on", "off", "reset"]] = {"on": "on", "off": "off", "reset": "reset"}
 
 LOG = logging.getLogger(__name__)
 
@@ -48,14 +47,14 @@ class Conductor(Guests):
     def __init__(
         self,
         store: Store,
-        bmcs: Bmcs,
+        controllers: Bmcs,
         catalogue: CatalogueDoor,
         settings: Settings,
         *,
         clock: Clock | None = None,
         holder: str = "conductor",
     ) -> None:
-        doors = Doors(store, bmcs, catalogue, settings, clock or HostClock(), holder)
+        doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), holder)
         super().__init__(doors)
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -94,29 +93,16 @@ class Conductor(Guests):
         return self._store.nodes.ports()
 
     def set_power(self, name: str, want: str | None) -> Power:
-        """Switch a node's power, or only ask for it with None; what the BMC says then.
+        return bmcs.set_power(self._doors, name, want)
 
-        :raises Conflict: the node is being worked on. :raises BmcError: the BMC did not do it.
-        """
-        if want is not None and want not in POWER_WORDS:
-            raise UsageError(f"there is no power {want}", where=name, hint=f"write one of: {', '.join(POWER_WORDS)}")
-        node = self._store.nodes.get(name)
-        if want is not None and node.state in (NodeState.DEPLOYING, NodeState.CLEANING):
-            raise Conflict(
-                f"the node is {node.state}; its power is not yours now",
-                where=name,
-                hint=f"provisioner node abort {name}",
-            )
-        password = self._store.nodes.password(name)
-        if want is None:
-            power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
-            note_power(self._doors, self._store.nodes.get(name), node, power)
-            return power
-        power = self._doors.bmcs.set_power(node.bmc, password, POWER_WORDS[want], BMC_SECONDS)
-        with self._store.transaction():
-            self._store.nodes.set_power(name, power, self._doors.clock.now())
-            self._doors.tell("power.changed", f"{want}: the power is {power}", name)
-        return power
+    def set_boot_device(self, name: str, device: str, persistent: bool) -> None:
+        bmcs.set_boot_device(self._doors, name, device, persistent)
+
+    def identify(self, name: str, seconds: int | None) -> None:
+        bmcs.identify(self._doors, name, seconds)
+
+    def read_bmc(self, name: str, what: str) -> Any:
+        return bmcs.read_bmc(self._doors, name, what)
 
     def verb(self, name: str, verb: str) -> Node:
         """:raises Conflict: the node's state does not offer the verb."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
 
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -32,7 +33,18 @@ class EnrollRequest(Value):
 class PowerRequest(Value):
     """``want`` null only asks the BMC."""
 
-    want: Literal["on", "off", "reset"] | None = None
+    want: Literal["on", "off", "soft", "reset", "cycle"] | None = None
+
+
+class BootDeviceRequest(Value):
+    device: str
+    persistent: bool = False
+
+
+class IdentifyRequest(Value):
+    """``seconds`` null: until told otherwise; 0: off."""
+
+    seconds: int | None = Field(default=None, ge=0, le=255)
 
 
 def operator_app(
@@ -52,6 +64,9 @@ def operator_app(
             Route("/v1/nodes", api.nodes, methods=["GET"]),
             Route("/v1/nodes/{name}", api.node, methods=["GET"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
+            Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
+            Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
+            Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
             Route("/v1/plan", api.plan, methods=["POST"]),
             Route("/v1/apply", api.apply, methods=["POST"]),
@@ -120,6 +135,21 @@ class _Api:
         wanted = await read_value(request, PowerRequest)
         power = await self._call(self._conductor.set_power, request.path_params["name"], wanted.want)
         return JSONResponse({"node": request.path_params["name"], "power": str(power)})
+
+    async def boot_device(self, request: Request) -> Response:
+        wanted = await read_value(request, BootDeviceRequest)
+        name = request.path_params["name"]
+        await self._call(self._conductor.set_boot_device, name, wanted.device, wanted.persistent)
+        return JSONResponse({"node": name, "device": wanted.device, "persistent": wanted.persistent})
+
+    async def identify(self, request: Request) -> Response:
+        wanted = await read_value(request, IdentifyRequest)
+        await self._call(self._conductor.identify, request.path_params["name"], wanted.seconds)
+        return JSONResponse({"node": request.path_params["name"], "seconds": wanted.seconds})
+
+    async def bmc(self, request: Request) -> Response:
+        path = request.path_params
+        return JSONResponse({path["what"]: await self._call(self._conductor.read_bmc, path["name"], path["what"])})
 
     async def verb(self, request: Request) -> Response:
         path = request.path_params

@@ -314,3 +314,62 @@ def test_the_password_is_in_no_command_line_and_no_environment(worker: BmcWorker
     for pid in (parent, *children):
         for name in ("cmdline", "environ"):
             assert PASSWORD.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+def test_light_log_sensors_and_inventory(worker: BmcWorker, simulators: list[Simulator]) -> None:
+    """What was set is confirmed by the simulator's own record, and the log by ipmitool, which put an event into it."""
+    simulator = simulators[2]
+    start = len(simulator.told())
+    worker.identify(simulator.bmc, PASSWORD, 30, DEADLINE)
+    worker.identify(simulator.bmc, PASSWORD, None, DEADLINE)
+    worker.identify(simulator.bmc, PASSWORD, 0, DEADLINE)
+    assert simulator.told()[start:] == ["identify 30 0", "identify 0 1", "identify 0 0"]
+    assert worker.read(simulator.bmc, PASSWORD, "log", 30.0) == []
+    words = ["ipmitool", "-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", str(simulator.port), "-U", "admin"]
+    hot = [
+        "0x0a",
+        "0x44",
+        "0",
+        "0",
+        "0x02",
+        "0",
+        "0",
+        "0",
+        "0",
+        "0x20",
+        "0",
+        "0x04",
+        "0x01",
+        "0x30",
+        "0x01",
+        "0x59",
+        "0x64",
+        "0x5a",
+    ]  # 31.6: a temperature, too high
+    subprocess.run([*words, "-P", PASSWORD, "raw", *map(str, hot)], check=True, capture_output=True, timeout=30)
+    (entry,) = worker.read(simulator.bmc, PASSWORD, "log", 30.0)
+    assert "pper critical" in entry["event"] and "48" in entry["sensor"]
+    assert worker.read(simulator.bmc, PASSWORD, "sensors", 30.0) == []
+    assert isinstance(worker.read(simulator.bmc, PASSWORD, "inventory", 30.0), dict)
+
+
+def test_a_soft_end_and_a_cycle(worker: BmcWorker, simulators: list[Simulator]) -> None:
+    simulator = simulators[2]
+    worker.set_power(simulator.bmc, PASSWORD, "on", DEADLINE)
+    start = len(simulator.told())
+    with pytest.raises(BmcError, match="did not turn off"):  # this chassis has no operating system that would obey
+        worker.set_power(simulator.bmc, PASSWORD, "soft", 2.0)
+    assert simulator.told()[start:] == ["shutdown 1"]
+
+
+def test_a_password_is_changed_and_proved(worker: BmcWorker, simulators: list[Simulator]) -> None:
+    simulator = simulators[2]
+    for old, new in (
+        (PASSWORD, "another-S3cret"),
+        ("another-S3cret", "a-S3cret-of-16-b"),
+        ("a-S3cret-of-16-b", PASSWORD),
+    ):
+        worker.change_password(simulator.bmc, old, new, DEADLINE)
+        assert worker.power(simulator.bmc, new, DEADLINE)
+        with pytest.raises(BmcRefused, match="password is wrong"):
+            worker.power(simulator.bmc, old, DEADLINE)

@@ -73,6 +73,7 @@ class FakeConductor:
         self.may_go_on.set()
         self.powers: list[tuple[str, str | None]] = []
         self.seen: list[SweepResult] = []
+        self.readings: dict[str, Any] = {}
         self.callbacks: list[Callable[[], None]] = []
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -93,6 +94,15 @@ class FakeConductor:
                 yield EnrollResult(node=item.spec.name, result="failed", seconds=0.5, error=refused.to_dict())
             else:
                 yield EnrollResult(node=item.spec.name, result="enrolled", seconds=0.5)
+
+    def set_boot_device(self, name: str, device: str, persistent: bool) -> None:
+        self.powers.append((name, f"boot {device} {persistent}"))
+
+    def identify(self, name: str, seconds: int | None) -> None:
+        self.powers.append((name, f"light {seconds}"))
+
+    def read_bmc(self, name: str, what: str) -> Any:
+        return self.readings[what]
 
     def sweep(self) -> Iterable[SweepResult]:
         yield from self.seen

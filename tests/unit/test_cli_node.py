@@ -233,3 +233,30 @@ def test_list_names_drift_and_controllers_that_do_not_answer(bench: Bench) -> No
     done = bench.call("node", "list")
     assert "off (was left on)" in done.stdout and "on (no answer now)" in done.stdout
     assert "no answer" in done.stderr
+
+
+def test_a_controllers_other_verbs(bench: Bench) -> None:
+    conductor = bench.conductor
+    assert "the next time" in bench.call("node", "boot-device", "node1", "pxe").stdout
+    assert "from now on" in bench.call("node", "boot-device", "node1", "disk", "--persistent").stdout
+    assert "for 60 s" in bench.call("node", "identify", "node1", "--seconds", "60").stdout
+    assert "is off" in bench.call("node", "identify", "node1", "--off").stdout
+    assert bench.call("node", "identify", "node1").exit_code == 0
+    assert bench.call("node", "power", "node1", "soft").exit_code == 0
+    assert conductor.powers == [
+        ("node1", "boot pxe False"), ("node1", "boot disk True"), ("node1", "light 60"), ("node1", "light 0"),
+        ("node1", "light None"), ("node1", "soft"),
+    ]  # fmt: skip
+
+
+def test_what_a_controller_reads_is_shown(bench: Bench) -> None:
+    bench.conductor.readings = {
+        "sensors": [{"name": "CPU", "kind": "temperature", "value": 41, "unit": "C", "health": "ok"}],
+        "log": [],
+        "inventory": {"System": {"Serial": "ABC\x1b[2J"}},
+    }
+    assert "CPU" in bench.call("node", "sensors", "node1").stdout
+    assert "has no log" in bench.call("node", "log", "node1").stdout
+    shown = bench.call("node", "inventory", "node1").stdout
+    assert "ABC" in shown and "\x1b" not in shown
+    assert json.loads(bench.call("node", "sensors", "node1", "-o", "json").stdout)[0]["value"] == 41

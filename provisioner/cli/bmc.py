@@ -1,0 +1,115 @@
+"""``provisioner node identify`` and others: what a node's management controller can do besides power."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
+from provisioner.cli.reach import open_client
+from provisioner.cli.show import print_facts, print_table
+
+
+@click.command("boot-device")
+@click.argument("name")
+@click.argument("device", type=click.Choice(["pxe", "disk"]))
+@click.option("--persistent", is_flag=True, help="For all boots from now on, not only for the next.")
+@output_option
+@pass_options
+def boot_device(options: Options, name: str, device: str, persistent: bool) -> None:
+    """Choose what a node boots from next; read back where its BMC can say. A deployment chooses by itself.
+
+    \b
+    Example:
+      provisioner node boot-device node1 pxe
+    """
+    with open_client(options) as client:
+        client.set_boot_device(name, device, persistent)
+    if options.json:
+        print_json({"node": name, "device": device, "persistent": persistent})
+    else:
+        click.echo(f"{name} boots from {device} {'from now on' if persistent else 'the next time'}")
+
+
+@click.command("identify")
+@click.argument("name")
+@click.option("--seconds", type=click.IntRange(1, 255), help="For so long; without it until told --off.")
+@click.option("--off", is_flag=True, help="No more.")
+@output_option
+@pass_options
+def identify(options: Options, name: str, seconds: int | None, off: bool) -> None:
+    """Light the identify light of a node, so that it is found in its rack.
+
+    \b
+    Example:
+      provisioner node identify node1 --seconds 60
+    """
+    wanted = 0 if off else seconds
+    with open_client(options) as client:
+        client.identify(name, wanted)
+    if options.json:
+        print_json({"node": name, "seconds": wanted})
+    else:
+        until = f"for {seconds} s" if seconds else "until you switch it off: --off"
+        click.echo(f"the light of {name} is off" if off else f"the light of {name} is on {until}")
+
+
+def _rows(options: Options, name: str, what: str, columns: tuple[str, ...]) -> None:
+    with open_client(options) as client:
+        found: list[dict[str, Any]] = client.read_bmc(name, what)
+    if options.json:
+        print_json(found)
+    elif found:
+        print_table(columns, [[row.get(column) for column in columns] for row in found])
+    else:
+        click.echo(f"the BMC of {name} has no {what}")
+
+
+@click.command("sensors")
+@click.argument("name")
+@output_option
+@pass_options
+def sensors(options: Options, name: str) -> None:
+    """Read the sensors of a node. A BMC with many takes up to a minute.
+
+    \b
+    Example:
+      provisioner node sensors node1
+    """
+    _rows(options, name, "sensors", ("name", "kind", "value", "unit", "health"))
+
+
+@click.command("log")
+@click.argument("name")
+@output_option
+@pass_options
+def log(options: Options, name: str) -> None:
+    """Read the event log of a node's BMC, oldest first.
+
+    \b
+    Example:
+      provisioner node log node1
+    """
+    _rows(options, name, "log", ("time", "sensor", "event", "severity"))
+
+
+@click.command("inventory")
+@click.argument("name")
+@output_option
+@pass_options
+def inventory(options: Options, name: str) -> None:
+    """List the parts of a node that its BMC knows; it needs no power for that.
+
+    \b
+    Example:
+      provisioner node inventory node1
+    """
+    with open_client(options) as client:
+        found: dict[str, dict[str, str]] = client.read_bmc(name, "inventory")
+    if options.json:
+        print_json(found)
+        return
+    for part, facts in found.items():
+        click.echo(clean(part))
+        print_facts([(f"  {key}", value) for key, value in facts.items()])

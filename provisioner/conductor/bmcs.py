@@ -1,0 +1,77 @@
+"""What operators ask of one node's management controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from provisioner.bmc.contract import PowerWord
+from provisioner.bmc.driver import READINGS
+from provisioner.conductor.doors import Doors
+from provisioner.conductor.enroll import BMC_SECONDS
+from provisioner.conductor.sweep import note_power
+from provisioner.errors import Conflict, UsageError
+from provisioner.model.deployment import Node
+from provisioner.model.hardware import BootDevice, Firmware, Power
+from provisioner.model.states import NodeState
+
+POWER_WORDS: tuple[PowerWord, ...] = ("on", "off", "soft", "reset", "cycle")
+SOFT_SECONDS = 90.0
+"""An operating system stops its services one after the other."""
+READ_SECONDS = 90.0
+
+
+def set_power(doors: Doors, name: str, want: str | None) -> Power:
+    """Switch a node's power, or only ask for it with None; what the BMC says then.
+
+    :raises Conflict: the node is being worked on. :raises BmcError: the BMC did not do it.
+    """
+    if want is not None and want not in POWER_WORDS:
+        raise UsageError(f"there is no power {want}", where=name, hint=f"write one of: {', '.join(POWER_WORDS)}")
+    if want is None:
+        node = doors.store.nodes.get(name)
+        power = doors.bmcs.power(node.bmc, doors.store.nodes.password(name), BMC_SECONDS)
+        note_power(doors, doors.store.nodes.get(name), node, power)
+        return power
+    node = _idle(doors, name, "power")
+    seconds = SOFT_SECONDS if want == "soft" else BMC_SECONDS
+    power = doors.bmcs.set_power(node.bmc, doors.store.nodes.password(name), want, seconds)
+    with doors.store.transaction():
+        doors.store.nodes.set_power(name, power, doors.clock.now())
+        doors.tell("power.changed", f"{want}: the power is {power}", name)
+    return power
+
+
+def set_boot_device(doors: Doors, name: str, device: str, persistent: bool) -> None:
+    """:raises Conflict: the node is being worked on. :raises BmcError: the BMC did not do it."""
+    if device not in list(BootDevice):
+        raise UsageError(f"there is no boot device {device}", where=name, hint=f"one of: {', '.join(BootDevice)}")
+    node = _idle(doors, name, "boot device")
+    uefi = node.spec.firmware is Firmware.UEFI
+    password = doors.store.nodes.password(name)
+    doors.bmcs.set_boot_device(node.bmc, password, BootDevice(device), uefi, BMC_SECONDS, persistent)
+    lifetime = "from now on" if persistent else "for the next boot"
+    doors.tell("boot-device.changed", f"{lifetime} from {device}", name)
+
+
+def identify(doors: Doors, name: str, seconds: int | None) -> None:
+    node = doors.store.nodes.get(name)
+    doors.bmcs.identify(node.bmc, doors.store.nodes.password(name), seconds, BMC_SECONDS)
+
+
+def read_bmc(doors: Doors, name: str, what: str) -> Any:
+    """Sensors, event log or inventory, as the controller has them now."""
+    if what not in READINGS:
+        raise UsageError(f"a controller has no {what}", where=name, hint=f"write one of: {', '.join(READINGS)}")
+    node = doors.store.nodes.get(name)
+    return doors.bmcs.read(node.bmc, doors.store.nodes.password(name), what, READ_SECONDS)
+
+
+def _idle(doors: Doors, name: str, what: str) -> Node:
+    node = doors.store.nodes.get(name)
+    if node.state in (NodeState.DEPLOYING, NodeState.CLEANING):
+        raise Conflict(
+            f"the node is {node.state}; its {what} is not yours now",
+            where=name,
+            hint=f"provisioner node abort {name}",
+        )
+    return node
