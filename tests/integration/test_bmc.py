@@ -362,14 +362,18 @@ def test_a_soft_end_and_a_cycle(worker: BmcWorker, simulators: list[Simulator]) 
     assert simulator.told()[start:] == ["shutdown 1"]
 
 
-def test_a_password_is_changed_and_proved(worker: BmcWorker, simulators: list[Simulator]) -> None:
-    simulator = simulators[2]
-    for old, new in (
-        (PASSWORD, "another-S3cret"),
-        ("another-S3cret", "a-S3cret-of-16-b"),
-        ("a-S3cret-of-16-b", PASSWORD),
-    ):
-        worker.change_password(simulator.bmc, old, new, DEADLINE)
-        assert worker.power(simulator.bmc, new, DEADLINE)
+def test_a_password_is_changed_and_proved(worker: BmcWorker, tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "bmc", free_port())
+    try:
+        for old, new in ((PASSWORD, "another-S3cret"), ("another-S3cret", "a-S3cret-of-16-b")):
+            worker.change_password(simulator.bmc, old, new, DEADLINE)
+            assert worker.power(simulator.bmc, new, DEADLINE) is Power.OFF
+            with pytest.raises(BmcRefused, match="password is wrong"):
+                worker.power(simulator.bmc, old, DEADLINE)
+        worker.change_password(simulator.bmc, "a-S3cret-of-16-b", "a-S3cret-of-20-bytes", DEADLINE)
         with pytest.raises(BmcRefused, match="password is wrong"):
-            worker.power(simulator.bmc, old, DEADLINE)
+            worker.power(
+                simulator.bmc, "a-S3cret-of-20-bytes", DEADLINE
+            )  # this simulator keeps 16 of 20 bytes, silently
+    finally:
+        simulator.stop()
