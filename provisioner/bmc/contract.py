@@ -63,7 +63,10 @@ class Bmcs(Protocol):
         """
 
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
-        """Give the user another password. Whether it works is proved by logging in with it."""
+        """Give the user another password, prove it by logging in with it, and else set the old one back.
+
+        A :class:`~provisioner.errors.BmcSilent` leaves open which of the two holds.
+        """
 
     def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
         """The power of all, asked at once: the answers as they come, some at a time, by the keys of the questions.

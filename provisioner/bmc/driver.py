@@ -125,7 +125,7 @@ class Controller(Protocol):
         """The parts that the controller knows of, by name, each a map."""
 
     def change_password(self, password: str) -> None:
-        """Give the user who is logged in another password."""
+        """Give the user who is logged in another password; this session goes on."""
 
     def close(self) -> None:
         """Log out without waiting for an answer."""

@@ -25,7 +25,7 @@ from provisioner.bmc.contract import Asked, PowerWord
 from provisioner.bmc.driver import Reading
 from provisioner.bmc.hints import ipmitool, silent, trouble_error, where
 from provisioner.bmc.sweep import Sweeper
-from provisioner.errors import BmcError, ProgramMissing
+from provisioner.errors import BmcError, BmcRefused, ProgramMissing
 from provisioner.events import Event, Observer, null_observer
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
 from provisioner.system.run import base_environment
@@ -34,6 +34,8 @@ WORKER = (sys.executable, "-m", "provisioner.bmc.worker_main")
 STUCK_SECONDS = 3.0
 """A worker that has not acknowledged for so long that it dropped a request is stuck itself."""
 LOGOUT_SECONDS = 3.0
+LEAST_SECONDS = 5.0
+"""What a half changed password gets beyond the deadline."""
 THREADS = 32
 """Controllers of other protocols than IPMI that are asked at once."""
 
@@ -195,7 +197,7 @@ class BmcWorker:
         deadline: float,
         persistent: bool = False,
     ) -> None:
-        wanted = {"device": device, "uefi": uefi, "persistent": persistent}
+        wanted: dict[str, Any] = {"device": device, "uefi": uefi, "persistent": persistent}
         done = self._call(bmc, password, "set_boot_device", deadline, **wanted)
         if not done["confirmed"]:
             message = f"{where(bmc)} took the boot device {device}, but cannot say that it keeps it"
@@ -208,7 +210,24 @@ class BmcWorker:
         return self._call(bmc, password, what, deadline)[what]
 
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
+        end = time.monotonic() + deadline
         self._call(bmc, password, "change_password", deadline, new=new)
+        try:
+            self._prove(bmc, new, end)
+        except BmcRefused as refused:
+            # Some controllers take a password and keep only a part of it. The first session is still logged in.
+            self._call(bmc, password, "change_password", max(end - time.monotonic(), LEAST_SECONDS), new=password)
+            self._prove(bmc, password, end)
+            raise BmcError(
+                "the controller does not keep the new password",
+                where=where(bmc),
+                cause=f"it took it, but a login with it was refused: {refused.summary}; the old one is back and works",
+                hint=f"try another length; by hand: {ipmitool(bmc, 'user list 1')}",
+            ) from refused
+
+    def _prove(self, bmc: BmcAddress, password: str, end: float) -> None:
+        """Log in with a session of its own."""
+        self._call(bmc, password, "power", max(end - time.monotonic(), LEAST_SECONDS), session="proof")
 
     def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
         return self._all(bmcs, self._sweeper.sweep, self.power, deadline)
@@ -264,9 +283,12 @@ class BmcWorker:
         with self._lock:
             return self._process.popen.pid if self._process else None
 
-    def _call(self, bmc: BmcAddress, password: str, verb: str, deadline: float, **arguments: Any) -> dict[str, Any]:
+    def _call(
+        self, bmc: BmcAddress, password: str, verb: str, deadline: float, session: str = "", **arguments: Any
+    ) -> dict[str, Any]:
+        """:param session: names another one than that of all other commands."""
         end = time.monotonic() + deadline
-        key = f"{bmc.driver} {bmc.address} {bmc.port}"
+        key = f"{bmc.driver} {bmc.address} {bmc.port} {session}".rstrip()
         with self._lock:
             line = self._lines.setdefault(key, _Line())
         if not line.turn.acquire(timeout=max(deadline, 0)):

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from provisioner.cli.main import error_lines
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import print_facts, print_table
+from provisioner.errors import EXIT_ERROR, ProvisionerError, UsageError, error_from_dict
 
 
 @click.command("boot-device")
@@ -113,3 +115,43 @@ def inventory(options: Options, name: str) -> None:
     for part, facts in found.items():
         click.echo(clean(part))
         print_facts([(f"  {key}", value) for key, value in facts.items()])
+
+
+@click.command("rotate-credentials")
+@click.argument("names", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="Of every node on record.")
+@output_option
+@pass_options
+def rotate(options: Options, names: tuple[str, ...], everyone: bool) -> int:
+    """Give the BMCs of NAMES new passwords, which the service makes, proves and keeps encrypted.
+
+    A node is done, with its old password gone, or it is as before; if the command is cut off in between, both passwords
+    are on record and the next call finds out which one holds. The hardware file's password is not used from then on;
+    write `password: {stored: true}` there.
+
+    \b
+    Example:
+      provisioner node rotate-credentials node1 node2
+    """
+    if bool(names) == everyone:
+        raise UsageError("name nodes, or give --all", hint="provisioner node list")
+    results: list[dict[str, Any]] = []
+    with open_client(options) as client:
+        for name in [node.name for node in client.nodes()] if everyone else names:
+            try:
+                client.rotate(name)
+                results.append({"node": name, "rotated": True, "error": None})
+            except ProvisionerError as error:
+                results.append({"node": name, "rotated": False, "error": error.to_dict()})
+            if not options.json:
+                _show_rotated(results[-1])
+    if options.json:
+        print_json(results)
+    return 0 if all(result["rotated"] for result in results) else EXIT_ERROR
+
+
+def _show_rotated(result: dict[str, Any]) -> None:
+    if result["rotated"]:
+        click.echo(f"{result['node']}: a new password, proved; the old one is gone")
+    else:
+        click.echo(clean("\n".join(error_lines(error_from_dict(result["error"])))), err=True)

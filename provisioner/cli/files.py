@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
 
 
 def read_passwords(specs: list[NodeSpec]) -> list[EnrollItem]:
-    """Each node with its BMC password, read from where its hardware file says.
+    """Each node with its BMC password, read from where its hardware file says; empty when the service has it.
 
     :raises ManifestError: names every node whose password cannot be read; nothing has been sent then.
     """
@@ -51,13 +51,15 @@ class _Unreadable(Exception):
 
 
 def _read_secret(ref: SecretRef) -> str:
+    if ref.stored:
+        return ""
     if ref.env is not None:
         secret = os.environ.get(ref.env, "")
         if not secret:
             raise _Unreadable(f"the environment variable {ref.env} is not set", f"export {ref.env} before the command")
         return secret
     if ref.file is None:
-        raise _Unreadable("says neither file nor env", "write {file: /absolute/path} or {env: NAME}")
+        raise _Unreadable("says neither file nor env nor stored", "write {file: /absolute/path}")
     path = Path(ref.file)
     if not path.is_absolute():
         raise _Unreadable(f"{path} is not an absolute path", "write where it is from / on")

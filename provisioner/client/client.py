@@ -100,6 +100,10 @@ class Client:
         """Light the identify light: for so long, until told otherwise with None, not with 0."""
         self._post({"seconds": seconds}, "nodes", name, "identify")
 
+    def rotate(self, name: str) -> None:
+        """Give the node's BMC a new password, which only the service knows."""
+        self._post({}, "nodes", name, "credentials")
+
     def read_bmc(self, name: str, what: str) -> Any:
         """``sensors``, ``log`` or ``inventory``, as the node's BMC has them now."""
         return self._get("nodes", name, "bmc", what)[what]

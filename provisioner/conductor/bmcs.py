@@ -32,7 +32,7 @@ def set_power(doors: Doors, name: str, want: str | None) -> Power:
         power = doors.bmcs.power(node.bmc, doors.store.nodes.password(name), BMC_SECONDS)
         note_power(doors, doors.store.nodes.get(name), node, power)
         return power
-    node = _idle(doors, name, "power")
+    node = check_idle(doors, name, "power")
     seconds = SOFT_SECONDS if want == "soft" else BMC_SECONDS
     power = doors.bmcs.set_power(node.bmc, doors.store.nodes.password(name), want, seconds)
     with doors.store.transaction():
@@ -45,7 +45,7 @@ def set_boot_device(doors: Doors, name: str, device: str, persistent: bool) -> N
     """:raises Conflict: the node is being worked on. :raises BmcError: the BMC did not do it."""
     if device not in list(BootDevice):
         raise UsageError(f"there is no boot device {device}", where=name, hint=f"one of: {', '.join(BootDevice)}")
-    node = _idle(doors, name, "boot device")
+    node = check_idle(doors, name, "boot device")
     uefi = node.spec.firmware is Firmware.UEFI
     password = doors.store.nodes.password(name)
     doors.bmcs.set_boot_device(node.bmc, password, BootDevice(device), uefi, BMC_SECONDS, persistent)
@@ -66,7 +66,8 @@ def read_bmc(doors: Doors, name: str, what: str) -> Any:
     return doors.bmcs.read(node.bmc, doors.store.nodes.password(name), what, READ_SECONDS)
 
 
-def _idle(doors: Doors, name: str, what: str) -> Node:
+def check_idle(doors: Doors, name: str, what: str) -> Node:
+    """The node, which nobody works on. :raises Conflict: the conductor does."""
     node = doors.store.nodes.get(name)
     if node.state in (NodeState.DEPLOYING, NodeState.CLEANING):
         raise Conflict(

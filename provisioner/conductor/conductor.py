@@ -14,6 +14,7 @@ from provisioner.conductor.clouds import apply_plan, plan_cloud
 from provisioner.conductor.doors import CatalogueDoor, Doors
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
+from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.verbs import do_verb
@@ -100,6 +101,9 @@ class Conductor(Guests):
 
     def identify(self, name: str, seconds: int | None) -> None:
         bmcs.identify(self._doors, name, seconds)
+
+    def rotate(self, name: str) -> None:
+        rotate(self._doors, name)
 
     def read_bmc(self, name: str, what: str) -> Any:
         return bmcs.read_bmc(self._doors, name, what)

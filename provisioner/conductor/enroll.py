@@ -6,12 +6,12 @@ import logging
 import queue
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.sweep import note_power
-from provisioner.errors import BmcError, ProvisionerError
+from provisioner.errors import BmcError, BmcRefused, Conflict, ProvisionerError
 from provisioner.model.hardware import NodeSpec, Power
 from provisioner.model.status import EnrollItem, EnrollResult
 
@@ -49,11 +49,45 @@ def _enroll(doors: Doors, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]
         except ProvisionerError as error:
             yield _failed(doors, name, error, started)
             del left[name]
-    asked = {name: (item.spec.bmc, item.password) for name, item in left.items()}
+    yield from _verify(doors, left, {}, started)
+
+
+def _verify(
+    doors: Doors, items: Mapping[str, EnrollItem], used: Mapping[str, str], started: float
+) -> Iterator[EnrollResult]:
+    """:param used: passwords by node that were tried before, and refused."""
+    passwords: dict[str, str] = {}
+    for name, item in items.items():
+        ours = _own_password(doors, item) if name not in used else None
+        password = ours or item.password
+        if password and password != used.get(name):
+            passwords[name] = password
+        else:
+            why = "the controller refuses the password on record" if used else "none is on record for this node"
+            hint = "write {file: /absolute/path} as bmc.password"
+            yield _failed(doors, name, Conflict("there is no password", where=name, cause=why, hint=hint), started)
+    again: dict[str, EnrollItem] = {}
+    asked = {name: (items[name].spec.bmc, password) for name, password in passwords.items()}
     for batch in doors.bmcs.verify_all(asked, BMC_SECONDS):
+        results = []
         with doors.store.transaction():  # one for all that answered together: each costs a write to the disk
-            results = [_record(doors, left[name], facts, started) for name, facts in batch.items()]
+            for name, facts in batch.items():
+                item = items[name]
+                if isinstance(facts, BmcRefused) and item.password and passwords[name] != item.password:
+                    again[name] = item  # somebody changed it since we did; maybe it is the file's now
+                    continue
+                results.append(_record(doors, item.model_copy(update={"password": passwords[name]}), facts, started))
         yield from results
+    if again:
+        yield from _verify(doors, again, passwords, started)
+
+
+def _own_password(doors: Doors, item: EnrollItem) -> str | None:
+    """The password on record, when the file says so, or when it was made here and so is newer than any file."""
+    nodes, name = doors.store.nodes, item.spec.name
+    if nodes.find(name) is None or (item.password and nodes.rotated(name) is None):
+        return None
+    return nodes.password(name)
 
 
 def _record(doors: Doors, item: EnrollItem, facts: dict[str, Any] | BmcError, started: float) -> EnrollResult:

@@ -81,10 +81,11 @@ def _name(layer: Layer, number: int) -> Path:
 def _check(spec: NodeSpec, layer: Layer) -> list[Problem]:
     """What the shape alone does not say."""
     problems = []
-    if (spec.bmc.password.file is None) == (spec.bmc.password.env is None):
+    ref = spec.bmc.password
+    if [ref.file is not None, ref.env is not None, ref.stored].count(True) != 1:
         where = layer.where(("bmc", "password"))
         what = f"node {spec.name}: the password is to come from exactly one place"
-        problems.append(Problem(where, what, "write {file: /absolute/path} or {env: NAME}"))
+        problems.append(Problem(where, what, "write {file: /absolute/path}, {env: NAME} or {stored: true}"))
     try:
         ipaddress.ip_address(spec.bmc.address)
     except ValueError:

@@ -55,10 +55,14 @@ PORTS = {"ipmi": 623, "redfish": 443}
 
 
 class SecretRef(Value):
-    """Where a secret is kept; the secret itself never stands in a manifest. Exactly one field is set."""
+    """Where a secret is kept; the secret itself never stands in a manifest. Exactly one field is set.
+
+    ``stored``: in the service's own records, which made it.
+    """
 
     file: str | None = None
     env: str | None = None
+    stored: bool = False
 
 
 class BmcAddress(Value):

@@ -12,7 +12,7 @@ from provisioner.model.value import Value
 
 
 class EnrollItem(Value):
-    """One node to enroll; the password has been read from where the hardware file says it is."""
+    """One node to enroll; the password has been read from where the hardware file says it is. Empty: the service's."""
 
     spec: NodeSpec
     password: str = Field(repr=False)

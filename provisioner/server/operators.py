@@ -66,6 +66,7 @@ def operator_app(
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
+            Route("/v1/nodes/{name}/credentials", api.rotate, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
             Route("/v1/plan", api.plan, methods=["POST"]),
@@ -146,6 +147,10 @@ class _Api:
         wanted = await read_value(request, IdentifyRequest)
         await self._call(self._conductor.identify, request.path_params["name"], wanted.seconds)
         return JSONResponse({"node": request.path_params["name"], "seconds": wanted.seconds})
+
+    async def rotate(self, request: Request) -> Response:
+        await self._call(self._conductor.rotate, request.path_params["name"])
+        return JSONResponse({"node": request.path_params["name"], "rotated": True})
 
     async def bmc(self, request: Request) -> Response:
         path = request.path_params

@@ -142,11 +142,12 @@ class Nodes:
             values = {
                 "bmc": bmc_key(spec.bmc),
                 "spec": spec.model_dump(mode="json"),
-                "password_sealed": self._cipher.encrypt(password),
                 "power": power,
                 "bmc_facts": dict(facts),
                 "updated": now,
             }
+            if password != self.password(spec.name):
+                values |= {"password_sealed": self._cipher.encrypt(password), "next_sealed": None, "rotated": None}
             tx.execute(update(NODES).where(NODES.c.uuid == node.uuid).values(values))
             self._set_ports(node.uuid, spec, pool)
             return self.get(spec.name)
@@ -173,6 +174,32 @@ class Nodes:
         with self._db.read() as tx:
             sealed = tx.execute(select(NODES.c.password_sealed).where(NODES.c.name == name)).scalar_one()
         return self._cipher.decrypt(sealed)
+
+    def next_password(self, name: str) -> str | None:
+        """The one that is about to replace the BMC's, if a rotation was begun and not ended."""
+        with self._db.read() as tx:
+            sealed = tx.execute(select(NODES.c.next_sealed).where(NODES.c.name == name)).scalar_one()
+        return None if sealed is None else self._cipher.decrypt(sealed)
+
+    def begin_rotation(self, name: str, password: str) -> None:
+        with self._db.write() as tx:
+            values = {"next_sealed": self._cipher.encrypt(password)}
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
+
+    def end_rotation(self, name: str, now: float) -> None:
+        """The next password is the BMC's now."""
+        with self._db.write() as tx:
+            values = {"password_sealed": NODES.c.next_sealed, "next_sealed": None, "rotated": now, "updated": now}
+            tx.execute(update(NODES).where(NODES.c.name == name, NODES.c.next_sealed.is_not(None)).values(values))
+
+    def drop_rotation(self, name: str) -> None:
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(next_sealed=None))
+
+    def rotated(self, name: str) -> float | None:
+        """When the BMC's password was made here; None when it came from outside."""
+        with self._db.read() as tx:
+            return tx.execute(select(NODES.c.rotated).where(NODES.c.name == name)).scalar_one_or_none()
 
     def with_passwords(self) -> list[tuple[Node, str]]:
         """Every node with its BMC's password, for the BMCs alone."""

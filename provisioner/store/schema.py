@@ -49,6 +49,8 @@ NODES = Table(
     Column("updated", Float, nullable=False),
     Column("drift", JSON(none_as_null=True)),
     Column("bmc_error", JSON(none_as_null=True)),
+    Column("next_sealed", Text),
+    Column("rotated", Float),
 )
 PORTS = Table(
     "ports",

@@ -15,7 +15,7 @@ from typing import Any
 
 from provisioner.bmc.contract import Asked
 from provisioner.conductor.conductor import Conductor
-from provisioner.errors import BmcError, BmcSilent, ImageError, NotFound, TrustError
+from provisioner.errors import BmcError, BmcRefused, BmcSilent, ImageError, NotFound, TrustError
 from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Chunk, Image, ImageIndex
 from provisioner.model.role import Cloud, Config, Desired, Health, ImageSpec, Network, Probe, Role, RoleUse
@@ -127,6 +127,7 @@ class Controllers:
         self.silent: set[str] = set()
         self.errors: dict[str, int] = {}
         self.password = PASSWORD
+        self.passwords: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.after: Callable[[str], None] = lambda call: None
         self.held: dict[str, threading.Event] = {}
@@ -140,7 +141,8 @@ class Controllers:
             self.errors[bmc.address] = left - 1
         if left or bmc.address in self.silent or bmc.address not in self.by_address:
             raise BmcSilent("no answer", where=bmc.address)
-        assert password == self.password
+        if password != self.passwords.get(bmc.address, self.password):
+            raise BmcRefused("the password is wrong", where=bmc.address)
         return self.by_address[bmc.address]
 
     def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
@@ -179,7 +181,8 @@ class Controllers:
 
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
         self._reach(bmc, password, "change_password")
-        self.password = new
+        self.passwords[bmc.address] = new
+        self.after("change_password")
 
     def sweep(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, Power | BmcError]]:
         for key, (bmc, password) in bmcs.items():

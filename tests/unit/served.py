@@ -101,6 +101,11 @@ class FakeConductor:
     def identify(self, name: str, seconds: int | None) -> None:
         self.powers.append((name, f"light {seconds}"))
 
+    def rotate(self, name: str) -> None:
+        if name not in {node.name for node in self.node_list}:
+            raise NotFound("there is no such node", where=name)
+        self.powers.append((name, "rotate"))
+
     def read_bmc(self, name: str, what: str) -> Any:
         return self.readings[what]
 

@@ -260,3 +260,11 @@ def test_what_a_controller_reads_is_shown(bench: Bench) -> None:
     shown = bench.call("node", "inventory", "node1").stdout
     assert "ABC" in shown and "\x1b" not in shown
     assert json.loads(bench.call("node", "sensors", "node1", "-o", "json").stdout)[0]["value"] == 41
+
+
+def test_credentials_are_rotated_one_by_one_and_failures_named(bench: Bench) -> None:
+    done = bench.call("node", "rotate-credentials", "node1", "nobody")
+    assert done.exit_code == 1
+    assert "node1: a new password" in done.stdout and "nobody" in done.stderr
+    assert bench.call("node", "rotate-credentials", "--all", "-o", "json").exit_code == 0
+    assert bench.call("node", "rotate-credentials").exit_code == 64
