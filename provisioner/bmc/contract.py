@@ -62,6 +62,12 @@ class Bmcs(Protocol):
         A controller with many sensors may take a minute: each is a question of its own.
         """
 
+    def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
+        """What makes it unsafe: ``check``, ``risk`` (high, medium, low), ``summary``, ``cause``, ``mend`` of each.
+
+        ``{node}`` in ``mend`` stands for the node's name. Nothing is changed, and no account can be locked by it.
+        """
+
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
         """Give the user another password, prove it by logging in with it, and else set the old one back.
 

@@ -124,6 +124,9 @@ class Controller(Protocol):
     def inventory(self) -> dict[str, Any]:
         """The parts that the controller knows of, by name, each a map."""
 
+    def audit(self, now: float) -> Sequence[dict[str, Any]]:
+        """What makes it unsafe, as :class:`~provisioner.bmc.audit.Finding` has it. :param now: seconds since 1970."""
+
     def change_password(self, password: str) -> None:
         """Give the user who is logged in another password; this session goes on."""
 

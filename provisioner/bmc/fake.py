@@ -59,6 +59,10 @@ class FakeBmcs:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
 
+    def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
+        self._reach(bmc, password, "audit")
+        return []
+
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
         self._reach(bmc, password, "change_password")
         self.password = new

@@ -17,13 +17,14 @@ from pyghmi.ipmi.command import Command
 from pyghmi.ipmi.events import EventHandler
 from pyghmi.ipmi.private.session import Session
 
+from provisioner.bmc.audit import audit_ipmi, judge_clock
 from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Trouble, Way
 from provisioner.bmc.facts import parse_device_id
 from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
 
 APPLICATION, CHASSIS, STORAGE = 0x06, 0x00, 0x0A
-LOG_INFO = 0x40
+LOG_INFO, LOG_TIME = 0x40, 0x48
 DEVICE_ID, SYSTEM_GUID = 0x01, 0x37
 CHASSIS_STATUS, CHASSIS_CONTROL, SET_BOOT_OPTION, GET_BOOT_OPTION = 0x01, 0x02, 0x08, 0x09
 IDENTIFY, USER_ACCESS, USER_NAME, USER_PASSWORD = 0x04, 0x44, 0x46, 0x47
@@ -132,7 +133,7 @@ def connect(way: Way, /) -> Controller:
     start = time.monotonic()
     try:
         command = Command(bmc=way.address, userid=way.username, password=way.password, port=way.port)
-        return IpmiController(command.ipmi_session, time.monotonic() - start, way.username, command)
+        return IpmiController(command.ipmi_session, time.monotonic() - start, way, command)
     except TimeUp as error:
         raise _silent_login(time.monotonic() - start) from error
     except socket.gaierror as error:
@@ -191,10 +192,12 @@ class IpmiController:
     :param library: pyghmi's own verbs, for what takes a sensor repository or an inventory to understand.
     """
 
-    def __init__(self, session: Session, seconds: float, username: str = "", library: Command | None = None) -> None:
+    def __init__(
+        self, session: Session, seconds: float, way: Way | None = None, library: Command | None = None
+    ) -> None:
         self._session = session
         self._seconds = seconds
-        self._username = username
+        self._way = way
         self.quirks: frozenset[Quirk] = frozenset()
         self._library = library
 
@@ -303,6 +306,15 @@ class IpmiController:
             for name, part in parts
         }
 
+    def audit(self, now: float) -> Sequence[dict[str, Any]]:
+        assert self._way is not None
+        found = audit_ipmi(self._way)
+        try:
+            found += judge_clock(int.from_bytes(self._send(STORAGE, LOG_TIME)[:4], "little"), now)
+        except Refused:
+            pass  # it has no clock (31.10)
+        return [finding.to_dict() for finding in found]
+
     def change_password(self, password: str) -> None:
         word = password.encode()
         long = len(word) > PASSWORD_BYTES
@@ -316,15 +328,18 @@ class IpmiController:
 
     def _user_id(self) -> int:
         """The number of the user who is logged in (22.26, 22.29)."""
+        assert self._way is not None
         most = self._send(APPLICATION, USER_ACCESS, THIS_CHANNEL, 1)[0] & 0x3F
         for user in range(1, most + 1):
             try:
                 name = self._send(APPLICATION, USER_NAME, user)
             except Refused:
                 continue  # an empty place
-            if name.rstrip(b"\0").decode(errors="replace") == self._username:
+            if name.rstrip(b"\0").decode(errors="replace") == self._way.username:
                 return user
-        raise Failed("the user cannot be found in the controller's list", f"{most} places, none is {self._username}")
+        raise Failed(
+            "the user cannot be found in the controller's list", f"{most} places, none is {self._way.username}"
+        )
 
     def close(self) -> None:
         self._session.logout()

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import requests.adapters
@@ -19,6 +20,7 @@ import sushy
 from sushy import auth, connector, exceptions
 from urllib3.poolmanager import PoolManager
 
+from provisioner.bmc.audit import DEFAULTS, IPMI_PORT, Finding, answers_ipmi, judge_clock
 from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Way
 from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
@@ -241,6 +243,23 @@ class RedfishController:
                     shown = ("Model", "Manufacturer", "TotalCores", "MACAddress", "CapacityMiB", "PartNumber")
                     parts[f"{kind} {part.get('Id')}"] = {key: part[key] for key in shown if part.get(key)}
             return {name: {k: str(v) for k, v in part.items() if v is not None} for name, part in parts.items()}
+
+    def audit(self, now: float) -> Sequence[dict[str, Any]]:
+        found = []
+        if (self._way.username, self._way.password) in DEFAULTS:
+            words = f"the user {self._way.username} has a password from the factory"
+            mend = "provisioner node rotate-credentials {node}"
+            found.append(Finding("default-password", "high", words, "it is in the vendor's manual", mend))
+        if answers_ipmi(self._way.address):
+            words = "IPMI over LAN is reachable, though Redfish is what is used"
+            cause = f"it answers at UDP port {IPMI_PORT}, and gives anyone a hash of a user's password (CVE-2013-4786)"
+            found.append(Finding("ipmi-reachable", "medium", words, cause, "{ipmitool:lan set 1 access off}"))
+        with _translated("reading the clock"):
+            for manager in self._optional(lambda: self._system.managers) or ():
+                if clock := manager.json.get("DateTime"):
+                    found += judge_clock(datetime.fromisoformat(str(clock)).timestamp(), now)
+                    break
+        return [finding.to_dict() for finding in found]
 
     def change_password(self, password: str) -> None:
         with _translated("changing the password"):

@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 from provisioner.bmc.contract import Asked, PowerWord
 from provisioner.bmc.driver import Reading
-from provisioner.bmc.hints import ipmitool, silent, trouble_error, where
+from provisioner.bmc.hints import fill_in, ipmitool, silent, trouble_error, where
 from provisioner.bmc.sweep import Sweeper
 from provisioner.errors import BmcError, BmcRefused, ProgramMissing
 from provisioner.events import Event, Observer, null_observer
@@ -208,6 +208,10 @@ class BmcWorker:
 
     def read(self, bmc: BmcAddress, password: str, what: Reading, deadline: float) -> Any:
         return self._call(bmc, password, what, deadline)[what]
+
+    def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
+        found = self._call(bmc, password, "audit", deadline)["audit"]
+        return [finding | {"mend": fill_in(finding["mend"], bmc)} for finding in found]
 
     def change_password(self, bmc: BmcAddress, password: str, new: str, deadline: float) -> None:
         end = time.monotonic() + deadline

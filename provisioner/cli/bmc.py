@@ -11,6 +11,7 @@ from provisioner.cli.options import Options, clean, output_option, pass_options,
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import print_facts, print_table
 from provisioner.errors import EXIT_ERROR, ProvisionerError, UsageError, error_from_dict
+from provisioner.model.status import AuditResult
 
 
 @click.command("boot-device")
@@ -155,3 +156,39 @@ def _show_rotated(result: dict[str, Any]) -> None:
         click.echo(f"{result['node']}: a new password, proved; the old one is gone")
     else:
         click.echo(clean("\n".join(error_lines(error_from_dict(result["error"])))), err=True)
+
+
+@click.command("audit")
+@click.argument("names", nargs=-1)
+@output_option
+@pass_options
+def audit(options: Options, names: tuple[str, ...]) -> int:
+    """Find out what makes the BMCs of NAMES, or of all nodes, unsafe, and which command mends it.
+
+    Asked from outside as an attacker would, and inside with the node's own login. Nothing is changed, and no account
+    can be locked by it. The exit code is 1 when a finding is of high risk or a BMC did not answer.
+
+    \b
+    Example:
+      provisioner node audit
+    """
+    results = []
+    with open_client(options) as client:
+        for result in client.audit(names):
+            results.append(result)
+            if not options.json:
+                _show_audit(result)
+    if options.json:
+        print_json([result.model_dump(mode="json") for result in sorted(results, key=lambda result: result.node)])
+    bad = any(result.error or any(finding.risk == "high" for finding in result.findings) for result in results)
+    return EXIT_ERROR if bad else 0
+
+
+def _show_audit(result: AuditResult) -> None:
+    if result.error:
+        click.echo(clean("\n".join(error_lines(error_from_dict(result.error)))), err=True)
+    elif not result.findings:
+        click.echo(f"{result.node}: nothing found")
+    for finding in result.findings:
+        head = f"{result.node}: {finding.risk}: {finding.summary} [{finding.check}]"
+        click.echo(clean(f"{head}\n    why:  {finding.cause}\n    mend: {finding.mend}"))

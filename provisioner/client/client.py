@@ -20,7 +20,7 @@ from provisioner.model.hardware import Power
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
 from provisioner.model.value import Value
 
 ANSWER_SECONDS = 120.0
@@ -70,6 +70,10 @@ class Client:
     def sweep(self) -> Iterator[SweepResult]:
         """Ask every BMC for its node's power; each answer comes as soon as it is known."""
         return self._stream(SweepResult, {}, "nodes", "sweep")
+
+    def audit(self, names: Sequence[str]) -> Iterator[AuditResult]:
+        """Find out what makes the BMCs of these nodes, or of all, unsafe; each result as soon as it is known."""
+        return self._stream(AuditResult, {"names": list(names)}, "nodes", "audit")
 
     def _stream(self, kind: type[Line], body: dict[str, Any], *path: str) -> Iterator[Line]:
         with self._translated(), self._http.stream("POST", _path(path), content=json.dumps(body)) as answer:

@@ -10,6 +10,7 @@ from typing import Any
 
 from provisioner.bmc.contract import Bmcs
 from provisioner.conductor import bmcs
+from provisioner.conductor.audit import audit
 from provisioner.conductor.clouds import apply_plan, plan_cloud
 from provisioner.conductor.doors import CatalogueDoor, Doors
 from provisioner.conductor.enroll import enroll
@@ -25,7 +26,7 @@ from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import EXITS, NodeState
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
 from provisioner.store.nodes import PortRecord
 from provisioner.store.store import Store
 from provisioner.system.clock import Clock, HostClock
@@ -78,6 +79,10 @@ class Conductor(Guests):
     def sweep(self) -> Iterator[SweepResult]:
         """Ask all BMCs for their power at once; the results as they come."""
         return sweep_nodes(self._doors)
+
+    def audit(self, names: Sequence[str]) -> Iterator[AuditResult]:
+        """What makes the BMCs of these nodes, or of all, unsafe; the results as they come."""
+        return audit(self._doors, names)
 
     def nodes(self) -> list[Node]:
         return self._store.nodes.all()

@@ -6,6 +6,7 @@ The specification is IPMI 2.0, revision 1.1.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import selectors
@@ -42,6 +43,8 @@ COMPLETED, BUSY, INVALID_COMMAND, NO_PARAMETER = b"\x00", b"\xc0", b"\xc1", b"\x
 DEVICE_ID = bytes((0x20, 0x01, 0x09, 0x08, 0x02, 0x9F, 0x91, 0x12, 0x00, 0x02, 0x0F))
 """Device, revision, firmware 9.08, IPMI 2.0, what it can do, manufacturer, product (table 20-2)."""
 SESSIONS_AT_ONCE = 16
+NO_CIPHER = Suite(0, hashlib.sha1, 0, 0, 0)
+NOTHING = b"no proof is asked for"
 
 
 @dataclass
@@ -84,11 +87,12 @@ class _Guest:
 @dataclass
 class SimulatedBmc:
     """One controller. ``users`` are passwords by name, ``privilege`` is the most that each may be (table 13-18);
-    ``boot`` holds the boot flags (table 28-14, parameter 5)."""
+    ``boot`` holds the boot flags (table 28-14, parameter 5), ``cipher_zero``: anyone is let in who asks for suite 0."""
 
     users: dict[str, str]
     privilege: int = 4
     suites: Sequence[Suite] = SUITES
+    cipher_zero: bool = False
     power: bool = False
     boot: bytes = bytes(5)
     guid: bytes = field(default_factory=lambda: os.urandom(16))
@@ -123,7 +127,9 @@ class SimulatedBmc:
     def _open(self, payload: bytes) -> bytes:
         tag, console = payload[0], struct.unpack_from("<I", payload, 4)[0]
         wanted = (payload[12], payload[20])
-        suite = next((s for s in self.suites if (s.authentication, s.integrity) == wanted), None)
+        suite = next((s for s in self.suites if (s.authentication, s.integrity) == wanted and payload[28] == 1), None)
+        if self.cipher_zero and (*wanted, payload[28]) == (0, 0, 0):
+            suite = NO_CIPHER
         if suite is None:
             return build_open(OPEN_RESPONSE, bytes((tag, 0x11)))  # as short as ipmi_sim's
         while len(self._guests) >= SESSIONS_AT_ONCE:
@@ -139,6 +145,9 @@ class SimulatedBmc:
             return build_open(RAKP2, struct.pack("<BBxxI", tag, 0x02, 0))
         random, who = payload[8:24], payload[24:25] + payload[27:]
         guest.name = who[2 : 2 + who[1]].decode(errors="replace")
+        if guest.suite is NO_CIPHER:
+            guest.accepted = NOTHING
+            return build_open(RAKP2, struct.pack("<BBxxI", tag, 0, guest.console) + bytes(16) + self.guid)
         password = self.users.get(guest.name)
         if password is None:
             return build_open(RAKP2, struct.pack("<BBxxI", tag, 0x0D, guest.console))
@@ -160,6 +169,8 @@ class SimulatedBmc:
         guest = self._guests.get(ident)
         if guest is None or not guest.accepted:
             return build_open(RAKP4, struct.pack("<BBxxI", tag, 0x02, 0))
+        if guest.suite is NO_CIPHER:
+            return build_open(RAKP4, struct.pack("<BBxxI", tag, 0, guest.console))
         if not hmac.compare_digest(guest.accepted, payload[8:]):
             return build_open(RAKP4, struct.pack("<BBxxI", tag, 0x0F, guest.console))
         guest.open = True

@@ -37,6 +37,24 @@ class SweepResult(Value):
     error: dict[str, Any] | None = None
 
 
+class AuditFinding(Value):
+    """What makes a controller unsafe. ``check`` names it for scripts; ``mend`` is the command that ends it."""
+
+    check: str
+    risk: Literal["high", "medium", "low"]
+    summary: str
+    cause: str
+    mend: str
+
+
+class AuditResult(Value):
+    """The findings of one node, the worst first; ``error`` when its controller could not be asked."""
+
+    node: str
+    findings: tuple[AuditFinding, ...] = ()
+    error: dict[str, Any] | None = None
+
+
 class NodeView(Value):
     """A node with its current deployment, for ``node show``."""
 

@@ -11,7 +11,7 @@ from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,6 +29,8 @@ class ForOperators(Subscribed, Protocol):
     """The conductor as operators see it. Each method may block, and raises errors of ours."""
 
     def enroll(self, items: Sequence[EnrollItem]) -> Iterable[EnrollResult]: ...
+
+    def audit(self, names: Sequence[str]) -> Iterable[AuditResult]: ...
 
     def sweep(self) -> Iterable[SweepResult]: ...
 

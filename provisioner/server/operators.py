@@ -36,6 +36,12 @@ class PowerRequest(Value):
     want: Literal["on", "off", "soft", "reset", "cycle"] | None = None
 
 
+class AuditRequest(Value):
+    """No names: all nodes."""
+
+    names: tuple[str, ...] = ()
+
+
 class BootDeviceRequest(Value):
     device: str
     persistent: bool = False
@@ -61,6 +67,7 @@ def operator_app(
             Route("/v1/status", api.status, methods=["GET"]),
             Route("/v1/nodes/enroll", api.enroll, methods=["POST"]),
             Route("/v1/nodes/sweep", api.sweep, methods=["POST"]),
+            Route("/v1/nodes/audit", api.audit, methods=["POST"]),
             Route("/v1/nodes", api.nodes, methods=["GET"]),
             Route("/v1/nodes/{name}", api.node, methods=["GET"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
@@ -111,6 +118,11 @@ class _Api:
     async def sweep(self, request: Request) -> Response:
         """What each BMC says, as it comes, a JSON line each."""
         return await self._stream(lambda: iter(self._conductor.sweep()))
+
+    async def audit(self, request: Request) -> Response:
+        """The findings of each node, as they come, a JSON line each."""
+        wanted = await read_value(request, AuditRequest)
+        return await self._stream(lambda: iter(self._conductor.audit(wanted.names)))
 
     async def _stream(self, begin: Callable[[], Iterator[Value]]) -> Response:
         results = await self._call(begin)

@@ -376,3 +376,17 @@ def test_a_password_is_changed_proved_and_else_set_back(worker: BmcWorker, tmp_p
         assert worker.power(simulator.bmc, "a-S3cret-of-16-b", DEADLINE) is Power.OFF
     finally:
         simulator.stop()
+
+
+def test_the_audit_finds_what_this_simulator_is_known_for(worker: BmcWorker, simulators: list[Simulator]) -> None:
+    """It takes cipher suite 0 with any password and has no SHA-256; ipmitool is the witness for the first."""
+    simulator = simulators[0]
+    found = {finding["check"]: finding for finding in worker.audit(simulator.bmc, PASSWORD, 60.0)}
+    assert {"cipher-zero", "no-suite-17"} <= set(found)
+    assert "default-password" not in found and "null-user" not in found
+    assert f"-p {simulator.port}" in found["cipher-zero"]["mend"]
+    words = ["ipmitool", "-I", "lanplus", "-C", "0", "-H", "127.0.0.1", "-p", str(simulator.port), "-U", "admin"]
+    witness = subprocess.run(
+        [*words, "-P", "not-the-one", "power", "status"], capture_output=True, timeout=30, check=False
+    )
+    assert witness.returncode == 0

@@ -64,6 +64,9 @@ class FakeController:
     def inventory(self) -> dict[str, Any]:
         return {}
 
+    def audit(self, now: float) -> Sequence[dict[str, Any]]:
+        return [{"check": "clock"}]
+
     def change_password(self, password: str) -> None:
         pass
 

@@ -16,7 +16,15 @@ from provisioner.model.image import Image
 from provisioner.model.plan import Deploy, Guard, Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import EXITS, NodeState, check_verb
-from provisioner.model.status import CloudStatus, EnrollItem, EnrollResult, MemberStatus, NodeView, SweepResult
+from provisioner.model.status import (
+    AuditResult,
+    CloudStatus,
+    EnrollItem,
+    EnrollResult,
+    MemberStatus,
+    NodeView,
+    SweepResult,
+)
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
 from provisioner.server.listener import open_operator_socket
@@ -72,6 +80,7 @@ class FakeConductor:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.powers: list[tuple[str, str | None]] = []
+        self.audits: list[AuditResult] = []
         self.seen: list[SweepResult] = []
         self.readings: dict[str, Any] = {}
         self.callbacks: list[Callable[[], None]] = []
@@ -108,6 +117,9 @@ class FakeConductor:
 
     def read_bmc(self, name: str, what: str) -> Any:
         return self.readings[what]
+
+    def audit(self, names: Sequence[str]) -> Iterable[AuditResult]:
+        yield from [result for result in self.audits if not names or result.node in names]
 
     def sweep(self) -> Iterable[SweepResult]:
         yield from self.seen

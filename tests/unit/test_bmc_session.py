@@ -82,6 +82,9 @@ class FakeController:
     def inventory(self) -> dict[str, Any]:
         return {}
 
+    def audit(self, now: float) -> Sequence[dict[str, Any]]:
+        return [{"check": "clock"}]
+
     def change_password(self, password: str) -> None:
         self._send("change")
 

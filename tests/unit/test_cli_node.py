@@ -16,7 +16,7 @@ from provisioner.errors import BmcSilent
 from provisioner.model.deployment import STEPS, Node, Step, StepName, StepState
 from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
 from provisioner.model.states import NodeState
-from provisioner.model.status import NodeView, SweepResult
+from provisioner.model.status import AuditFinding, AuditResult, NodeView, SweepResult
 from provisioner.system.clock import FakeClock
 
 HARDWARE = """\
@@ -268,3 +268,14 @@ def test_credentials_are_rotated_one_by_one_and_failures_named(bench: Bench) -> 
     assert "node1: a new password" in done.stdout and "nobody" in done.stderr
     assert bench.call("node", "rotate-credentials", "--all", "-o", "json").exit_code == 0
     assert bench.call("node", "rotate-credentials").exit_code == 64
+
+
+def test_an_audit_names_risk_reason_and_what_mends_it(bench: Bench) -> None:
+    finding = AuditFinding(check="cipher-zero", risk="high", summary="anyone", cause="tried", mend="ipmitool lan set")
+    bench.conductor.audits = [AuditResult(node="node1", findings=(finding,)), AuditResult(node="node2")]
+    done = bench.call("node", "audit")
+    assert done.exit_code == 1
+    assert "node1: high: anyone [cipher-zero]" in done.stdout and "mend: ipmitool lan set" in done.stdout
+    assert "node2: nothing found" in done.stdout
+    assert bench.call("node", "audit", "node2").exit_code == 0
+    assert json.loads(bench.call("node", "audit", "-o", "json").stdout)[0]["findings"][0]["check"] == "cipher-zero"
