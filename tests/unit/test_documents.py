@@ -22,7 +22,7 @@ def test_a_page_is_well_formed(page: Path) -> None:
 
 def test_commands_and_places_that_the_readme_names_exist() -> None:
     text = (ROOT / "README.rst").read_text()
-    words = re.findall(r"provisioner ((?:node|image|cloud|lab|config) [a-z]+|plan|apply|serve|events)\b", text)
+    words = re.findall(r"provisioner ((?:node|image|cloud|lab|config) [a-z-]+|plan|apply|serve|events)\b", text)
     assert words and not set(words) - set(COMMANDS)
     places = re.findall(r"``((?:tests|seed|hardware|ci|elements|templates|roles|model)/[a-z_./-]*)``", text)
     missing = [place for place in places if not any((base / place).exists() for base in (ROOT, ROOT / "provisioner"))]
