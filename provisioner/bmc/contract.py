@@ -14,6 +14,22 @@ Asked = Mapping[str, tuple[BmcAddress, str]]
 """Address and password of controllers, by any key."""
 
 
+class Console(Protocol):
+    """A node's serial console. One thread may read while another writes and closes."""
+
+    def read(self) -> bytes:
+        """What the node wrote; waits for it. Empty once it was closed.
+
+        :raises BmcError: it ended otherwise, or never began.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Type it."""
+
+    def close(self) -> None:
+        """End it; a reader gets the end."""
+
+
 class Bmcs(Protocol):
     """All management controllers. May be called from many threads; calls to one controller are done one by one.
 
@@ -61,6 +77,9 @@ class Bmcs(Protocol):
 
         A controller with many sensors may take a minute: each is a question of its own.
         """
+
+    def console(self, bmc: BmcAddress, password: str) -> Console:
+        """Open the serial console; it is proved only by the first read."""
 
     def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
         """What makes it unsafe: ``check``, ``risk`` (high, medium, low), ``summary``, ``cause``, ``mend`` of each.

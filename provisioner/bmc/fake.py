@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from provisioner.bmc.contract import Asked, PowerWord
 from provisioner.errors import BmcError, BmcRefused, BmcSilent
 from provisioner.model.hardware import BmcAddress, BootDevice, Power
+
+
+class FakeConsole:
+    """Repeats what is typed."""
+
+    def __init__(self, greeting: bytes = b"login: ") -> None:
+        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._heard.put(greeting)
+
+    def read(self) -> bytes:
+        return self._heard.get()
+
+    def write(self, data: bytes) -> None:
+        self._heard.put(data)
+
+    def close(self) -> None:
+        self._heard.put(b"")
 
 
 class FakeBmcs:
@@ -58,6 +76,10 @@ class FakeBmcs:
     def read(self, bmc: BmcAddress, password: str, what: str, deadline: float) -> Any:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
+
+    def console(self, bmc: BmcAddress, password: str) -> FakeConsole:
+        self._reach(bmc, password, "console")
+        return FakeConsole()
 
     def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
         self._reach(bmc, password, "audit")

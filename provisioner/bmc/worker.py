@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from provisioner.bmc.contract import Asked, PowerWord
+from provisioner.bmc.console import SerialConsole
+from provisioner.bmc.contract import Asked, Console, PowerWord
 from provisioner.bmc.driver import Reading
 from provisioner.bmc.hints import fill_in, ipmitool, silent, trouble_error, where
 from provisioner.bmc.sweep import Sweeper
@@ -208,6 +209,9 @@ class BmcWorker:
 
     def read(self, bmc: BmcAddress, password: str, what: Reading, deadline: float) -> Any:
         return self._call(bmc, password, what, deadline)[what]
+
+    def console(self, bmc: BmcAddress, password: str) -> Console:
+        return SerialConsole(bmc, password)
 
     def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
         found = self._call(bmc, password, "audit", deadline)["audit"]

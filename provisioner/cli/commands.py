@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "node sensors": Entry("provisioner.cli.bmc:sensors", "Read the sensors of a node."),
     "node log": Entry("provisioner.cli.bmc:log", "Read the event log of a node's BMC."),
     "node inventory": Entry("provisioner.cli.bmc:inventory", "List the parts of a node that its BMC knows."),
+    "node console": Entry("provisioner.cli.console:console", "Look at and type on the serial console of a node."),
     "node audit": Entry("provisioner.cli.bmc:audit", "Find out what makes BMCs unsafe, and what mends it."),
     "node rotate-credentials": Entry("provisioner.cli.bmc:rotate", "Give BMCs new passwords, kept by the service."),
     "node retry": Entry("provisioner.cli.node:retry", "Try again what failed."),

@@ -26,6 +26,8 @@ from provisioner.model.value import Value
 ANSWER_SECONDS = 120.0
 """Seconds until a call without an answer is given up: longer than any BMC command may take."""
 CONNECT_SECONDS = 5.0
+CONSOLE_ERROR = b"\0error "
+"""Begins the last line of a console that ended by an error."""
 START = "start it: provisioner serve"
 
 Line = TypeVar("Line", bound=Value)
@@ -103,6 +105,19 @@ class Client:
     def identify(self, name: str, seconds: int | None) -> None:
         """Light the identify light: for so long, until told otherwise with None, not with 0."""
         self._post({"seconds": seconds}, "nodes", name, "identify")
+
+    @contextmanager
+    def console(self, name: str) -> Iterator[ConsoleStream]:
+        """A node's serial console for as long as the context lasts."""
+        forever = httpx.Timeout(None, connect=CONNECT_SECONDS)
+        with (
+            self._translated(),
+            self._http.stream("POST", _path(("nodes", name, "console")), timeout=forever) as answer,
+        ):
+            if answer.is_error:
+                answer.read()
+                raise self._error(answer)
+            yield ConsoleStream(self._http, answer)
 
     def rotate(self, name: str) -> None:
         """Give the node's BMC a new password, which only the service knows."""
@@ -187,6 +202,28 @@ class Client:
                 cause=type(error).__name__,
                 hint="service and command are of different versions: start the service again",
             ) from None
+
+
+class ConsoleStream:
+    """An open console. One thread may iterate while another types."""
+
+    def __init__(self, http: httpx.Client, answer: httpx.Response) -> None:
+        self._http = http
+        self._answer = answer
+        self._ident = answer.headers["x-console"]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """What the node writes, until the console ends. Raises the service's error when it ends by one."""
+        for data in self._answer.iter_raw():
+            text, mark, error = data.partition(CONSOLE_ERROR)
+            if text:
+                yield text
+            if mark:
+                raise error_from_dict(json.loads(error))
+
+    def type(self, data: bytes) -> bool:
+        """False when the console has ended."""
+        return self._http.post(_path(("consoles", self._ident)), content=data).is_success
 
 
 def _path(parts: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from provisioner.bmc.contract import PowerWord
+from provisioner.bmc.contract import Console, PowerWord
 from provisioner.bmc.driver import READINGS
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.enroll import BMC_SECONDS
@@ -51,6 +51,14 @@ def set_boot_device(doors: Doors, name: str, device: str, persistent: bool) -> N
     doors.bmcs.set_boot_device(node.bmc, password, BootDevice(device), uefi, BMC_SECONDS, persistent)
     lifetime = "from now on" if persistent else "for the next boot"
     doors.tell("boot-device.changed", f"{lifetime} from {device}", name)
+
+
+def open_console(doors: Doors, name: str) -> Console:
+    """The node's serial console; whoever is on it is put on record."""
+    node = doors.store.nodes.get(name)
+    console = doors.bmcs.console(node.bmc, doors.store.nodes.password(name))
+    doors.tell("console.opened", "an operator is on its serial console", name)
+    return console
 
 
 def identify(doors: Doors, name: str, seconds: int | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from provisioner.bmc.contract import Bmcs
+from provisioner.bmc.contract import Bmcs, Console
 from provisioner.conductor import bmcs
 from provisioner.conductor.audit import audit
 from provisioner.conductor.clouds import apply_plan, plan_cloud
@@ -106,6 +106,9 @@ class Conductor(Guests):
 
     def identify(self, name: str, seconds: int | None) -> None:
         bmcs.identify(self._doors, name, seconds)
+
+    def console(self, name: str) -> Console:
+        return bmcs.open_console(self._doors, name)
 
     def rotate(self, name: str) -> None:
         rotate(self._doors, name)

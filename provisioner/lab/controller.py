@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+from provisioner.lab.machine import SERIAL_PORT
 from provisioner.lab.rack import Machine
 
 EMULATION = """mc_setbmc 0x20
@@ -32,6 +33,7 @@ def controller_config(machine: Machine, *, username: str, password: str, chassis
         f"    guid {guid}\n"
         "  endlan\n"
         f'  chassis_control "{chassis}"\n'
+        f'  sol "telnet:{machine.bmc}:{SERIAL_PORT}" 115200\n'
         '  user 1 false "" "" user 10 none md2 md5 straight\n'
         f'  user 2 true "{username}" "{password}" admin 10 none md2 md5 straight\n'
     )

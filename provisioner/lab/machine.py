@@ -10,6 +10,8 @@ from provisioner.system.run import Runner
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+SERIAL_PORT = 9003
+"""At the controller's address; the controller carries it to whoever asks for serial over LAN."""
 QEMU = "qemu-system-x86_64"
 # Without a display SeaBIOS speaks on the serial console.
 MACHINE = "q35,graphics=off"
@@ -46,7 +48,7 @@ def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first:
         "-device", f"virtio-blk-pci,drive=disk0,serial={machine.name}-root,bootindex={disk}",
         "-device", "virtio-rng-pci",
         "-chardev",
-        f"socket,id=serial,path={folder / 'serial.sock'},server=on,wait=off,"
+        f"socket,id=serial,host={machine.bmc},port={SERIAL_PORT},telnet=on,server=on,wait=off,"
         f"logfile={folder / 'console.log'},logappend=on",
         "-serial", "chardev:serial",
         "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",

@@ -25,6 +25,16 @@ class Subscribed(Protocol):
         """Call ``callback``, from any thread, after each change of a record; the answer ends that."""
 
 
+class Console(Protocol):
+    """A node's serial console. ``read`` waits and may raise; empty at the end. ``close`` ends a read."""
+
+    def read(self) -> bytes: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class ForOperators(Subscribed, Protocol):
     """The conductor as operators see it. Each method may block, and raises errors of ours."""
 
@@ -43,6 +53,8 @@ class ForOperators(Subscribed, Protocol):
     def set_boot_device(self, name: str, device: str, persistent: bool) -> None: ...
 
     def identify(self, name: str, seconds: int | None) -> None: ...
+
+    def console(self, name: str) -> Console: ...
 
     def rotate(self, name: str) -> None: ...
 

@@ -20,6 +20,7 @@ from provisioner.model.status import EnrollItem
 from provisioner.model.value import Value
 from provisioner.server.answers import build_app, read_number, read_value
 from provisioner.server.changes import Changes
+from provisioner.server.consoles import Consoles
 from provisioner.server.desk import END, Desk, ForOperators, take
 
 EVENTS = 1000
@@ -73,6 +74,8 @@ def operator_app(
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
+            Route("/v1/nodes/{name}/console", api.consoles.show, methods=["POST"]),
+            Route("/v1/consoles/{id}", api.consoles.type, methods=["POST"]),
             Route("/v1/nodes/{name}/credentials", api.rotate, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
@@ -105,6 +108,7 @@ class _Api:
         self._about = about
         self._call = desk.for_operator
         self._changes = changes
+        self.consoles = Consoles(conductor)
 
     async def status(self, request: Request) -> Response:
         nodes = await self._call(self._conductor.nodes)

@@ -48,6 +48,7 @@ set_working_mc 0x20
     guid a123456789abcdefa1234567{port:08x}
   endlan
   chassis_control "{folder}/chassis {folder}"
+  {sol}
   user 2 true "admin" "{password}" admin 10 none md2 md5 straight
 """
 EMULATION = """mc_setbmc 0x20
@@ -60,7 +61,7 @@ mc_enable 0x20
 class Simulator:
     """One ipmi_sim; its folder holds ``power`` and ``boot``, and in ``log`` what it was told."""
 
-    def __init__(self, folder: Path, port: int, password: str = PASSWORD) -> None:
+    def __init__(self, folder: Path, port: int, password: str = PASSWORD, serial: int | None = None) -> None:
         self.folder = folder
         self.port = port
         folder.mkdir()
@@ -70,7 +71,8 @@ class Simulator:
         (folder / "log").touch()
         (folder / "chassis").write_text(CHASSIS)
         (folder / "chassis").chmod(0o755)
-        (folder / "lan.conf").write_text(LAN.format(port=port, folder=folder, password=password))
+        sol = f'sol "telnet:127.0.0.1:{serial}" 115200' if serial else ""
+        (folder / "lan.conf").write_text(LAN.format(port=port, folder=folder, password=password, sol=sol))
         (folder / "emulation").write_text(EMULATION)
         self.start()
 
@@ -390,3 +392,53 @@ def test_the_audit_finds_what_this_simulator_is_known_for(worker: BmcWorker, sim
         [*words, "-P", "not-the-one", "power", "status"], capture_output=True, timeout=30, check=False
     )
     assert witness.returncode == 0
+
+
+def greet(node: socket.socket, stop: threading.Event) -> None:
+    """What a node writes before the console's session is there is not shown, so it writes again."""
+    while not stop.wait(0.2):
+        node.sendall(b"login: ")
+
+
+def test_a_serial_console_carries_bytes_both_ways_and_ends(worker: BmcWorker, tmp_path: Path) -> None:
+    """The node's serial port is a socket, as QEMU's is in the lab."""
+    with socket.create_server(("127.0.0.1", 0)) as serial:
+        serial.settimeout(20)
+        simulator = Simulator(tmp_path / "bmc", free_port(), serial=serial.getsockname()[1])
+        console = worker.console(simulator.bmc, PASSWORD)
+        try:
+            node, _ = serial.accept()
+            node.settimeout(20)
+            with node:
+                stop = threading.Event()
+                thread = threading.Thread(target=lambda: greet(node, stop))
+                thread.start()
+                shown = b""
+                while b"login:" not in shown:
+                    shown += console.read()
+                stop.set()
+                thread.join()
+                console.write(b"root\r")
+                typed = b""
+                while b"root\r" not in typed:
+                    typed += node.recv(100)
+            console.close()
+            while console.read():
+                pass
+        finally:
+            console.close()
+            simulator.stop()
+
+
+def test_a_console_that_cannot_be_had_says_why(worker: BmcWorker, simulators: list[Simulator]) -> None:
+    wrong = worker.console(simulators[0].bmc, "not-the-one")
+    with pytest.raises(BmcRefused, match="the password is wrong"):
+        wrong.read()
+    wrong.close()
+    without = worker.console(simulators[0].bmc, PASSWORD)
+    with pytest.raises(BmcRefused, match="gives no console"):
+        without.read()
+    without.close()
+    redfish = BmcAddress(driver="redfish", address="127.0.0.1", username="admin", password=SecretRef(env="UNUSED"))
+    with pytest.raises(BmcRefused, match="by IPMI only"):
+        worker.console(redfish, PASSWORD)

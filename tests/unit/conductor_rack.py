@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner.bmc.contract import Asked
+from provisioner.bmc.fake import FakeConsole
 from provisioner.conductor.conductor import Conductor
 from provisioner.errors import BmcError, BmcRefused, BmcSilent, ImageError, NotFound, TrustError
 from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
@@ -178,6 +179,10 @@ class Controllers:
     def read(self, bmc: BmcAddress, password: str, what: str, deadline: float) -> Any:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
+
+    def console(self, bmc: BmcAddress, password: str) -> FakeConsole:
+        self._reach(bmc, password, "console")
+        return FakeConsole()
 
     def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
         self._reach(bmc, password, "audit")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from provisioner.bmc.fake import FakeConsole
 from provisioner.errors import BmcRefused, NotFound
 from provisioner.model.deployment import STEPS, Address, Deployment, Node, Placement, Step, StepState
 from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
@@ -65,6 +66,11 @@ def make_status(ready: bool = False, failed: bool = False, **member: Any) -> Clo
     return CloudStatus(cloud="lab", ready=ready, failed=failed, members=(MemberStatus(**one),))
 
 
+class DeadConsole(FakeConsole):
+    def read(self) -> bytes:
+        raise BmcRefused("the console is in use", where="10.77.1.11")
+
+
 class FakeConductor:
     """Answers from what the test put into it, and announces changes when told."""
 
@@ -109,6 +115,11 @@ class FakeConductor:
 
     def identify(self, name: str, seconds: int | None) -> None:
         self.powers.append((name, f"light {seconds}"))
+
+    def console(self, name: str) -> FakeConsole:
+        if name == "dead":
+            return DeadConsole()
+        return FakeConsole()
 
     def rotate(self, name: str) -> None:
         if name not in {node.name for node in self.node_list}:

@@ -22,7 +22,12 @@ DOORS = {
 """Modules that only the named places may import: programs, BMCs, the database, sockets and the terminal."""
 # A child that is spoken to over a pipe cannot go through `Runner.run`, which waits for the end; the chassis program is
 # started by ipmi_sim for each command and imports nothing of ours.
-CHILDREN = {"provisioner/bmc/sweep.py", "provisioner/bmc/worker.py", "provisioner/lab/chassis.py"}
+CHILDREN = {
+    "provisioner/bmc/console.py",
+    "provisioner/bmc/sweep.py",
+    "provisioner/bmc/worker.py",
+    "provisioner/lab/chassis.py",
+}
 
 
 def rooms() -> Iterator[tuple[str, Path]]:
