@@ -27,6 +27,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "node import": Entry("provisioner.cli.imports:import_command", "Write a hardware file from instackenv.json, CSV."),
     "node sweep": Entry("provisioner.cli.node:sweep", "Ask all BMCs for the power at once; name what drifted or died."),
+    "node inspect": Entry("provisioner.cli.node:inspect", "Boot nodes once and record what they are made of."),
     "node list": Entry("provisioner.cli.node:list_nodes", "List the nodes and how they are."),
     "node show": Entry("provisioner.cli.node:show", "Show a node and the timeline of its deployment."),
     "node power": Entry("provisioner.cli.node:power", "Ask or change the power of a node."),

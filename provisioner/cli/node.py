@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,12 +13,14 @@ from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds
 from provisioner.client.client import Client
 from provisioner.errors import EXIT_ERROR, DeadlinePassed, error_from_dict
-from provisioner.model.deployment import Deployment, Node, Step
-from provisioner.model.hardware import HardwareReport
+from provisioner.model.deployment import Deployment, Node, Step, StepState
+from provisioner.model.hardware import HardwareReport, Nic
 from provisioner.model.states import EXITS, NodeState
 from provisioner.model.status import NodeView
 
 GIB = 1 << 30
+INSPECT_SECONDS = 1200.0
+"""Longer than any step of an inspection may take."""
 
 
 @click.command("list")
@@ -78,7 +81,7 @@ def show(options: Options, name: str, hardware: bool) -> None:
     if view.deployment:
         _print_timeline(view.deployment)
     if hardware:
-        _print_hardware(view.node.hardware)
+        _print_hardware(view.node.hardware, view.differences)
     if view.node.failure:
         click.echo(clean("\n".join(error_lines(error_from_dict(view.node.failure)))))
 
@@ -141,29 +144,105 @@ def _print_timeline(deployment: Deployment) -> None:
         click.echo(f"{max(ends) - deployment.created:.1f} s in all")
 
 
-def _print_hardware(report: HardwareReport | None) -> None:
+def _print_hardware(report: HardwareReport | None, differences: Sequence[str]) -> None:
     click.echo()
     if report is None:
-        click.echo("hardware: not known yet; the ramdisk reports it when the node is deployed")
+        click.echo("hardware: not known yet; provisioner node inspect NAME, or a deployment, finds it out")
         return
+    kvm = {True: ", and it works", False: ", but it does not work: look at the firmware's settings", None: ""}
     print_facts(
         [
             ("product", report.product),
             ("serial", report.serial),
-            ("CPUs", report.cpus),
+            ("uuid", report.uuid),
+            ("processor", report.processor),
+            ("CPUs", f"{report.cpus} in {report.cores or '?'} cores, {report.sockets or '?'} sockets"),
             ("memory", f"{report.memory_mib} MiB"),
-            ("firmware", report.firmware),
-            ("virtualisation", "yes" if report.virtualisation else "no"),
+            ("firmware", f"{report.firmware} {report.bios}"),
+            ("virtualisation", f"yes{kvm[report.kvm]}" if report.virtualisation else "no"),
         ]
     )
-    print_table(
-        ("disk", "GiB", "model", "serial", "holds"),
-        [
-            (d.name, f"{d.size / GIB:.1f}", d.model, d.serial, ", ".join(d.signatures) or "nothing")
-            for d in report.disks
-        ],
+    if report.memory:
+        modules = [(m.place, m.size_mib, m.speed or "", m.manufacturer, m.part, m.serial) for m in report.memory]
+        print_table(("module", "MiB", "MT/s", "manufacturer", "part", "serial"), modules)
+    disks = [
+        (d.name, f"{d.size / GIB:.1f}", d.model, d.serial, d.wwn, d.by_path, ", ".join(d.signatures) or "nothing")
+        for d in report.disks
+    ]
+    print_table(("disk", "GiB", "model", "serial", "wwn", "path", "holds"), disks)
+    nics = [
+        (n.name, n.mac, n.driver, f"{n.speed or '?'} Mbit/s" if n.link else "no link", _neighbour(n))
+        for n in report.nics
+    ]
+    print_table(("NIC", "MAC", "driver", "link", "plugged into"), nics)
+    for difference in differences:
+        click.echo(clean(f"differs: {difference}"))
+
+
+def _neighbour(nic: Nic) -> str:
+    return f"{nic.neighbour.switch} {nic.neighbour.port}" if nic.neighbour else ""
+
+
+@click.command("inspect")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until all are inspected.")
+@output_option
+@pass_options
+def inspect(options: Options, names: tuple[str, ...], wait: bool) -> int:
+    """Boot each of NAMES into the ramdisk once, take on record what it is made of, and switch it off.
+
+    Disks are not changed. Where a node is not what its hardware file says, each difference is a line. Switches are
+    listened to for half a minute. The exit code is 1 when a node could not be inspected.
+
+    \b
+    Example:
+      provisioner node inspect a01 a02
+    """
+    with open_client(options) as client:
+        for name in names:
+            client.verb(name, "inspect")
+        views = [_wait_until_inspected(options, client, name) if wait else client.node(name) for name in names]
+    if options.json:
+        print_json([_view_json(view) for view in views])
+    for view in views if not options.json else ():
+        click.echo(_inspected(view))
+        for difference in view.differences if wait else ():
+            click.echo(clean(f"    differs: {difference}"))
+        if view.node.failure:
+            click.echo(clean("\n".join(error_lines(error_from_dict(view.node.failure)))), err=True)
+    return EXIT_ERROR if any(view.node.state is NodeState.FAILED for view in views) else 0
+
+
+def _inspected(view: NodeView) -> str:
+    node, seen = view.node, view.node.hardware
+    if node.state is not NodeState.AVAILABLE or seen is None:
+        return f"{node.name} is {node.state}"
+    size = sum(disk.size for disk in seen.disks) / GIB
+    parts = (
+        f"{seen.cpus} CPUs, {seen.memory_mib} MiB, {len(seen.disks)} disks with {size:.0f} GiB, {len(seen.nics)} NICs"
     )
-    print_table(("NIC", "MAC", "link"), [(n.name, n.mac, "up" if n.link else "down") for n in report.nics])
+    return f"{node.name}: {parts}"
+
+
+def _wait_until_inspected(options: Options, client: Client, name: str) -> NodeView:
+    """Each step is told as it begins, on standard error."""
+    begun, last = options.clock.monotonic(), ""
+    while True:
+        view = client.node(name)
+        running = [step for step in view.deployment.steps if step.state is StepState.RUNNING] if view.deployment else []
+        step = str(running[0].name) if running else str(view.node.state)
+        if step != last and not options.json:
+            click.echo(f"  {options.clock.monotonic() - begun:6.1f} s  {name}: {step}", err=True)
+            last = step
+        if view.node.state not in (NodeState.INSPECTING, NodeState.CLEANING):
+            return view
+        if options.clock.monotonic() - begun > INSPECT_SECONDS:
+            raise DeadlinePassed(
+                f"it is still {view.node.state} after {INSPECT_SECONDS:.0f} s; the service goes on",
+                where=name,
+                hint=f"provisioner node show {name}",
+            )
+        options.clock.sleep(0.5)
 
 
 @click.command("sweep")

@@ -12,7 +12,7 @@ from provisioner.conductor.sweep import note_power
 from provisioner.errors import Conflict, UsageError
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import BootDevice, Firmware, Power
-from provisioner.model.states import NodeState
+from provisioner.model.states import AT_WORK
 
 POWER_WORDS: tuple[PowerWord, ...] = ("on", "off", "soft", "reset", "cycle")
 SOFT_SECONDS = 90.0
@@ -77,7 +77,7 @@ def read_bmc(doors: Doors, name: str, what: str) -> Any:
 def check_idle(doors: Doors, name: str, what: str) -> Node:
     """The node, which nobody works on. :raises Conflict: the conductor does."""
     node = doors.store.nodes.get(name)
-    if node.state in (NodeState.DEPLOYING, NodeState.CLEANING):
+    if node.state in AT_WORK:
         raise Conflict(
             f"the node is {node.state}; its {what} is not yours now",
             where=name,

@@ -25,8 +25,9 @@ from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.states import EXITS, NodeState
+from provisioner.model.states import AT_WORK, EXITS, NodeState
 from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.plan.compare import compare_hardware
 from provisioner.store.nodes import PortRecord
 from provisioner.store.store import Store
 from provisioner.system.clock import Clock, HostClock
@@ -92,7 +93,8 @@ class Conductor(Guests):
         node = self._store.nodes.get(name)
         ident = node.deployment or self._store.deployments.last_of(name)
         deployment = None if ident is None else self._store.deployments.get(ident)
-        return NodeView(node=node, deployment=deployment, exits=EXITS[node.state])
+        differences = () if node.hardware is None else compare_hardware(node.spec, node.hardware)
+        return NodeView(node=node, deployment=deployment, exits=EXITS[node.state], differences=tuple(differences))
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record with the address it gets while its node runs the ramdisk; for DHCP."""
@@ -230,4 +232,4 @@ class Conductor(Guests):
 
 def _needs_work(node: Node) -> bool:
     behind = node.state is NodeState.ACTIVE and node.generation > node.applied
-    return behind or node.state in (NodeState.DEPLOYING, NodeState.CLEANING)
+    return behind or node.state in AT_WORK

@@ -62,7 +62,7 @@ class Guests:
         )
 
     def _due(self, node: Node) -> Deployment | None:
-        if node.state is not NodeState.DEPLOYING or node.deployment is None:
+        if node.state not in (NodeState.DEPLOYING, NodeState.INSPECTING) or node.deployment is None:
             return None
         deployment = self._store.deployments.get(node.deployment)
         state = {step.name: step.state for step in deployment.steps}

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from provisioner.conductor.disk import choose_disk, disk_guid, esp_guid, root_guid
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.instance import build_files
 from provisioner.errors import BmcError, DeployError, ImageError
 from provisioner.model.deployment import Deployment, Node, Step, StepName
-from provisioner.model.hardware import BootDevice, Firmware, Power
+from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, Power
 from provisioner.model.role import Role
 from provisioner.store.deployments import Order
 from provisioner.store.tokens import BOOT, INSTANCE
@@ -20,6 +22,8 @@ from provisioner.trust.keys import new_token
 
 BMC_SECONDS = 30.0
 POWER_SECONDS = 120.0
+LLDP_SECONDS = 32.0
+"""Switches tell of themselves every 30 s (IEEE 802.1AB, 9.2.5.7)."""
 HELLO_SECONDS = 600.0
 AGENT_SECONDS = 1800.0
 SILENT_SECONDS = 180.0
@@ -80,12 +84,13 @@ def boot_files(work: Work) -> Outcome:
     ramdisk = work.doors.catalogue.newest(RAMDISK)
     if ramdisk is None:
         raise ImageError("there is no ramdisk image", where=RAMDISK, hint="provisioner image build")
-    image = work.doors.catalogue.get(work.deployment.placement.image)
+    placement = work.deployment.placement
+    image = "" if placement.inspects else work.doors.catalogue.get(placement.image).id
     store = work.doors.store
     if store.tokens.token(work.deployment.id, BOOT) is None:
         expiry = work.now + TOKEN_SECONDS
         store.tokens.replace(new_token(), BOOT, work.node.name, work.deployment.id, expiry)
-    return done(ramdisk=ramdisk.id, image=image.id)
+    return done(ramdisk=ramdisk.id, image=image)
 
 
 def boot_device(work: Work) -> Outcome:
@@ -193,6 +198,23 @@ def order_agent(work: Work) -> Outcome:
     work.check_deadline(AGENT_SECONDS, work.step.started or touched, f"the ramdisk did not end {name}")
     check_power(work, touched)
     return wait("the ramdisk works on it")
+
+
+def inspect(work: Work) -> Outcome:
+    """The whole report, with what takes the agent a while to find out."""
+    outcome = order_agent(work)
+    if not outcome.done:
+        return outcome
+    try:
+        hardware = HardwareReport.model_validate(outcome.detail.get("hardware"))
+    except ValidationError as error:
+        raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
+    work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
+    return done(cpus=hardware.cpus, memory_mib=hardware.memory_mib, disks=len(hardware.disks), nics=len(hardware.nics))
+
+
+def _inspect_order(work: Work) -> dict[str, Any]:
+    return {"lldp_seconds": LLDP_SECONDS}
 
 
 def _finished(work: Work, order: Order) -> Outcome:
@@ -338,6 +360,7 @@ ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.WRITE_IMAGE: _image_order,
     StepName.SEED_INSTANCE: _seed_order,
     StepName.BOOT_LOADER: _loader_order,
+    StepName.INSPECT: _inspect_order,
 }
 
 ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
@@ -355,4 +378,5 @@ ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.RESTART: restart,
     StepName.CONFIGURE: configure,
     StepName.PROBE: probe,
+    StepName.INSPECT: inspect,
 }

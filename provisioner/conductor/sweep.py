@@ -11,14 +11,12 @@ from provisioner.conductor.doors import Doors
 from provisioner.errors import BmcError, ProvisionerError
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power, PowerPolicy
-from provisioner.model.states import NodeState
+from provisioner.model.states import AT_WORK
 from provisioner.model.status import SweepResult
 
 SWEEP_SECONDS = 8.0
 """A controller that has not answered by then is silent."""
 RESTORE_SECONDS = 20.0
-AT_WORK = (NodeState.DEPLOYING, NodeState.CLEANING)
-"""States in which the conductor switches the power itself, and nothing it is found to be is a surprise."""
 
 LOG = logging.getLogger(__name__)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 
 from provisioner.conductor.clouds import announce_generation, end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.errors import DeployError, UsageError
-from provisioner.model.deployment import DeploymentState, Node
+from provisioner.model.deployment import INSPECTION_STEPS, DeploymentState, Node, build_inspection
 from provisioner.model.states import NodeState, check_verb
 from provisioner.store.deployments import LIVE
 
 
 def do_verb(doors: Doors, name: str, verb: str) -> Node:
-    """Do ``retry``, ``abort``, ``release`` or ``forget``; the node as it is then, or was for ``forget``.
+    """Do ``inspect``, ``retry``, ``abort``, ``release`` or ``forget``; the node as it is then, or was for ``forget``.
 
     :raises UsageError: there is no such verb. :raises Conflict: the node's state does not offer it.
     """
@@ -47,9 +48,17 @@ def _retry(doors: Doors, node: Node) -> Node:
     store.deployments.begin_again(ident)
     store.tokens.drop(ident)
     store.clouds.drop_report(node.name)
-    store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
+    inspects = store.deployments.get(ident).placement.inspects
+    store.nodes.move(node, NodeState.INSPECTING if inspects else NodeState.DEPLOYING, now=now, deployment=ident)
     store.nodes.set_health(node.name, 0, None, now)
     return store.nodes.get(node.name)
+
+
+def _inspect(doors: Doors, node: Node) -> Node:
+    """Boot the ramdisk once, take on record what it finds, and switch the node off again."""
+    ident, now = str(uuid.uuid4()), doors.clock.now()
+    doors.store.deployments.add(ident, build_inspection(node.name), now, INSPECTION_STEPS)
+    return doors.store.nodes.move(node, NodeState.INSPECTING, now=now, deployment=ident)
 
 
 def _abort(doors: Doors, node: Node) -> Node:
@@ -76,6 +85,7 @@ def _forget(doors: Doors, node: Node) -> Node:
 
 
 VERBS: Mapping[str, Callable[[Doors, Node], Node]] = {
+    "inspect": _inspect,
     "retry": _retry,
     "abort": _abort,
     "release": _release,

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS, Outcome, Work
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
-from provisioner.model.role import Role
+from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
 
 LEASE_SECONDS = 300.0
@@ -21,6 +22,11 @@ BMC_TRIES = 5
 EVIDENCE = 3
 PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining"))
 """Parts of a step's detail that mean something only while it runs."""
+
+RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING)
+"""States in which a node has a run of steps."""
+INSPECTION = Role(role="inspection", image=ImageSpec(elements=("base",)), networks=("none",))
+"""In the place of a role while a node is inspected: nothing of it is used."""
 
 LOG = logging.getLogger(__name__)
 
@@ -41,8 +47,8 @@ class Walker:
         if node is None:
             return
         try:
-            if node.state is NodeState.DEPLOYING:
-                self._lease(node, "deploy")
+            if node.state in RUNS:
+                self._lease(node, "deploy" if node.state is NodeState.DEPLOYING else "inspect")
                 self._deploy(node.name)
             elif node.state is NodeState.CLEANING:
                 self._lease(node, "clean")
@@ -80,17 +86,19 @@ class Walker:
     def _next(self, name: str) -> Work | None:
         """The step at hand; None when the node is not deployed any more, or has just become active."""
         node = self._store.nodes.find(name)
-        if node is None or node.state is not NodeState.DEPLOYING or node.deployment is None:
+        if node is None or node.state not in RUNS or node.deployment is None:
             return None
         deployment = self._store.deployments.get(node.deployment)
         step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
         if step is None:
-            self._activate(node, deployment)
+            (self._end_inspection if deployment.placement.inspects else self._activate)(node, deployment)
             return None
         return Work(self._doors, node, deployment, self._role(deployment), step, self._doors.clock.now())
 
     def _role(self, deployment: Deployment) -> Role:
         placement = deployment.placement
+        if placement.inspects:
+            return INSPECTION
         return self._store.clouds.get(placement.cloud).roles[placement.role]
 
     def _advance(self, work: Work) -> bool:
@@ -177,7 +185,7 @@ class Walker:
     def _check_current(self, work: Work) -> None:
         """Raise :class:`Conflict` when the node was taken out of this deployment while the step ran."""
         node = self._store.nodes.find(work.node.name)
-        if node is None or (node.state, node.deployment) != (NodeState.DEPLOYING, work.deployment.id):
+        if node is None or node.state not in RUNS or node.deployment != work.deployment.id:
             raise Conflict("the node was taken out of its deployment", where=work.node.name)
 
     def _fail(self, work: Work, error: ProvisionerError) -> None:
@@ -223,6 +231,12 @@ class Walker:
             hostname = deployment.placement.hostname
             message = f"{hostname} is active after {seconds:.0f} s"
             self._doors.tell("deployment.active", message, node.name, deployment.id, seconds=seconds)
+
+    def _end_inspection(self, node: Node, deployment: Deployment) -> None:
+        """The ramdisk is told to halt, and cleaning sees to it that the power is off."""
+        with self._store.transaction():
+            end_deployment(self._doors, node, NodeState.CLEANING, "inspected")
+            self._store.nodes.end_lease(node.name, self._doors.holder)
 
     def _clean(self, node: Node) -> None:
         """Power off; then nobody hears its guests any more, and the node is available."""

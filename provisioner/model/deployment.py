@@ -13,7 +13,7 @@ from provisioner.model.value import Value
 
 
 class StepName(StrEnum):
-    """The steps of a deployment, in order."""
+    """The steps of a deployment, in order, and the one that only an inspection has."""
 
     RESERVE = "reserve"
     BOOT_FILES = "boot-files"
@@ -29,11 +29,21 @@ class StepName(StrEnum):
     RESTART = "restart"
     CONFIGURE = "configure"
     PROBE = "probe"
+    INSPECT = "inspect"
 
 
-STEPS: tuple[StepName, ...] = tuple(StepName)
+STEPS: tuple[StepName, ...] = tuple(step for step in StepName if step is not StepName.INSPECT)
+INSPECTION_STEPS: tuple[StepName, ...] = (
+    StepName.RESERVE,
+    StepName.BOOT_FILES,
+    StepName.BOOT_DEVICE,
+    StepName.POWER,
+    StepName.HELLO,
+    StepName.INSPECT,
+)
+"""An inspection is a run of steps like a deployment, journaled and resumed alike, that puts nothing on the node."""
 AGENT_STEPS: frozenset[StepName] = frozenset(
-    {StepName.STORAGE, StepName.WRITE_IMAGE, StepName.SEED_INSTANCE, StepName.BOOT_LOADER}
+    {StepName.STORAGE, StepName.WRITE_IMAGE, StepName.SEED_INSTANCE, StepName.BOOT_LOADER, StepName.INSPECT}
 )
 """Steps that the ramdisk agent does, by order of the conductor."""
 
@@ -80,6 +90,11 @@ class Placement(Value):
     addresses: tuple[Address, ...]
     wipe: bool = False
 
+    @property
+    def inspects(self) -> bool:
+        """Whether this is no slot of a cloud, but an inspection of the node."""
+        return not self.cloud
+
 
 class DeploymentState(StrEnum):
     RUNNING = "running"
@@ -97,6 +112,11 @@ class Deployment(Value):
     created: float
     steps: tuple[Step, ...] = ()
     failure: dict[str, Any] | None = None
+
+
+def build_inspection(node: str) -> Placement:
+    """What stands in the place of a slot while a node is inspected."""
+    return Placement(cloud="", role="inspection", index=0, hostname=node, node=node, image="", addresses=())
 
 
 class Node(Value):

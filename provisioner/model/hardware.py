@@ -166,13 +166,34 @@ class Disk(Value):
 
 
 class Nic(Value):
+    """``speed``: Mbit/s, 0 without a link. ``neighbour``: the switch port at the other end, as LLDP names it."""
+
     name: str
     mac: str
     link: bool = True
+    driver: str = ""
+    speed: int = 0
+    pci: str = ""
+    neighbour: SwitchPort | None = None
+
+
+class MemoryModule(Value):
+    """One that is plugged in. ``speed``: MT/s (SMBIOS 3.x, 7.18)."""
+
+    place: str
+    size_mib: int
+    speed: int = 0
+    manufacturer: str = ""
+    part: str = ""
+    serial: str = ""
 
 
 class HardwareReport(Value):
-    """What the ramdisk agent found on a node. Memory in MiB, disk sizes in bytes."""
+    """What the ramdisk agent found on a node. Memory in MiB, disk sizes in bytes.
+
+    ``virtualisation``: the processors have the extension. ``kvm``: it really works, a virtual machine came into being;
+    None when nobody tried. ``bios``: the firmware's vendor, version and date.
+    """
 
     cpus: int
     memory_mib: int
@@ -184,3 +205,9 @@ class HardwareReport(Value):
     serial: str = ""
     uuid: str = ""
     arch: str = "x86_64"
+    processor: str = ""
+    sockets: int = 0
+    cores: int = 0
+    kvm: bool | None = None
+    bios: str = ""
+    memory: tuple[MemoryModule, ...] = ()

@@ -17,6 +17,9 @@ class NodeState(StrEnum):
     FAILED = "failed"
 
 
+AT_WORK = frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.CLEANING})
+"""States in which the conductor works on a node and switches its power by itself."""
+
 MOVES: dict[NodeState, frozenset[NodeState]] = {
     NodeState.ENROLLED: frozenset({NodeState.INSPECTING, NodeState.AVAILABLE, NodeState.FAILED}),
     NodeState.INSPECTING: frozenset({NodeState.AVAILABLE, NodeState.CLEANING, NodeState.FAILED}),
@@ -24,13 +27,15 @@ MOVES: dict[NodeState, frozenset[NodeState]] = {
     NodeState.DEPLOYING: frozenset({NodeState.ACTIVE, NodeState.CLEANING, NodeState.FAILED}),
     NodeState.ACTIVE: frozenset({NodeState.CLEANING, NodeState.DEPLOYING, NodeState.FAILED}),
     NodeState.CLEANING: frozenset({NodeState.AVAILABLE, NodeState.FAILED}),
-    NodeState.FAILED: frozenset({NodeState.DEPLOYING, NodeState.AVAILABLE, NodeState.CLEANING, NodeState.ACTIVE}),
+    NodeState.FAILED: frozenset(
+        {NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.AVAILABLE, NodeState.CLEANING, NodeState.ACTIVE}
+    ),
 }
 
 EXITS: dict[NodeState, tuple[str, ...]] = {
-    NodeState.ENROLLED: ("forget",),
-    NodeState.INSPECTING: ("abort", "forget"),
-    NodeState.AVAILABLE: ("forget",),
+    NodeState.ENROLLED: ("inspect", "forget"),
+    NodeState.INSPECTING: ("abort",),
+    NodeState.AVAILABLE: ("inspect", "forget"),
     NodeState.DEPLOYING: ("abort",),
     NodeState.ACTIVE: ("release",),
     NodeState.CLEANING: ("abort",),

@@ -56,11 +56,15 @@ class AuditResult(Value):
 
 
 class NodeView(Value):
-    """A node with its current deployment, for ``node show``."""
+    """A node with its current deployment, for ``node show``.
+
+    ``differences``: where the hardware that was seen is not what its hardware file says, a line each.
+    """
 
     node: Node
     deployment: Deployment | None = None
     exits: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
 
 class MemberStatus(Value):

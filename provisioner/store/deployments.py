@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,8 @@ class Deployments:
         self._db = database
         self._cipher = cipher
 
-    def add(self, ident: str, placement: Placement, now: float) -> None:
-        """Record a deployment with all its steps waiting.
+    def add(self, ident: str, placement: Placement, now: float, steps: Sequence[StepName] = STEP_NAMES) -> None:
+        """Record a deployment, or an inspection, with all its steps waiting.
 
         :raises Conflict: the slot is taken by another deployment.
         """
@@ -73,7 +73,7 @@ class Deployments:
                     "attempts": 0,
                     "detail": {},
                 }
-                for position, name in enumerate(STEP_NAMES)
+                for position, name in enumerate(steps)
             ]
             tx.execute(insert(STEPS), rows)
 
@@ -90,8 +90,9 @@ class Deployments:
             return None if row is None else self._with_steps(row)
 
     def live(self, cloud: str | None = None) -> list[Deployment]:
-        """Those that hold a slot: running, active or failed; by host name."""
-        query = select(DEPLOYMENTS).where(DEPLOYMENTS.c.state.in_(LIVE)).order_by(DEPLOYMENTS.c.hostname)
+        """Those that hold a slot of a cloud: running, active or failed; by host name."""
+        slots = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud != "")
+        query = select(DEPLOYMENTS).where(*slots).order_by(DEPLOYMENTS.c.hostname)
         if cloud is not None:
             query = query.where(DEPLOYMENTS.c.cloud == cloud)
         with self._db.read() as tx:

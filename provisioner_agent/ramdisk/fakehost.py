@@ -32,6 +32,9 @@ class FakeHost(LinuxHost):
         self.time = 1_700_000_000.0
         self.slept: list[float] = []
         self.off = False
+        self.tables = b""
+        self.frames: dict[str, bytes] = {}
+        self.kvm = False
         self._folders = 0
 
     def say(self, text: str) -> None:
@@ -64,6 +67,16 @@ class FakeHost(LinuxHost):
 
     def real(self, path: str) -> str:
         return self.links.get(path, path)
+
+    def read_tables(self, path: str) -> bytes:
+        return self.tables
+
+    def listen(self, names: Sequence[str], ethertype: int, seconds: float) -> dict[str, bytes]:
+        self.time += seconds
+        return {name: frame for name, frame in self.frames.items() if name in names}
+
+    def makes_machine(self) -> bool:
+        return self.kvm
 
     def machine(self) -> str:
         return "x86_64"

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provisioner_agent.ramdisk.host import Host
+from provisioner_agent.ramdisk.smbios import parse_memory
 
 MIB = 1 << 20
+FIRMWARE = ("bios_vendor", "bios_version", "bios_date")
+DMI, TABLES = "/sys/class/dmi/id", "/sys/firmware/dmi/tables"
 COLUMNS = "NAME,KNAME,TYPE,SIZE,LOG-SEC,MODEL,SERIAL,WWN,VENDOR,ROTA,RO"
 NO_DISK = re.compile(r"^(loop|ram|zram|fd|sr|nbd|dm-|md|mmcblk\d+(boot|rpmb))")
 NOTHING_FOUND = 2
@@ -36,11 +39,29 @@ def read_hardware(host: Host) -> dict[str, Any]:
         "disks": read_disks(host),
         "nics": read_nics(host),
         "virtualisation": bool(flags),
-        "product": host.read_text("/sys/class/dmi/id/product_name"),
-        "serial": host.read_text("/sys/class/dmi/id/product_serial"),
-        "uuid": host.read_text("/sys/class/dmi/id/product_uuid").lower(),
+        "product": host.read_text(f"{DMI}/product_name"),
+        "serial": host.read_text(f"{DMI}/product_serial"),
+        "uuid": host.read_text(f"{DMI}/product_uuid").lower(),
         "arch": host.machine(),
+        "processor": _first(r"^model name\s*:\s*(.+)$", processors),
+        "sockets": len(set(re.findall(r"^physical id\s*:\s*(\d+)", processors, re.MULTILINE))) or 1,
+        "cores": _cores(processors),
+        "bios": " ".join(
+            filter(None, (host.read_text(f"{DMI}/bios_{part}") for part in ("vendor", "version", "date")))
+        ),
+        "memory": parse_memory(host.read_tables(f"{TABLES}/DMI")),
     }
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _cores(processors: str) -> int:
+    """Cores of all sockets; a virtual machine may not say."""
+    each = re.findall(r"^physical id\s*:\s*(\d+)\n(?:.*\n)*?^core id\s*:\s*(\d+)", processors, re.MULTILINE)
+    return len(set(each))
 
 
 def read_memory(host: Host) -> int:
@@ -60,8 +81,25 @@ def read_nics(host: Host) -> list[dict[str, Any]]:
         path = f"/sys/class/net/{name}"
         mac = host.read_text(f"{path}/address").lower()
         if host.exists(f"{path}/device") and re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac):
-            nics.append({"name": name, "mac": mac, "link": host.read_text(f"{path}/carrier") == "1"})
+            link = host.read_text(f"{path}/carrier") == "1"
+            speed = host.read_text(f"{path}/speed") if link else ""
+            nics.append(
+                {
+                    "name": name,
+                    "mac": mac,
+                    "link": link,
+                    "driver": _driver(host.real(f"{path}/device/driver")),
+                    "speed": int(speed) if speed.isdigit() else 0,
+                    "pci": (re.findall(ADDRESS, host.real(f"{path}/device")) or [""])[-1],
+                }
+            )
     return nics
+
+
+def _driver(real: str) -> str:
+    """The name of a driver from where its link leads; empty when there is none."""
+    folder, _, name = real.rpartition("/")
+    return name if folder.endswith("/drivers") else ""
 
 
 def read_disks(host: Host) -> list[dict[str, Any]]:

@@ -6,6 +6,9 @@ import contextlib
 import fcntl
 import os
 import platform
+import selectors
+import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -21,6 +24,11 @@ PIPE_BYTES = 1 << 20
 ZEROS = bytes(1 << 20)
 BLKFLSBUF = 0x1261
 BLKZEROOUT = 0x127F
+SOL_PACKET, ADD_MEMBERSHIP, MULTICAST, FRAME = 263, 1, 0, 2048
+"""packet(7)."""
+LLDP_GROUP = bytes.fromhex("0180c200000e0000")
+"""The nearest bridge (IEEE 802.1AB, table 7-1), which a network card does not listen to by itself."""
+KVM_CREATE_VM = 0xAE01
 LIMIT = 120.0
 """Seconds a program may take unless its caller knows better."""
 
@@ -93,6 +101,15 @@ class Host(Protocol):
 
     def real(self, path: str) -> str:
         """The path with all links followed."""
+
+    def read_tables(self, path: str) -> bytes:
+        """What the firmware left there; nothing when it left nothing."""
+
+    def listen(self, names: Sequence[str], ethertype: int, seconds: float) -> dict[str, bytes]:
+        """The first frame of an Ethernet type that each interface hears; ends when all have heard one."""
+
+    def makes_machine(self) -> bool:
+        """Whether the kernel makes a virtual machine when asked (KVM_CREATE_VM)."""
 
     def machine(self) -> str:
         """The processor architecture as the kernel calls it, ``x86_64``."""
@@ -272,6 +289,41 @@ class LinuxHost:
 
     def real(self, path: str) -> str:
         return os.path.realpath(path)
+
+    def read_tables(self, path: str) -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            return b""
+
+    def listen(self, names: Sequence[str], ethertype: int, seconds: float) -> dict[str, bytes]:
+        heard: dict[str, bytes] = {}
+        with contextlib.ExitStack() as doors, selectors.DefaultSelector() as selector:
+            for name in names:
+                door = doors.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ethertype)))
+                door.bind((name, ethertype))
+                index = struct.pack("iHH8s", socket.if_nametoindex(name), MULTICAST, 6, LLDP_GROUP)
+                door.setsockopt(SOL_PACKET, ADD_MEMBERSHIP, index)
+                selector.register(door, selectors.EVENT_READ, name)
+            end = time.monotonic() + seconds
+            while len(heard) < len(names) and (left := end - time.monotonic()) > 0:
+                for ready, _ in selector.select(left):
+                    frame = ready.fileobj.recv(FRAME)  # type: ignore[union-attr]
+                    heard.setdefault(ready.data, frame)
+        return heard
+
+    def makes_machine(self) -> bool:
+        try:
+            door = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.close(fcntl.ioctl(door, KVM_CREATE_VM, 0))
+        except OSError:
+            return False
+        finally:
+            os.close(door)
+        return True
 
     def machine(self) -> str:
         return platform.machine()

@@ -14,6 +14,7 @@ from provisioner_agent.ramdisk.download import HttpSource, Source
 from provisioner_agent.ramdisk.hardware import read_hardware
 from provisioner_agent.ramdisk.host import Host, LinuxHost
 from provisioner_agent.ramdisk.image import do_write_image
+from provisioner_agent.ramdisk.inspect import do_inspect
 from provisioner_agent.ramdisk.loader import do_boot_loader
 from provisioner_agent.ramdisk.seed import do_seed
 from provisioner_agent.ramdisk.storage import do_storage
@@ -52,6 +53,7 @@ def run(host: Host) -> int:
 def build_works(host: Host, source: Source) -> dict[str, Work]:
     """What is done for each step that the server may order."""
     return {
+        "inspect": lambda order, meter: do_inspect(host, order),
         "storage": lambda order, meter: do_storage(host, order),
         "write-image": lambda order, meter: do_write_image(host, source, order, meter),
         "seed-instance": lambda order, meter: do_seed(host, order),

@@ -165,6 +165,54 @@ def change_a_value(rack: Rack, count: int) -> None:
     assert "Nothing to change" in rack.run("plan", str(cloud))
 
 
+LLDP = """
+import socket, sys, time
+tlv = lambda kind, value: (kind << 9 | len(value)).to_bytes(2, "big") + value
+frame = bytes.fromhex("0180c200000e02000000000188cc")
+frame += tlv(1, b"\\4" + bytes(6)) + tlv(2, b"\\5eth1/7") + tlv(3, b"\\0x") + tlv(5, b"leaf1") + tlv(0, b"")
+door = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+door.bind((sys.argv[1], 0))
+for _ in range(600):
+    try:
+        door.send(frame.ljust(60, b"\\0"))
+    except OSError:
+        pass  # the node is off
+    time.sleep(1)
+"""
+"""A switch that tells of itself at the other end of a node's cable."""
+
+
+def inspect_a_node(rack: Rack, node: str) -> None:
+    """Booted once, known in every part, found to differ where it does, and off again."""
+    hardware = yaml.safe_load((rack.folder / "hardware.yaml").read_text())
+    mac = hardware["nodes"][0]["ports"][0]["mac"]
+    hardware["nodes"][0]["ports"][0]["plugged"] = {"switch": "leaf2", "port": "eth1/7"}
+    plugged = rack.folder / "plugged.yaml"
+    plugged.write_text(yaml.safe_dump(hardware))
+    assert "plugged" in rack.run("node", "enroll", str(plugged))
+    tap = f"tap{mac.replace(':', '')[-8:]}"
+    switch = subprocess.Popen([*INSIDE, "python3", "-c", LLDP, tap], stdin=subprocess.DEVNULL)
+    try:
+        (view,) = rack.json("node", "inspect", node)
+    finally:
+        switch.kill()
+        switch.wait()
+    assert view["node"]["state"] == "available" and rack.json("node", "power", node)["power"] == "off"
+    seen = view["node"]["hardware"]
+    assert seen["cpus"] == 2 and sum(module["size_mib"] for module in seen["memory"]) == 2048
+    assert [nic["mac"] for nic in seen["nics"]] == [mac]
+    assert seen["nics"][0]["driver"] == "virtio_net"
+    assert seen["nics"][0]["neighbour"] == {"switch": "leaf1", "port": "eth1/7"}
+    assert seen["processor"] and seen["bios"] and seen["disks"][0]["signatures"] == []
+    assert seen["kvm"] is True, "QEMU's emulated processor has nested SVM, which works"
+    assert view["differences"] == [
+        f"port {mac} ({seen['nics'][0]['name']}): plugged into leaf1 eth1/7, not leaf2 eth1/7"
+    ]
+    shown = rack.run("node", "show", node, "--hardware")
+    assert "leaf1 eth1/7" in shown and "differs: port" in shown and "and it works" in shown
+    rack.run("node", "enroll", str(rack.folder / "hardware.yaml"))
+
+
 @pytest.mark.integration
 def test_one_node(tmp_path: Path) -> None:
     with started_rack(tmp_path, 1) as rack:
@@ -176,6 +224,7 @@ def test_one_node(tmp_path: Path) -> None:
         check_bad_input(rack)
         check_bad_controllers(rack)
         check_stranger_gets_no_address(rack)
+        inspect_a_node(rack, "node1")
         assert "1 to deploy" in rack.run("plan", str(cloud), codes=(2,))
         applying = apply_in_background(rack, cloud)
         rack.wait("the image is being written", lambda: writing(rack, "node1"), 600)

@@ -345,7 +345,11 @@ class Rack:
             server.applied = server.permit = 0
         if step == "boot-loader":
             server.loader = True
-        self.conductor.result(ident, {"order": order["id"], "ok": True, "detail": {"seen": step}})
+        detail: dict[str, Any] = {"seen": step}
+        if step == "inspect":
+            nic = {"name": "eth0", "mac": server.mac}
+            detail = {"hardware": self.hardware(server) | {"processor": "Testing 9000", "nics": [nic]}}
+        self.conductor.result(ident, {"order": order["id"], "ok": True, "detail": detail})
 
     def _instance(self, server: Server) -> None:
         """The config agent: permit, change, report unhealthy, probe, report, give the permit back."""
