@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from provisioner_agent.protocol.messages import IMAGES, RAMDISK_TOKEN_ARGUMENT, RAMDISK_URL_ARGUMENT
+from provisioner_agent.protocol.messages import (
+    IMAGES,
+    RAMDISK_MAC_ARGUMENT,
+    RAMDISK_TOKEN_ARGUMENT,
+    RAMDISK_URL_ARGUMENT,
+)
 
 CONSOLES = "console=tty0 console=ttyS0,115200"
 TRIES = 5
@@ -21,7 +26,7 @@ def render_boot_script(*, url: str, token: str, mac: str, address: str, image: s
         "initrd=initramfs",  # an EFI kernel finds it by this name
         f"{RAMDISK_URL_ARGUMENT}={url}",
         f"{RAMDISK_TOKEN_ARGUMENT}={token}",
-        f"provisioner.mac={mac}",
+        f"{RAMDISK_MAC_ARGUMENT}={mac}",
         f"provisioner.address={address}",
         CONSOLES,
     ]

@@ -98,6 +98,7 @@ def end_deployment(doors: Doors, node: Node, state: NodeState, why: str) -> Node
         store.deployments.set_state(node.deployment, LIVE, DeploymentState.ENDED, now=now)
         store.permits.clear(node.deployment)
         store.tokens.drop(node.deployment, "instance")
+        store.nodes.close_window(node.name)
     moved = store.nodes.move(node, state, now=now, deployment=None)
     store.nodes.set_health(node.name, 0, None, now)
     doors.tell("deployment.ended", why, node.name, node.deployment)

@@ -118,6 +118,8 @@ def _take(doors: Doors, item: EnrollItem, facts: dict[str, Any], power: Power) -
             store.nodes.add(ident, spec, item.password, power=power, facts=facts, pool=doors.pool, now=now)
             doors.tell("node.enrolled", f"its BMC at {spec.bmc.address} was verified", spec.name)
             return "enrolled", []
+        if not spec.ports:  # the file leaves them open: what an inspection found stays
+            spec = spec.model_copy(update={"ports": known.spec.ports})
         changes = build_changes(known.spec, spec)
         if store.nodes.password(spec.name) != item.password:
             changes.append("bmc.password: changed")

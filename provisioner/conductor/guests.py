@@ -13,8 +13,10 @@ from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.steps import BAD_STATES, report_error
 from provisioner.errors import TrustError, UsageError
 from provisioner.model.deployment import Deployment, DeploymentState, Node, StepName, StepState
-from provisioner.model.hardware import HardwareReport
+from provisioner.model.hardware import HardwareReport, Port
 from provisioner.model.states import NodeState
+from provisioner.plan.identity import same_machine
+from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
 
 RAMDISK_STEPS = (
@@ -43,9 +45,9 @@ class Guests:
     def boot_script(self, mac: str) -> str | None:
         """The iPXE script for a port: the ramdisk's while it is due, else one that boots from disk.
 
-        None for a MAC that is not on record.
+        None for a MAC that is not on record, unless a node's ports are being found out just now.
         """
-        found = self._store.nodes.by_mac(mac)
+        found = self._store.nodes.by_mac(mac) or self._store.nodes.by_mac(ANY_MAC)
         if found is None:
             return None
         node, port = found
@@ -83,6 +85,8 @@ class Guests:
             raise UsageError("the hardware report cannot be understood", where=token.node, cause=str(error)) from None
         if not boot_id:
             raise UsageError("the hello has no boot_id", where=token.node)
+        if not self._store.nodes.get(token.node).spec.ports:
+            self._recognise(token, hardware)
         with self._store.transaction():
             self._store.tokens.set_used(token_id, now)
             self._store.nodes.set_hardware(token.node, hardware, now)
@@ -94,6 +98,25 @@ class Guests:
             if known not in (None, boot_id):
                 self._begin_anew(token)
         return {"clock": now}
+
+    def _recognise(self, token: TokenRecord, hardware: HardwareReport) -> None:
+        """Whoever boots in a node's window is that node only when its own controller's number says so.
+
+        :raises TrustError: it is another server, or cannot be told.
+        """
+        node = self._store.nodes.get(token.node)
+        same = same_machine(node.bmc_facts.get("guid"), hardware.uuid)
+        macs = [nic.mac for nic in hardware.nics]
+        if not same or not macs:
+            why = "another server booted" if same is False else "the controller or the server tells no UUID"
+            message = f"{why}: {hardware.product}, UUID {hardware.uuid or 'none'}, {', '.join(macs) or 'no port'}"
+            self._doors.tell("window.stranger", message, node.name, token.deployment)
+            raise TrustError("this is not the server that is waited for", where=node.name, cause=why)
+        first = [mac for mac in macs if mac == hardware.boot_mac]
+        ports = [Port(mac=mac) for mac in dict.fromkeys([*first, *macs])]
+        self._store.nodes.learn_ports(node.name, ports, self._doors.pool, self._doors.clock.now())
+        message = f"recognised by its UUID; its ports are {', '.join(port.mac for port in ports)}"
+        self._doors.tell("window.recognised", message, node.name, token.deployment)
 
     def _begin_anew(self, token: TokenRecord) -> None:
         deployment = self._store.deployments.get(token.deployment)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from provisioner.conductor.disk import choose_disk, disk_guid, esp_guid, root_guid
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.instance import build_files
-from provisioner.errors import BmcError, DeployError, ImageError
+from provisioner.errors import BmcError, Conflict, DeployError, ImageError
 from provisioner.model.deployment import Deployment, Node, Step, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, Power
 from provisioner.model.role import Role
@@ -84,6 +84,13 @@ def boot_files(work: Work) -> Outcome:
     ramdisk = work.doors.catalogue.newest(RAMDISK)
     if ramdisk is None:
         raise ImageError("there is no ramdisk image", where=RAMDISK, hint="provisioner image build")
+    if not work.node.spec.ports:
+        try:
+            work.doors.store.nodes.open_window(work.node.name, work.doors.pool)
+        except Conflict as error:
+            if error.where == work.node.name:
+                raise
+            return wait(f"its ports are not known, and the window to find them out is open for {error.where}")
     placement = work.deployment.placement
     image = "" if placement.inspects else work.doors.catalogue.get(placement.image).id
     store = work.doors.store

@@ -203,6 +203,7 @@ class Walker:
             node = self._store.nodes.get(work.node.name)
             self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=ident, failure=failure)
             self._store.permits.fail(ident)
+            self._store.nodes.close_window(node.name)
             self._store.nodes.end_lease(node.name, self._doors.holder)
             self._doors.tell(
                 "deployment.failed", f"{work.step.name}: {error}", node.name, ident, step=str(work.step.name)
@@ -266,10 +267,12 @@ class Walker:
         try:
             with self._store.transaction():
                 self._store.nodes.set_power(node.name, Power.OFF, now)
-                self._store.nodes.move(node, NodeState.AVAILABLE, now=now, deployment=None)
+                known = bool(self._store.nodes.get(node.name).spec.ports)
+                state = NodeState.AVAILABLE if known else NodeState.ENROLLED
+                self._store.nodes.move(node, state, now=now, deployment=None)
                 self._store.tokens.drop_node(node.name)
                 self._store.nodes.end_lease(node.name, self._doors.holder)
-                self._doors.tell("node.available", "powered off and available", node.name)
+                self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
         except (Conflict, NotFound) as error:
             LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
 

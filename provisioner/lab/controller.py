@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 from provisioner.lab.machine import SERIAL_PORT
@@ -20,7 +19,6 @@ def controller_config(machine: Machine, *, username: str, password: str, chassis
 
     :param chassis: command line of the chassis-control program.
     """
-    guid = uuid.uuid5(uuid.NAMESPACE_DNS, f"{machine.name}.{machine.mac}").hex
     auths = "".join(
         f"    allowed_auths_{level} none md2 md5 straight\n" for level in ("callback", "user", "operator", "admin")
     )
@@ -30,7 +28,7 @@ def controller_config(machine: Machine, *, username: str, password: str, chassis
         "  startlan 1\n"
         f"    addr {machine.bmc} 623\n"
         f"    priv_limit admin\n{auths}"
-        f"    guid {guid}\n"
+        f"    guid {machine.uuid.hex}\n"
         "  endlan\n"
         f'  chassis_control "{chassis}"\n'
         f'  sol "telnet:{machine.bmc}:{SERIAL_PORT}" 115200\n'

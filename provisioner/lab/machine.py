@@ -39,7 +39,7 @@ def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first:
     """QEMU's arguments. The firmware tries the network or the disk first, and then the other one."""
     network, disk = (1, 2) if network_first else (2, 1)
     words = [
-        QEMU, "-name", machine.name, "-machine", MACHINE, *(KVM if kvm else TCG),
+        QEMU, "-name", machine.name, "-uuid", str(machine.uuid), "-machine", MACHINE, *(KVM if kvm else TCG),
         "-smp", str(machine.cpus), "-m", str(machine.memory_mib), "-display", "none", "-nodefaults",
         "-smbios", f"type=1,manufacturer=provisioner,product=lab,serial={machine.name}",
         "-netdev", f"tap,id=net0,ifname={tap_name(machine)},script=no,downscript=no",

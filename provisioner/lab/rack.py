@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from pydantic import Field, field_validator
 
@@ -24,6 +25,11 @@ class Machine(Value):
     cpus: int = Field(default=1, ge=1)
     disk_gib: int = Field(default=8, ge=1)
     firmware: Firmware = Firmware.UEFI
+
+    @property
+    def uuid(self) -> UUID:
+        """The number that both the machine and its controller tell, by which one is known to belong to the other."""
+        return uuid5(NAMESPACE_DNS, f"{self.name}.{self.mac}")
 
     @field_validator("name")
     @classmethod

@@ -121,7 +121,7 @@ class Location(Value):
 
 
 class NodeSpec(Value):
-    """One node as its hardware file describes it.
+    """One node as its hardware file describes it. Without ``ports`` they are found out by an inspection.
 
     ``root_disk`` holds ironic-lib root device hints (``size`` in GiB, ``model``, ``serial``, ...).
     ``properties`` are facts a role may match on, for example ``memory_mib``, ``cpus``, ``disk_gib``.
@@ -129,7 +129,7 @@ class NodeSpec(Value):
 
     name: str
     bmc: BmcAddress
-    ports: tuple[Port, ...] = Field(min_length=1)
+    ports: tuple[Port, ...] = ()
     firmware: Firmware = Firmware.UEFI
     tags: tuple[str, ...] = ()
     properties: dict[str, int | str | bool] = Field(default_factory=dict)
@@ -192,7 +192,7 @@ class HardwareReport(Value):
     """What the ramdisk agent found on a node. Memory in MiB, disk sizes in bytes.
 
     ``virtualisation``: the processors have the extension. ``kvm``: it really works, a virtual machine came into being;
-    None when nobody tried. ``bios``: the firmware's vendor, version and date.
+    None when nobody tried. ``bios``: the firmware's vendor, version and date. ``boot_mac``: of the port that booted.
     """
 
     cpus: int
@@ -211,3 +211,4 @@ class HardwareReport(Value):
     kvm: bool | None = None
     bios: str = ""
     memory: tuple[MemoryModule, ...] = ()
+    boot_mac: str = ""

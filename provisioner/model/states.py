@@ -26,7 +26,7 @@ MOVES: dict[NodeState, frozenset[NodeState]] = {
     NodeState.AVAILABLE: frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.FAILED}),
     NodeState.DEPLOYING: frozenset({NodeState.ACTIVE, NodeState.CLEANING, NodeState.FAILED}),
     NodeState.ACTIVE: frozenset({NodeState.CLEANING, NodeState.DEPLOYING, NodeState.FAILED}),
-    NodeState.CLEANING: frozenset({NodeState.AVAILABLE, NodeState.FAILED}),
+    NodeState.CLEANING: frozenset({NodeState.AVAILABLE, NodeState.ENROLLED, NodeState.FAILED}),
     NodeState.FAILED: frozenset(
         {NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.AVAILABLE, NodeState.CLEANING, NodeState.ACTIVE}
     ),

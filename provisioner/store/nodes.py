@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, LeaseLost, NotFound
 from provisioner.model.deployment import Node
-from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Power
+from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Port, Power
 from provisioner.model.states import NodeState, check_move
 from provisioner.store.database import Cipher, Database
 from provisioner.store.schema import LEASES, NODES, PORTS
+
+ANY_MAC = "*:*:*:*:*:*"
+"""In the place of a port while a node's ports are found out; the words by which dnsmasq means any (dhcp-host)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,9 @@ class Nodes:
         pool: Sequence[str],
         now: float,
     ) -> Node:
-        """Put a verified node on record as ``available``. ``pool``: addresses that its ports may get.
+        """Put a verified node on record: ``available``, or ``enrolled`` while its ports are not known.
+
+        ``pool``: addresses that its ports may get.
 
         :raises Conflict: a BMC, MAC or name belongs to another node, or no address is left.
         """
@@ -109,7 +114,7 @@ class Nodes:
                     bmc=bmc_key(spec.bmc),
                     spec=spec.model_dump(mode="json"),
                     password_sealed=self._cipher.encrypt(password),
-                    state=NodeState.AVAILABLE,
+                    state=NodeState.AVAILABLE if spec.ports else NodeState.ENROLLED,
                     power=power,
                     bmc_facts=dict(facts),
                     generation=0,
@@ -153,27 +158,62 @@ class Nodes:
             return self.get(spec.name)
 
     def _set_ports(self, uuid: str, spec: NodeSpec, pool: Sequence[str]) -> None:
-        wanted = [port.mac for port in spec.ports]
         with self._db.write() as tx:
-            tx.execute(delete(PORTS).where(PORTS.c.node == uuid, PORTS.c.mac.not_in(wanted)))
-            known = set(tx.execute(select(PORTS.c.mac).where(PORTS.c.node == uuid)).scalars())
-            taken = set(tx.execute(select(PORTS.c.address)).scalars())
-            free = [address for address in pool if address not in taken]
-            for mac in [mac for mac in wanted if mac not in known]:
-                if pool and not free:
-                    raise Conflict(
-                        "no address is left for its ports",
-                        where=spec.name,
-                        cause=f"all {len(pool)} addresses between dhcp_first and dhcp_last are taken",
-                        hint="widen the range in the configuration file",
-                    )
-                tx.execute(insert(PORTS).values(mac=mac, node=uuid, address=free.pop(0) if free else None))
+            self._set_macs(tx, uuid, spec.name, [port.mac for port in spec.ports], pool)
+
+    def _set_macs(self, tx: Connection, uuid: str, name: str, wanted: list[str], pool: Sequence[str]) -> None:
+        tx.execute(delete(PORTS).where(PORTS.c.node == uuid, PORTS.c.mac.not_in(wanted)))
+        known = set(tx.execute(select(PORTS.c.mac).where(PORTS.c.node == uuid)).scalars())
+        taken = set(tx.execute(select(PORTS.c.address)).scalars())
+        free = [address for address in pool if address not in taken]
+        for mac in [mac for mac in wanted if mac not in known]:
+            if pool and not free:
+                raise Conflict(
+                    "no address is left for its ports",
+                    where=name,
+                    cause=f"all {len(pool)} addresses between dhcp_first and dhcp_last are taken",
+                    hint="widen the range in the configuration file",
+                )
+            tx.execute(insert(PORTS).values(mac=mac, node=uuid, address=free.pop(0) if free else None))
 
     def password(self, name: str) -> str:
         """The BMC's password, for the BMC alone."""
         with self._db.read() as tx:
             sealed = tx.execute(select(NODES.c.password_sealed).where(NODES.c.name == name)).scalar_one()
         return self._cipher.decrypt(sealed)
+
+    def open_window(self, name: str, pool: Sequence[str]) -> None:
+        """From now on any port that is not on record is taken for one of this node's, and gets an address.
+
+        :raises Conflict: another node's window is open; its name is in ``where``. Or no address is left.
+        """
+        with self._db.write() as tx:
+            node = self.get(name)
+            holder = self.by_mac(ANY_MAC)
+            if holder is not None and holder[0].name != name:
+                raise Conflict("the window is another node's", where=holder[0].name)
+            if holder is None:
+                self._set_macs(tx, node.uuid, name, [ANY_MAC], pool)
+
+    def close_window(self, name: str) -> None:
+        with self._db.write() as tx:
+            uuid = select(NODES.c.uuid).where(NODES.c.name == name).scalar_subquery()
+            tx.execute(delete(PORTS).where(PORTS.c.node == uuid, PORTS.c.mac == ANY_MAC))
+
+    def learn_ports(self, name: str, ports: Sequence[Port], pool: Sequence[str], now: float) -> Node:
+        """Take on record which ports a node has; its window is closed. :raises Conflict: one is another node's."""
+        with self._db.write() as tx:
+            node = self.get(name)
+            spec = node.spec.model_copy(update={"ports": tuple(ports)})
+            self.check_free(spec)
+            tx.execute(
+                update(NODES).where(NODES.c.uuid == node.uuid).values(spec=spec.model_dump(mode="json"), updated=now)
+            )
+            # The port that booted, the first, uses the window's address at this moment, and keeps it.
+            window = (PORTS.c.node == node.uuid, PORTS.c.mac == ANY_MAC)
+            tx.execute(update(PORTS).where(*window).values(mac=spec.ports[0].mac))
+            self._set_ports(node.uuid, spec, pool)
+            return self.get(name)
 
     def next_password(self, name: str) -> str | None:
         """The one that is about to replace the BMC's, if a rotation was begun and not ended."""

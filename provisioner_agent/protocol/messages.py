@@ -47,6 +47,7 @@ IMAGES = "/images"
 """``GET IMAGES/ID/NAME`` serves a file of an image, with ranges (RFC 9110, section 14); not authenticated, since
 every byte is checked against hashes that came in an authenticated order."""
 
+RAMDISK_MAC_ARGUMENT = "provisioner.mac"
 RAMDISK_TOKEN_ARGUMENT = "provisioner.token"
 RAMDISK_URL_ARGUMENT = "provisioner.url"
 RAMDISK_TRIAL_ARGUMENT = "provisioner.trial"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink
-from provisioner_agent.protocol.messages import RAMDISK_TOKEN_ARGUMENT, RAMDISK_TRIAL_ARGUMENT, RAMDISK_URL_ARGUMENT
+from provisioner_agent.protocol.messages import (
+    RAMDISK_MAC_ARGUMENT,
+    RAMDISK_TOKEN_ARGUMENT,
+    RAMDISK_TRIAL_ARGUMENT,
+    RAMDISK_URL_ARGUMENT,
+)
 from provisioner_agent.ramdisk.agent import Agent, Work
 from provisioner_agent.ramdisk.download import HttpSource, Source
 from provisioner_agent.ramdisk.hardware import read_hardware
@@ -45,8 +49,9 @@ def run(host: Host) -> int:
     except AuthError as error:
         host.say(f"{RAMDISK_TOKEN_ARGUMENT}: {error}")
         return 1
-    host.say(f"the server is {url}; this node boots by {arguments.get('provisioner.mac', 'an unknown port')}")
-    Agent(host, link, build_works(host, HttpSource(url)), partial(read_hardware, host)).run()
+    host.say(f"the server is {url}; this node boots by {arguments.get(RAMDISK_MAC_ARGUMENT, 'an unknown port')}")
+    mac = arguments.get(RAMDISK_MAC_ARGUMENT, "")
+    Agent(host, link, build_works(host, HttpSource(url)), lambda: read_hardware(host) | {"boot_mac": mac}).run()
     return 0
 
 

@@ -199,7 +199,7 @@ def inspect_a_node(rack: Rack, node: str) -> None:
         switch.wait()
     assert view["node"]["state"] == "available" and rack.json("node", "power", node)["power"] == "off"
     seen = view["node"]["hardware"]
-    assert seen["cpus"] == 2 and sum(module["size_mib"] for module in seen["memory"]) == 2048
+    assert seen["cpus"] == 1 and sum(module["size_mib"] for module in seen["memory"]) == 2048
     assert [nic["mac"] for nic in seen["nics"]] == [mac]
     assert seen["nics"][0]["driver"] == "virtio_net"
     assert seen["nics"][0]["neighbour"] == {"switch": "leaf1", "port": "eth1/7"}
@@ -211,6 +211,21 @@ def inspect_a_node(rack: Rack, node: str) -> None:
     shown = rack.run("node", "show", node, "--hardware")
     assert "leaf1 eth1/7" in shown and "differs: port" in shown and "and it works" in shown
     rack.run("node", "enroll", str(rack.folder / "hardware.yaml"))
+
+
+def find_out_ports(rack: Rack, node: str) -> None:
+    """The hardware file says nothing of its ports: a window, a boot, and the node is known by its UUID."""
+    hardware = yaml.safe_load((rack.folder / "hardware.yaml").read_text())
+    (port,) = hardware["nodes"][0].pop("ports")
+    unknown = rack.folder / "unknown.yaml"
+    unknown.write_text(yaml.safe_dump(hardware))
+    rack.run("node", "forget", node)
+    rack.run("node", "enroll", str(unknown))
+    assert rack.json("node", "list")[0]["state"] == "enrolled"
+    (view,) = rack.json("node", "inspect", node)
+    assert view["node"]["state"] == "available"
+    assert [known["mac"] for known in view["node"]["spec"]["ports"]] == [port["mac"]]
+    assert any(event["kind"] == "window.recognised" for event in rack.json("events"))
 
 
 @pytest.mark.integration
@@ -225,6 +240,7 @@ def test_one_node(tmp_path: Path) -> None:
         check_bad_controllers(rack)
         check_stranger_gets_no_address(rack)
         inspect_a_node(rack, "node1")
+        find_out_ports(rack, "node1")
         assert "1 to deploy" in rack.run("plan", str(cloud), codes=(2,))
         applying = apply_in_background(rack, cloud)
         rack.wait("the image is being written", lambda: writing(rack, "node1"), 600)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,15 +101,21 @@ class Server:
     orders: list[str] = field(default_factory=list)
     fail_orders: dict[str, str] = field(default_factory=dict)
     boots: int = 0
+    unknown_ports: bool = False
 
     @property
     def mac(self) -> str:
         return f"52:54:00:77:00:{self.number:02x}"
 
     @property
+    def uuid(self) -> uuid.UUID:
+        return uuid.uuid5(uuid.NAMESPACE_DNS, self.name)
+
+    @property
     def spec(self) -> NodeSpec:
         bmc = BmcAddress(address=f"10.77.1.{self.number}", username="admin", password=SecretRef(file="/bmc"))
-        return NodeSpec(name=self.name, bmc=bmc, ports=(Port(mac=self.mac),), properties={"memory_mib": 2048})
+        ports = () if self.unknown_ports else (Port(mac=self.mac),)
+        return NodeSpec(name=self.name, bmc=bmc, ports=ports, properties={"memory_mib": 2048})
 
     def switch(self, want: str) -> None:
         on = want not in ("off", "soft")
@@ -148,7 +155,7 @@ class Controllers:
 
     def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
         server = self._reach(bmc, password, "verify")
-        return {"manufacturer": "test", "power": str(server.power)}
+        return {"manufacturer": "test", "power": str(server.power), "guid": server.uuid.hex}
 
     def power(self, bmc: BmcAddress, password: str, deadline: float) -> Power:
         return self._reach(bmc, password, "power").power
@@ -323,7 +330,9 @@ class Rack:
             "signatures": server.foreign + gpt,
             "gpt_uuid": server.disk_guid,
         }
-        return {"cpus": 2, "memory_mib": 2048, "firmware": "uefi", "disks": [disk]}
+        nics = [{"name": "eth1", "mac": f"52:54:00:88:00:{server.number:02x}"}, {"name": "eth0", "mac": server.mac}]
+        more = {"uuid": str(server.uuid), "boot_mac": server.mac, "nics": nics}
+        return {"cpus": 2, "memory_mib": 2048, "firmware": "uefi", "disks": [disk]} | more
 
     def obey(self, server: Server, ident: str, order: Mapping[str, Any]) -> None:
         step = order["step"]
@@ -347,8 +356,7 @@ class Rack:
             server.loader = True
         detail: dict[str, Any] = {"seen": step}
         if step == "inspect":
-            nic = {"name": "eth0", "mac": server.mac}
-            detail = {"hardware": self.hardware(server) | {"processor": "Testing 9000", "nics": [nic]}}
+            detail = {"hardware": self.hardware(server) | {"processor": "Testing 9000"}}
         self.conductor.result(ident, {"order": order["id"], "ok": True, "detail": detail})
 
     def _instance(self, server: Server) -> None:
