@@ -102,5 +102,11 @@ class Bmcs(Protocol):
     def verify_all(self, bmcs: Asked, deadline: float) -> Iterator[Mapping[str, dict[str, Any] | BmcError]]:
         """As :meth:`verify`, of all at once: the facts, or the error, of each as they come."""
 
+    def scan(self, network: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Address and drivers of each controller that answers in a network such as ``10.0.4.0/24``.
+
+        :raises UsageError: it is none, or too large.
+        """
+
     def close(self) -> None:
         """Log out everywhere and end what was started for it."""

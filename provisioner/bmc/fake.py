@@ -103,6 +103,9 @@ class FakeBmcs:
             except BmcError as error:
                 yield {key: error}
 
+    def scan(self, network: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        yield from ((address, ("ipmi",)) for address in sorted(self.powers) if address not in self.silent)
+
     def close(self) -> None:
         self.closed = True
 

@@ -25,6 +25,7 @@ from provisioner.bmc.console import SerialConsole
 from provisioner.bmc.contract import Asked, Console, PowerWord
 from provisioner.bmc.driver import Reading
 from provisioner.bmc.hints import fill_in, ipmitool, silent, trouble_error, where
+from provisioner.bmc.scan import parse_network, scan
 from provisioner.bmc.sweep import Sweeper
 from provisioner.errors import BmcError, BmcRefused, ProgramMissing
 from provisioner.events import Event, Observer, null_observer
@@ -278,6 +279,10 @@ class BmcWorker:
             batch = answers.get()
             left -= len(batch)
             yield batch
+
+    def scan(self, network: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        addresses = parse_network(network)
+        return ((found.address, found.drivers) for found in scan(addresses))
 
     def close(self) -> None:
         self._sweeper.close()

@@ -20,7 +20,15 @@ from provisioner.model.hardware import Power
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.status import (
+    AuditResult,
+    CloudStatus,
+    EnrollItem,
+    EnrollResult,
+    NodeView,
+    ScanResult,
+    SweepResult,
+)
 from provisioner.model.value import Value
 
 ANSWER_SECONDS = 120.0
@@ -72,6 +80,10 @@ class Client:
     def sweep(self) -> Iterator[SweepResult]:
         """Ask every BMC for its node's power; each answer comes as soon as it is known."""
         return self._stream(SweepResult, {}, "nodes", "sweep")
+
+    def scan(self, network: str) -> Iterator[ScanResult]:
+        """Find the BMCs of a network; each as soon as it is known."""
+        return self._stream(ScanResult, {"network": network}, "nodes", "scan")
 
     def audit(self, names: Sequence[str]) -> Iterator[AuditResult]:
         """Find out what makes the BMCs of these nodes, or of all, unsafe; each result as soon as it is known."""

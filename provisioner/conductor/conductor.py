@@ -26,7 +26,15 @@ from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import AT_WORK, EXITS, NodeState
-from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.status import (
+    AuditResult,
+    CloudStatus,
+    EnrollItem,
+    EnrollResult,
+    NodeView,
+    ScanResult,
+    SweepResult,
+)
 from provisioner.plan.compare import compare_hardware
 from provisioner.store.nodes import PortRecord
 from provisioner.store.store import Store
@@ -80,6 +88,12 @@ class Conductor(Guests):
     def sweep(self) -> Iterator[SweepResult]:
         """Ask all BMCs for their power at once; the results as they come."""
         return sweep_nodes(self._doors)
+
+    def scan(self, network: str) -> Iterator[ScanResult]:
+        """The BMCs that answer in a network, and whose they are."""
+        known = {node.spec.bmc.address: node.name for node in self._store.nodes.all()}
+        for address, drivers in self._doors.bmcs.scan(network):
+            yield ScanResult(address=address, drivers=drivers, node=known.get(address))
 
     def audit(self, names: Sequence[str]) -> Iterator[AuditResult]:
         """What makes the BMCs of these nodes, or of all, unsafe; the results as they come."""

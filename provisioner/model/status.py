@@ -37,6 +37,14 @@ class SweepResult(Value):
     error: dict[str, Any] | None = None
 
 
+class ScanResult(Value):
+    """A controller that answers. ``node``: whose it is, if that node is on record."""
+
+    address: str
+    drivers: tuple[str, ...]
+    node: str | None = None
+
+
 class AuditFinding(Value):
     """What makes a controller unsafe. ``check`` names it for scripts; ``mend`` is the command that ends it."""
 

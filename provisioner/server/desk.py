@@ -11,7 +11,15 @@ from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.status import AuditResult, CloudStatus, EnrollItem, EnrollResult, NodeView, SweepResult
+from provisioner.model.status import (
+    AuditResult,
+    CloudStatus,
+    EnrollItem,
+    EnrollResult,
+    NodeView,
+    ScanResult,
+    SweepResult,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +47,8 @@ class ForOperators(Subscribed, Protocol):
     """The conductor as operators see it. Each method may block, and raises errors of ours."""
 
     def enroll(self, items: Sequence[EnrollItem]) -> Iterable[EnrollResult]: ...
+
+    def scan(self, network: str) -> Iterable[ScanResult]: ...
 
     def audit(self, names: Sequence[str]) -> Iterable[AuditResult]: ...
 

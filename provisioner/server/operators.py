@@ -37,6 +37,10 @@ class PowerRequest(Value):
     want: Literal["on", "off", "soft", "reset", "cycle"] | None = None
 
 
+class ScanRequest(Value):
+    network: str
+
+
 class AuditRequest(Value):
     """No names: all nodes."""
 
@@ -68,6 +72,7 @@ def operator_app(
             Route("/v1/status", api.status, methods=["GET"]),
             Route("/v1/nodes/enroll", api.enroll, methods=["POST"]),
             Route("/v1/nodes/sweep", api.sweep, methods=["POST"]),
+            Route("/v1/nodes/scan", api.scan, methods=["POST"]),
             Route("/v1/nodes/audit", api.audit, methods=["POST"]),
             Route("/v1/nodes", api.nodes, methods=["GET"]),
             Route("/v1/nodes/{name}", api.node, methods=["GET"]),
@@ -122,6 +127,11 @@ class _Api:
     async def sweep(self, request: Request) -> Response:
         """What each BMC says, as it comes, a JSON line each."""
         return await self._stream(lambda: iter(self._conductor.sweep()))
+
+    async def scan(self, request: Request) -> Response:
+        """The BMCs of a network, as they answer, a JSON line each."""
+        wanted = await read_value(request, ScanRequest)
+        return await self._stream(lambda: iter(self._conductor.scan(wanted.network)))
 
     async def audit(self, request: Request) -> Response:
         """The findings of each node, as they come, a JSON line each."""

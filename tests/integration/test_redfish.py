@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from provisioner.bmc.scan import Found, scan
 from provisioner.bmc.worker import BmcWorker
 from provisioner.errors import BmcError, BmcRefused, BmcSilent
 from provisioner.model.hardware import BmcAddress, BootDevice, Power, SecretRef
@@ -183,3 +184,10 @@ def test_both_protocols_are_swept_together(worker: BmcWorker, emulator: Emulator
     assert seen["redfish"] is Power.OFF and isinstance(seen["ipmi"], BmcSilent)
     known = {key: said for batch in worker.verify_all(asked, 3.0) for key, said in batch.items()}
     assert isinstance(known["redfish"], dict) and isinstance(known["ipmi"], BmcSilent)
+
+
+def test_a_scan_finds_it(emulator: Emulator) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+        door.bind(("127.0.0.1", 0))  # a port where nobody speaks IPMI
+        ports = {"ipmi": int(door.getsockname()[1]), "redfish": emulator.port}
+        assert list(scan(["127.0.0.1"], ports)) == [Found("127.0.0.1", ("redfish",))]

@@ -214,6 +214,9 @@ class Controllers:
             except BmcError as error:
                 yield {key: error}
 
+    def scan(self, network: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        yield from ((address, ("ipmi",)) for address in self.by_address)
+
     def close(self) -> None:
         pass
 

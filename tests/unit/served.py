@@ -24,6 +24,7 @@ from provisioner.model.status import (
     EnrollResult,
     MemberStatus,
     NodeView,
+    ScanResult,
     SweepResult,
 )
 from provisioner.server.changes import Changes
@@ -86,6 +87,7 @@ class FakeConductor:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.powers: list[tuple[str, str | None]] = []
+        self.scans: list[ScanResult] = []
         self.audits: list[AuditResult] = []
         self.seen: list[SweepResult] = []
         self.readings: dict[str, Any] = {}
@@ -128,6 +130,9 @@ class FakeConductor:
 
     def read_bmc(self, name: str, what: str) -> Any:
         return self.readings[what]
+
+    def scan(self, network: str) -> Iterable[ScanResult]:
+        yield from self.scans
 
     def audit(self, names: Sequence[str]) -> Iterable[AuditResult]:
         yield from [result for result in self.audits if not names or result.node in names]

@@ -16,7 +16,7 @@ from provisioner.errors import BmcSilent
 from provisioner.model.deployment import STEPS, Node, Step, StepName, StepState
 from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
 from provisioner.model.states import NodeState
-from provisioner.model.status import AuditFinding, AuditResult, NodeView, SweepResult
+from provisioner.model.status import AuditFinding, AuditResult, NodeView, ScanResult, SweepResult
 from provisioner.system.clock import FakeClock
 
 HARDWARE = """\
@@ -279,3 +279,26 @@ def test_an_audit_names_risk_reason_and_what_mends_it(bench: Bench) -> None:
     assert "node2: nothing found" in done.stdout
     assert bench.call("node", "audit", "node2").exit_code == 0
     assert json.loads(bench.call("node", "audit", "-o", "json").stdout)[0]["findings"][0]["check"] == "cipher-zero"
+
+
+def test_a_scan_writes_a_hardware_file_of_what_is_new_and_enrolls_it(bench: Bench) -> None:
+    secret, target = bench.folder / "secret", bench.folder / "rack-b.yaml"
+    secret.write_text("S3cret\n")
+    secret.chmod(0o600)
+    bench.conductor.scans = [
+        ScanResult(address="10.0.4.11", drivers=("redfish", "ipmi")),
+        ScanResult(address="10.0.4.12", drivers=("ipmi",), node="node1"),
+    ]
+    words = ("node", "enroll", "--scan", "10.0.4.0/24", "--username", "admin", "--password-file", str(secret))
+    done = bench.call(*words, "--to", str(target))
+    assert done.exit_code == 0, done.output
+    assert "10.0.4.12" in done.stderr and "is node1" in done.stderr
+    (item,) = bench.conductor.enrolled
+    assert (item.spec.name, item.spec.bmc.driver, item.spec.ports) == ("bmc-10-0-4-11", "redfish", ())
+    assert "S3cret" not in target.read_text() + done.output
+    assert bench.call(*words, "--to", str(target)).exit_code == 64
+    bench.conductor.scans = []
+    nothing = bench.call(*words, "--to", str(bench.folder / "other.yaml"))
+    assert nothing.exit_code == 1 and "nothing answered" in nothing.stderr
+    assert bench.call("node", "enroll", "--scan", "10.0.4.0/24").exit_code == 64
+    assert bench.call("node", "enroll").exit_code == 64
