@@ -17,7 +17,7 @@ from typing import Any
 from pyghmi.ipmi.console import Console
 from pyghmi.ipmi.private.session import Session
 
-from provisioner.bmc.ipmi import REFUSALS
+from provisioner.bmc.ipmi_troubles import REFUSALS
 
 TURN_SECONDS = 0.02
 LOGIN_SECONDS = 10

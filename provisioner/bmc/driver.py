@@ -16,6 +16,8 @@ from provisioner.model.hardware import BootDevice, Power
 Switch = Literal["on", "off", "soft", "reset", "cycle"]
 Reading = Literal["sensors", "log", "inventory"]
 READINGS: tuple[Reading, ...] = ("sensors", "log", "inventory")
+CHECK_PASSWORD = "check the password that the node's hardware file names, or by hand: {ipmitool}"
+CHECK_USER = "list the controller's users: {ipmitool:user list 1} (as a user who may log in)"
 
 
 class Trouble(Exception):

@@ -18,8 +18,9 @@ from pyghmi.ipmi.events import EventHandler
 from pyghmi.ipmi.private.session import Session
 
 from provisioner.bmc.audit import audit_ipmi, judge_clock
-from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Trouble, Way
+from provisioner.bmc.driver import Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Way
 from provisioner.bmc.facts import parse_device_id
+from provisioner.bmc.ipmi_troubles import not_ipmi, silent_command, silent_login, translate_code, translate_login
 from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
 
@@ -37,8 +38,6 @@ SET_PASSWORD, LONG_PASSWORD, THIS_CHANNEL = 0x02, 0x80, 0x0E
 PASSWORD_BYTES, LONG_PASSWORD_BYTES = 16, 20
 REMOTE_DISK = 9
 DEVICE_CODES = {BootDevice.PXE: 1, BootDevice.DISK: 2}
-BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
-NO_PRIVILEGE = 0xD4
 NOT_THERE = "record not present"
 """pyghmi's words for the completion code 0xCB, which a controller without a sensor repository answers."""
 NO_PARTS = "Invalid data field"
@@ -48,85 +47,6 @@ RETRANSMIT_UNTIL = 3.0
 RETRANSMIT_PROBE_UNTIL = 1.0
 """pyghmi waits a random 0.5 to 1 s for the first answer, each time a second longer, and ends past this many."""
 
-CHECK_PASSWORD = "check the password that the node's hardware file names, or by hand: {ipmitool}"
-CHECK_USER = "list the controller's users: {ipmitool:user list 1} (as a user who may log in)"
-REFUSALS: tuple[tuple[str, type[Trouble], str, str, str], ...] = (
-    (
-        "Incorrect password",
-        Refused,
-        "the password is wrong",
-        "the controller knows the user, but proved another password (RAKP message 2); some controllers answer so to"
-        " users they do not know",
-        CHECK_PASSWORD,
-    ),
-    (
-        "Invalid integrity check value",
-        Refused,
-        "the password is wrong",
-        "the controller did not accept our proof of the password (RAKP message 4)",
-        CHECK_PASSWORD,
-    ),
-    (
-        "Unauthorized name",
-        Refused,
-        "the user is unknown",
-        "the controller has no user of this name who may log in over the network, neither as administrator nor as"
-        " operator (RAKP message 2)",
-        CHECK_USER,
-    ),
-    ("Invalid username length", Refused, "the user is unknown", "IPMI names have at most 16 bytes", CHECK_USER),
-    (
-        "role",
-        Refused,
-        "the user lacks the privilege",
-        "the controller grants this user neither administrator nor operator",
-        CHECK_USER,
-    ),
-    (
-        "rivelege",
-        Refused,
-        "the user lacks the privilege",
-        "logged in, but the controller grants neither administrator nor operator",
-        CHECK_USER,
-    ),
-    (
-        "Insufficient resources",
-        Failed,
-        "the controller has no session left",
-        "it serves a few sessions at a time, and all are taken",
-        "log others out, or wait a minute until it forgets idle ones",
-    ),
-    (
-        "ipher suite",
-        Refused,
-        "no common cipher suite",
-        "the controller accepts neither suite 17 (SHA-256) nor suite 3 (SHA-1)",
-        "allow cipher suite 17 or 3 in the controller's settings",
-    ),
-    (
-        "algorithm",
-        Refused,
-        "no common cipher suite",
-        "the controller accepts neither suite 17 (SHA-256) nor suite 3 (SHA-1)",
-        "allow cipher suite 17 or 3 in the controller's settings",
-    ),
-    (
-        "MD5 required",
-        Refused,
-        "the controller does not offer IPMI 2.0",
-        "version 1.5 has no encryption and is not used",
-        "update the controller's firmware, or enable IPMI 2.0 (RMCP+) in its settings",
-    ),
-    (
-        "wrong Kg",
-        Refused,
-        "the controller uses a second key (Kg)",
-        "user and password are right, but the session key is not (RAKP message 4)",
-        "set the controller's Kg key to empty",
-    ),
-)
-"""What pyghmi says when a login fails, and what it means: (words of pyghmi's, error, summary, cause, hint)."""
-
 
 def connect(way: Way, /) -> Controller:
     """Log in with the highest privilege that the user has, administrator or operator."""
@@ -135,55 +55,16 @@ def connect(way: Way, /) -> Controller:
         command = Command(bmc=way.address, userid=way.username, password=way.password, port=way.port)
         return IpmiController(command.ipmi_session, time.monotonic() - start, way, command)
     except TimeUp as error:
-        raise _silent_login(time.monotonic() - start) from error
+        raise silent_login(time.monotonic() - start) from error
     except socket.gaierror as error:
         raise Failed("the address cannot be resolved", error.strerror or "", "write an IP address") from error
     except PyghmiException as error:
         words = str(error)
         if words in ("None", "", "timeout") or "no longer connected" in words:
-            raise _silent_login(time.monotonic() - start) from error
+            raise silent_login(time.monotonic() - start) from error
         raise translate_login(words) from error
     except Exception as error:  # what a library says that unpacks bytes it took on trust
-        raise _not_ipmi(error) from error
-
-
-def translate_login(words: str) -> Trouble:
-    """The trouble that pyghmi's ``words`` mean."""
-    for part, kind, summary, cause, hint in REFUSALS:
-        if part in words:
-            return kind(summary, cause, hint)
-    return Refused("the login was refused", f"for an unusual reason, which pyghmi calls: {words}", CHECK_PASSWORD)
-
-
-def _not_ipmi(error: Exception) -> Failed:
-    return Failed(
-        "what answers there does not speak IPMI 2.0",
-        f"its answer cannot be understood ({type(error).__name__})",
-        "check address and port; by hand: {ipmitool}",
-    )
-
-
-def _silent_login(seconds: float) -> Trouble:
-    """What a login that did not end has reached, told by what pyghmi's session holds by then."""
-    sessions = [session for by_port in Session.bmc_handlers.values() for session in by_port.values()]
-    if any(hasattr(session, "pendingsessionid") for session in sessions):
-        return Silent(
-            "stopped answering during the login",
-            f"a session was opened, then nothing followed the user's name for {seconds:.1f} s; many controllers do so"
-            " when they do not know the user",
-            "check the user's name; by hand: {ipmitool}",
-        )
-    if any(hasattr(session, "currentchannel") for session in sessions):
-        return Silent(
-            "stopped answering during the login",
-            f"it said what it offers, then opened no session for {seconds:.1f} s",
-            "check that IPMI 2.0 over LAN is enabled; by hand: {ipmitool}",
-        )
-    return Silent(
-        "no answer",
-        f"asked several times for its authentication capabilities over {seconds:.1f} s",
-        "check that the controller has power and IPMI over LAN enabled, and the way to it; by hand: {ipmitool}",
-    )
+        raise not_ipmi(error) from error
 
 
 class IpmiController:
@@ -352,14 +233,14 @@ class IpmiController:
         try:
             return call(self._library)
         except TimeUp as error:
-            raise _silent_command(time.monotonic() - start) from error
+            raise silent_command(time.monotonic() - start) from error
         except PyghmiException as error:
             words = str(error) or "timeout"
             if "timeout" in words or words == "None":
-                raise _silent_command(time.monotonic() - start) from error
+                raise silent_command(time.monotonic() - start) from error
             raise Refused("the controller refused the command", words, "by hand: {ipmitool}") from error
         except Exception as error:
-            raise _not_ipmi(error) from error
+            raise not_ipmi(error) from error
 
     def _send(self, function: int, command: int, *data: int, until: float = RETRANSMIT_UNTIL) -> bytes:
         """One command and its answer without the completion code."""
@@ -371,11 +252,11 @@ class IpmiController:
             answer = self._session.raw_command(netfn=function, command=command, data=data)
             code, body = int(answer["code"]), bytes(answer["data"])
         except TimeUp as error:
-            raise _silent_command(time.monotonic() - start) from error
+            raise silent_command(time.monotonic() - start) from error
         except (PyghmiException, KeyError) as error:  # KeyError: its note of a time-out lacks what it then looks for
-            raise _silent_command(time.monotonic() - start) from error
+            raise silent_command(time.monotonic() - start) from error
         except Exception as error:
-            raise _not_ipmi(error) from error
+            raise not_ipmi(error) from error
         if code:
             raise translate_code(code, f"network function {function:#04x} command {command:#04x}")
         return body
@@ -412,21 +293,3 @@ def _read_inventory(library: Command) -> list[Any]:
         if NOT_THERE not in str(error) and NO_PARTS not in str(error):
             raise
         return []  # it has no list of its parts (34.2)
-
-
-def _silent_command(seconds: float) -> Silent:
-    return Silent(
-        "stopped answering",
-        f"logged in, then no answer to a command for {seconds:.1f} s",
-        "check the way to the controller; by hand: {ipmitool}",
-    )
-
-
-def translate_code(code: int, command: str) -> Trouble:
-    """The trouble that a completion code (table 5-2) other than 0 means."""
-    evidence = f"completion code {code:#04x} to {command}"
-    if code in BUSY_CODES:
-        return Busy("the controller is busy", evidence, "try again in a moment; by hand: {ipmitool}")
-    if code == NO_PRIVILEGE:
-        return Refused("the user lacks the privilege for this command", evidence, CHECK_USER)
-    return Refused("the controller refused the command", evidence, "by hand: {ipmitool}")

@@ -11,7 +11,7 @@ import os
 import struct
 from enum import Enum
 
-from provisioner.bmc.driver import Failed, Refused, Trouble
+from provisioner.bmc.driver import CHECK_PASSWORD, CHECK_USER, Failed, Refused, Trouble
 from provisioner.bmc.rmcp import (
     IPMI,
     NAME_ONLY,
@@ -40,8 +40,6 @@ THIS_CHANNEL, WITH_VERSION_2 = 0x0E, 0x80
 USER, OPERATOR, ADMINISTRATOR = 0x02, 0x03, 0x04
 """Privileges (table 13-18)."""
 NO_SUITE = frozenset({0x04, 0x05, 0x06, 0x07, 0x10, 0x11})
-CHECK_PASSWORD = "check the password that the node's hardware file names, or by hand: {ipmitool}"
-CHECK_USER = "list the controller's users: {ipmitool:user list 1} (as a user who may log in)"
 STATUS: dict[int, tuple[type[Trouble], str, str]] = {
     0x01: (Failed, "the controller has no session left", "log others out, or wait a minute until it forgets idle ones"),
     0x09: (Refused, "the user lacks the privilege", CHECK_USER),

@@ -75,7 +75,7 @@ def wait(reason: str, **detail: Any) -> Outcome:
 
 def reserve(work: Work) -> Outcome:
     """The lease is held by whoever calls this; its fence number goes into the journal."""
-    holder, _, _, fence = work.doors.store.nodes.lease(work.node.name)
+    holder, _, _, fence = work.doors.store.leases.get(work.node.name)
     return done(holder=holder, fence=fence)
 
 

@@ -60,9 +60,9 @@ class Walker:
 
     def _lease(self, node: Node, purpose: str) -> None:
         now = self._doors.clock.now()
-        holder, known, expiry, _ = self._store.nodes.lease(node.name)
+        holder, known, expiry, _ = self._store.leases.get(node.name)
         if (holder, known) != (self._doors.holder, purpose) or expiry - now < LEASE_SECONDS / 2:
-            self._store.nodes.take_lease(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
+            self._store.leases.take(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
 
     def _deploy(self, name: str) -> None:
         while not self._stopping() and (work := self._next(name)) is not None:
@@ -204,7 +204,7 @@ class Walker:
             self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=ident, failure=failure)
             self._store.permits.fail(ident)
             self._store.nodes.close_window(node.name)
-            self._store.nodes.end_lease(node.name, self._doors.holder)
+            self._store.leases.end(node.name, self._doors.holder)
             self._doors.tell(
                 "deployment.failed", f"{work.step.name}: {error}", node.name, ident, step=str(work.step.name)
             )
@@ -227,7 +227,7 @@ class Walker:
             running = (DeploymentState.RUNNING,)
             self._store.deployments.set_state(deployment.id, running, DeploymentState.ACTIVE, now=now)
             self._store.nodes.move(node, NodeState.ACTIVE, now=now, deployment=deployment.id)
-            self._store.nodes.end_lease(node.name, self._doors.holder)
+            self._store.leases.end(node.name, self._doors.holder)
             seconds = round(now - deployment.created, 1)
             hostname = deployment.placement.hostname
             message = f"{hostname} is active after {seconds:.0f} s"
@@ -237,7 +237,7 @@ class Walker:
         """The ramdisk is told to halt, and cleaning sees to it that the power is off."""
         with self._store.transaction():
             end_deployment(self._doors, node, NodeState.CLEANING, "inspected")
-            self._store.nodes.end_lease(node.name, self._doors.holder)
+            self._store.leases.end(node.name, self._doors.holder)
 
     def _clean(self, node: Node) -> None:
         """Power off; then nobody hears its guests any more, and the node is available."""
@@ -260,7 +260,7 @@ class Walker:
             failure = self._failure(node.name, error, now)
             with self._store.transaction():
                 self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=None, failure=failure)
-                self._store.nodes.end_lease(node.name, self._doors.holder)
+                self._store.leases.end(node.name, self._doors.holder)
                 self._doors.tell("node.failed", f"cleaning: {error}", node.name)
             return
         self._cleaning.pop(node.name, None)
@@ -271,7 +271,7 @@ class Walker:
                 state = NodeState.AVAILABLE if known else NodeState.ENROLLED
                 self._store.nodes.move(node, state, now=now, deployment=None)
                 self._store.tokens.drop_node(node.name)
-                self._store.nodes.end_lease(node.name, self._doors.holder)
+                self._store.leases.end(node.name, self._doors.holder)
                 self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
         except (Conflict, NotFound) as error:
             LOG.info("%s", error)  # aborted or forgotten while the BMC was asked

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
-from provisioner.errors import Conflict, LeaseLost, NotFound
+from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Port, Power
 from provisioner.model.states import NodeState, check_move
@@ -331,47 +331,6 @@ class Nodes:
         """Forget a node with its ports, tokens, metadata and reports."""
         with self._db.write() as tx:
             tx.execute(delete(NODES).where(NODES.c.name == name))
-
-    def take_lease(self, name: str, holder: str, purpose: str, now: float, seconds: float) -> int:
-        """Take or renew the right to work on a node, by one conditional UPDATE; the fence number.
-
-        The number grows when the holder changes or the lease had run out, never when it is renewed.
-
-        :raises LeaseLost: another holder has it.
-        """
-        with self._db.write() as tx:
-            uuid = tx.execute(select(NODES.c.uuid).where(NODES.c.name == name)).scalar_one()
-            mine = (LEASES.c.node == uuid) & (LEASES.c.holder == holder) & (LEASES.c.expiry >= now)
-            renewed = tx.execute(update(LEASES).where(mine).values(purpose=purpose, expiry=now + seconds))
-            if renewed.rowcount != 1:
-                free = or_(LEASES.c.holder.in_(("", holder)), LEASES.c.expiry < now)
-                values = {"holder": holder, "purpose": purpose, "expiry": now + seconds, "fence": LEASES.c.fence + 1}
-                taken = tx.execute(update(LEASES).where(LEASES.c.node == uuid, free).values(values))
-                if taken.rowcount != 1:
-                    row = tx.execute(select(LEASES).where(LEASES.c.node == uuid)).one()
-                    raise LeaseLost(
-                        "another conductor works on the node",
-                        where=name,
-                        cause=f"{row.holder} has it for {row.purpose}, {row.expiry - now:.0f} s more",
-                        hint="wait until it is done or its lease runs out",
-                    )
-            return int(tx.execute(select(LEASES.c.fence).where(LEASES.c.node == uuid)).scalar_one())
-
-    def lease(self, name: str) -> tuple[str, str, float, int]:
-        """(holder, purpose, expiry, fence); the holder is empty when nobody has it."""
-        query = select(LEASES).join(NODES, NODES.c.uuid == LEASES.c.node).where(NODES.c.name == name)
-        with self._db.read() as tx:
-            row = tx.execute(query).one()
-        return row.holder, row.purpose, row.expiry, row.fence
-
-    def end_lease(self, name: str, holder: str) -> None:
-        uuid = select(NODES.c.uuid).where(NODES.c.name == name).scalar_subquery()
-        with self._db.write() as tx:
-            tx.execute(
-                update(LEASES)
-                .where(LEASES.c.node == uuid, LEASES.c.holder == holder)
-                .values(holder="", purpose="", expiry=0.0)
-            )
 
 
 def _taken(name: str, what: str, owner: str) -> Conflict:

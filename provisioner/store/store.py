@@ -9,6 +9,7 @@ from provisioner.store.clouds import Clouds
 from provisioner.store.database import Cipher, Database
 from provisioner.store.deployments import Deployments
 from provisioner.store.events import Events
+from provisioner.store.leases import Leases
 from provisioner.store.migrate import run_migrations
 from provisioner.store.nodes import Nodes
 from provisioner.store.permits import Permits
@@ -32,6 +33,7 @@ class Store:
         self.tokens = Tokens(self._db, cipher)
         self.permits = Permits(self._db)
         self.events = Events(self._db)
+        self.leases = Leases(self._db)
 
     def transaction(self) -> AbstractContextManager[object]:
         """What this thread writes inside is recorded together, or not at all."""

@@ -441,12 +441,12 @@ def test_another_conductor_keeps_away_from_a_leased_node(tmp_path: Path) -> None
     rack = Rack(tmp_path, 1)
     rack.enroll()
     rack.apply()
-    rack.store.nodes.take_lease("node1", "other", "deploy", rack.clock.now(), 60)
+    rack.store.leases.take("node1", "other", "deploy", rack.clock.now(), 60)
     rack.conductor.tick()
     deployment = rack.conductor.node("node1").deployment
     assert deployment is not None and deployment.steps[0].state is StepState.WAITING
     with pytest.raises(LeaseLost):
-        rack.store.nodes.take_lease("node1", "conductor", "deploy", rack.clock.now(), 60)
+        rack.store.leases.take("node1", "conductor", "deploy", rack.clock.now(), 60)
     rack.clock.sleep(61)
     rack.play()
     assert rack.states() == {"node1": "active"}

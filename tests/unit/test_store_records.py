@@ -194,16 +194,16 @@ def test_a_move_needs_the_state_that_was_seen(store: Store) -> None:
 
 def test_a_lease_has_one_holder_and_its_fence_only_grows(store: Store) -> None:
     enroll(store)
-    assert store.nodes.take_lease("node1", "seed", "deploy", NOW, 60) == 1
-    assert store.nodes.take_lease("node1", "seed", "deploy", NOW + 30, 60) == 1
+    assert store.leases.take("node1", "seed", "deploy", NOW, 60) == 1
+    assert store.leases.take("node1", "seed", "deploy", NOW + 30, 60) == 1
     with pytest.raises(LeaseLost) as caught:
-        store.nodes.take_lease("node1", "other", "deploy", NOW + 31, 60)
+        store.leases.take("node1", "other", "deploy", NOW + 31, 60)
     assert "seed" in str(caught.value)
-    assert store.nodes.take_lease("node1", "other", "deploy", NOW + 91, 60) == 2
-    store.nodes.end_lease("node1", "seed")
-    assert store.nodes.lease("node1")[0] == "other"
-    store.nodes.end_lease("node1", "other")
-    assert store.nodes.take_lease("node1", "seed", "deploy", NOW + 92, 60) == 3
+    assert store.leases.take("node1", "other", "deploy", NOW + 91, 60) == 2
+    store.leases.end("node1", "seed")
+    assert store.leases.get("node1")[0] == "other"
+    store.leases.end("node1", "other")
+    assert store.leases.take("node1", "seed", "deploy", NOW + 92, 60) == 3
 
 
 def test_a_slot_has_one_deployment(store: Store) -> None:
