@@ -46,7 +46,7 @@ DEFAULTS = (
 )  # fmt: skip
 """Users and passwords that vendors' manuals name as set in the factory."""
 USER, CHECK_CAPABILITIES, CLOSE_SESSION = 0x02, 0x38, 0x3C
-CLOCK_SECONDS = 60.0
+CLOCK_SECONDS, DAY = 60.0, 86_400.0
 UNKNOWN = "\0"
 """A password that is none of those it was compared with."""
 
@@ -83,7 +83,8 @@ def judge_clock(theirs: float, ours: float) -> list[Finding]:
     off = theirs - ours
     if abs(off) <= CLOCK_SECONDS:
         return []
-    cause = f"it is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} this host's"
+    how_far = f"{abs(off):.0f} s" if abs(off) < DAY else f"{abs(off) / DAY:.0f} days"
+    cause = f"it is {how_far} {'ahead of' if off > 0 else 'behind'} this host's"
     mend = "{ipmitool:sel time set now}"
     return [Finding("clock", "low", "the controller's clock is off, and so are the times in its log", cause, mend)]
 

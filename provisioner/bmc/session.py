@@ -40,7 +40,7 @@ SPACING_DECAY = 0.8
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5
 
 LIFETIME = {False: "once", True: "for ever"}
-LAST_ORDER = "its operating system does not follow; switch it off without asking: provisioner node power NAME off"
+LAST_ORDER = "its operating system does not follow; switch it off without asking: provisioner node power {node} off"
 
 Result = TypeVar("Result")
 

@@ -113,6 +113,8 @@ def inventory(options: Options, name: str) -> None:
     if options.json:
         print_json(found)
         return
+    if not found:
+        click.echo(f"the BMC of {name} lists no parts; provisioner node inspect {name} finds them")
     for part, facts in found.items():
         click.echo(clean(part))
         print_facts([(f"  {key}", value) for key, value in facts.items()])

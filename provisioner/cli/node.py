@@ -288,6 +288,10 @@ def power(options: Options, name: str, want: str | None) -> None:
     Example:
       provisioner node power node1 off
     """
+    if want == "soft" and not options.json:
+        click.echo(
+            f"{name} is asked to shut down; its BMC is looked at until it has, for a minute and a half", err=True
+        )
     with open_client(options) as client:
         now = client.set_power(name, want)
     if options.json:

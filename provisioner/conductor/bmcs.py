@@ -9,7 +9,7 @@ from provisioner.bmc.driver import READINGS
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.enroll import BMC_SECONDS
 from provisioner.conductor.sweep import note_power
-from provisioner.errors import Conflict, UsageError
+from provisioner.errors import BmcError, Conflict, UsageError
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import BootDevice, Firmware, Power
 from provisioner.model.states import AT_WORK
@@ -34,7 +34,11 @@ def set_power(doors: Doors, name: str, want: str | None) -> Power:
         return power
     node = check_idle(doors, name, "power")
     seconds = SOFT_SECONDS if want == "soft" else BMC_SECONDS
-    power = doors.bmcs.set_power(node.bmc, doors.store.nodes.password(name), want, seconds)
+    try:
+        power = doors.bmcs.set_power(node.bmc, doors.store.nodes.password(name), want, seconds)
+    except BmcError as error:
+        error.hint = (error.hint or "").replace("{node}", name) or None
+        raise
     with doors.store.transaction():
         doors.store.nodes.set_power(name, power, doors.clock.now())
         doors.tell("power.changed", f"{want}: the power is {power}", name)

@@ -296,4 +296,4 @@ def test_an_operating_system_that_does_not_follow_is_named(bench: Bench) -> None
     bench.controller.now = bench.controller.goal = Power.ON
     bench.controller.lag = 10_000
     error = bench.set_power("soft")["error"]
-    assert error["summary"] == "the power did not turn off" and "node power NAME off" in error["hint"]
+    assert error["summary"] == "the power did not turn off" and "node power {node} off" in error["hint"]
