@@ -141,7 +141,8 @@ class Poller:
         self._end = self._begun + seconds
         self._left = len(self._lines)
         self._timers.clear()
-        for number, line in enumerate(list(self._lines.values())):
+        # Who answers first is who was logged in to: the dead wait behind the living.
+        for number, line in enumerate(sorted(self._lines.values(), key=lambda line: not line.kept)):
             self._begin(line)
             if number % AT_ONCE == AT_ONCE - 1:
                 self._listen(0.0)

@@ -68,6 +68,11 @@ class Sweeper:
                     for key, (bmc, _) in left.items()
                 }
 
+    def start(self) -> None:
+        """Have the process ready before it is asked the first time."""
+        with self._turn:
+            self._running()
+
     def close(self) -> None:
         with self._turn:
             process, self._process = self._process, None

@@ -181,6 +181,10 @@ class BmcWorker:
         self._numbers = itertools.count(1)
         self._sweeper = Sweeper()
 
+    def start(self) -> None:
+        """Have the poller ready before it is asked the first time; also without this it is started when needed."""
+        self._sweeper.start()
+
     def verify(self, bmc: BmcAddress, password: str, deadline: float) -> dict[str, Any]:
         return self._call(bmc, password, "verify", deadline)
 

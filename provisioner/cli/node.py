@@ -289,9 +289,7 @@ def power(options: Options, name: str, want: str | None) -> None:
       provisioner node power node1 off
     """
     if want == "soft" and not options.json:
-        click.echo(
-            f"{name} is asked to shut down; its BMC is looked at until it has, for a minute and a half", err=True
-        )
+        click.echo(f"{name} is asked to shut down; its BMC is watched until it has, for 90 s", err=True)
     with open_client(options) as client:
         now = client.set_power(name, want)
     if options.json:

@@ -73,6 +73,7 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         read_quirks(quirks)  # the worker reads them again; here a fault is told to whoever starts the service
         bmcs = BmcWorker(observer, quirks=quirks)
         closing.callback(bmcs.close)
+        bmcs.start()
         clock = HostClock()
         conductor = Conductor(store, bmcs, catalogue, settings, clock=clock)
         work: list[Callable[[], None]] = [Tail(store.events, observer)]
