@@ -159,6 +159,7 @@ def _print_hardware(report: HardwareReport | None, differences: Sequence[str]) -
             ("CPUs", f"{report.cpus} in {report.cores or '?'} cores, {report.sockets or '?'} sockets"),
             ("memory", f"{report.memory_mib} MiB"),
             ("firmware", f"{report.firmware} {report.bios}"),
+            ("BMC inside", report.bmc_address),
             ("virtualisation", f"yes{kvm[report.kvm]}" if report.virtualisation else "no"),
         ]
     )

@@ -100,12 +100,14 @@ class Guests:
         return {"clock": now}
 
     def _recognise(self, token: TokenRecord, hardware: HardwareReport) -> None:
-        """Whoever boots in a node's window is that node only when its own controller's number says so.
+        """Whoever boots in a node's window is that node only when its own controller's number or address says so.
 
         :raises TrustError: it is another server, or cannot be told.
         """
         node = self._store.nodes.get(token.node)
         same = same_machine(node.bmc_facts.get("guid"), hardware.uuid)
+        if same is None and hardware.bmc_address:
+            same = hardware.bmc_address == node.spec.bmc.address
         macs = [nic.mac for nic in hardware.nics]
         if not same or not macs:
             why = "another server booted" if same is False else "the controller or the server tells no UUID"
@@ -115,7 +117,7 @@ class Guests:
         first = [mac for mac in macs if mac == hardware.boot_mac]
         ports = [Port(mac=mac) for mac in dict.fromkeys([*first, *macs])]
         self._store.nodes.learn_ports(node.name, ports, self._doors.pool, self._doors.clock.now())
-        message = f"recognised by its UUID; its ports are {', '.join(port.mac for port in ports)}"
+        message = f"recognised by its controller; its ports are {', '.join(port.mac for port in ports)}"
         self._doors.tell("window.recognised", message, node.name, token.deployment)
 
     def _begin_anew(self, token: TokenRecord) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provisioner.lab.machine import SERIAL_PORT
+from provisioner.lab.machine import SERIAL_PORT, SYSTEM_PORT
 from provisioner.lab.rack import Machine
 
 EMULATION = """mc_setbmc 0x20
@@ -31,6 +31,7 @@ def controller_config(machine: Machine, *, username: str, password: str, chassis
         f"    guid {machine.uuid.hex}\n"
         "  endlan\n"
         f'  chassis_control "{chassis}"\n'
+        f"  serial 15 {machine.bmc} {SYSTEM_PORT} codec VM\n"
         f'  sol "telnet:{machine.bmc}:{SERIAL_PORT}" 115200\n'
         '  user 1 false "" "" user 10 none md2 md5 straight\n'
         f'  user 2 true "{username}" "{password}" admin 10 none md2 md5 straight\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import secrets
 import shutil
@@ -25,6 +26,8 @@ from provisioner.system.run import Runner, last_lines
 
 PASSWORD = "bmc-password"
 GIB = 1024**3
+SET_ADDRESS = ("0x0c", "0x01", "1", "3")
+"""Set LAN Configuration Parameters: channel 1, the IP address (IPMI 2.0, 23.1)."""
 ATTEMPTS = 10
 """At a controller that was just started; it needs a tenth of a second."""
 
@@ -125,12 +128,13 @@ def _ensure_controller(machine: Machine, rack: Rack, bench: Bench, *, password: 
 
 
 def _wait_for_controller(machine: Machine, rack: Rack, bench: Bench) -> None:
-    """Until it answers a login with the rack's own password."""
+    """Until it answers a login with the rack's own password; it then learns its address, which it tells inside too."""
     folder = bench.folder / machine.name
     login = ["-C", "3", "-N", "1", "-R", "2", "-U", rack.username, "-f", str(bench.folder / PASSWORD)]
     words = ["ip", "netns", "exec", rack.namespace, "ipmitool", "-I", "lanplus", "-H", machine.bmc, *login]
+    address = [str(number) for number in ipaddress.IPv4Address(machine.bmc).packed]
     for _ in range(ATTEMPTS):
-        done = bench.runner.run([*words, "power", "status"], deadline=20, check=False)
+        done = bench.runner.run([*words, "raw", *SET_ADDRESS, *address], deadline=20, check=False)
         if done.code == 0:
             bench.observer(Event("lab.controller", f"{machine.name}: controller at {machine.bmc}", node=machine.name))
             return

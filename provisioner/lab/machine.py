@@ -10,6 +10,8 @@ from provisioner.system.run import Runner
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+SYSTEM_PORT = 9002
+"""At the controller's address: its system interface, which QEMU carries into the machine."""
 SERIAL_PORT = 9003
 """At the controller's address; the controller carries it to whoever asks for serial over LAN."""
 QEMU = "qemu-system-x86_64"
@@ -47,6 +49,9 @@ def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first:
         "-drive", f"if=none,id=disk0,format=raw,file={folder / 'disk.raw'},cache=unsafe,discard=unmap",
         "-device", f"virtio-blk-pci,drive=disk0,serial={machine.name}-root,bootindex={disk}",
         "-device", "virtio-rng-pci",
+        # The machine's own controller, seen from inside: the one that it is reached by from outside.
+        "-chardev", f"socket,id=bmc,host={machine.bmc},port={SYSTEM_PORT},reconnect=2",
+        "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc", "-device", "isa-ipmi-kcs,bmc=bmc0",
         "-chardev",
         f"socket,id=serial,host={machine.bmc},port={SERIAL_PORT},telnet=on,server=on,wait=off,"
         f"logfile={folder / 'console.log'},logappend=on",

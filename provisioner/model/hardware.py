@@ -193,6 +193,7 @@ class HardwareReport(Value):
 
     ``virtualisation``: the processors have the extension. ``kvm``: it really works, a virtual machine came into being;
     None when nobody tried. ``bios``: the firmware's vendor, version and date. ``boot_mac``: of the port that booted.
+    ``bmc_address``: of the node's controller, as it says inside; empty when it says none.
     """
 
     cpus: int
@@ -212,3 +213,4 @@ class HardwareReport(Value):
     bios: str = ""
     memory: tuple[MemoryModule, ...] = ()
     boot_mac: str = ""
+    bmc_address: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from provisioner.model.hardware import HardwareReport, NodeSpec
@@ -9,6 +10,15 @@ from provisioner.model.hardware import HardwareReport, NodeSpec
 GIB = 1 << 30
 TOLERANCE = 0.06
 """Part by which a size may fall short: firmware keeps memory for itself, and a disk of 900 GB has 838 GiB."""
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 address, and no name that may stand for one."""
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def compare_hardware(spec: NodeSpec, seen: HardwareReport) -> Iterator[str]:
@@ -24,6 +34,8 @@ def compare_hardware(spec: NodeSpec, seen: HardwareReport) -> Iterator[str]:
         if port.plugged and nic.neighbour and port.plugged != nic.neighbour:
             there, should = (f"{end.switch} {end.port}" for end in (nic.neighbour, port.plugged))
             yield f"port {port.mac} ({nic.name}): plugged into {there}, not {should}"
+    if seen.bmc_address and is_address(spec.bmc.address) and seen.bmc_address != spec.bmc.address:
+        yield f"BMC: the node's own controller has the address {seen.bmc_address}, the file says {spec.bmc.address}"
     if seen.firmware is not spec.firmware:
         yield f"firmware: it booted by {seen.firmware}, the file says {spec.firmware}"
     largest = max((disk.size for disk in seen.disks), default=0) // GIB

@@ -35,6 +35,7 @@ class FakeHost(LinuxHost):
         self.tables = b""
         self.frames: dict[str, bytes] = {}
         self.kvm = False
+        self.bmc: dict[tuple[int, int, bytes], bytes] | None = None
         self._folders = 0
 
     def say(self, text: str) -> None:
@@ -74,6 +75,9 @@ class FakeHost(LinuxHost):
     def listen(self, names: Sequence[str], ethertype: int, seconds: float) -> dict[str, bytes]:
         self.time += seconds
         return {name: frame for name, frame in self.frames.items() if name in names}
+
+    def ask_bmc(self, function: int, command: int, data: bytes) -> bytes | None:
+        return None if self.bmc is None else self.bmc.get((function, command, data), b"\xc1")
 
     def makes_machine(self) -> bool:
         return self.kvm

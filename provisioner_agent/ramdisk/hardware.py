@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from provisioner_agent.ramdisk.bmc import read_bmc_address
 from provisioner_agent.ramdisk.host import Host
 from provisioner_agent.ramdisk.smbios import parse_memory
 
@@ -49,6 +50,7 @@ def read_hardware(host: Host) -> dict[str, Any]:
         "bios": " ".join(
             filter(None, (host.read_text(f"{DMI}/bios_{part}") for part in ("vendor", "version", "date")))
         ),
+        "bmc_address": read_bmc_address(host),
         "memory": parse_memory(host.read_tables(f"{TABLES}/DMI")),
     }
 

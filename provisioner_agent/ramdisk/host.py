@@ -6,12 +6,14 @@ import contextlib
 import fcntl
 import os
 import platform
+import select
 import selectors
 import socket
 import struct
 import subprocess
 import tempfile
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,10 @@ SOL_PACKET, ADD_MEMBERSHIP, MULTICAST, FRAME = 263, 1, 0, 2048
 LLDP_GROUP = bytes.fromhex("0180c200000e0000")
 """The nearest bridge (IEEE 802.1AB, table 7-1), which a network card does not listen to by itself."""
 KVM_CREATE_VM = 0xAE01
+BMC_DEVICE, BMC_SECONDS = "/dev/ipmi0", 5.0
+BMC_ADDRESS = struct.pack("@iHBx", 0x0C, 0x0F, 0)
+"""The system interface: type, channel, unit."""
+IPMICTL_SEND_COMMAND, IPMICTL_RECEIVE_MSG_TRUNC = 0x8028690D, 0xC030690B
 LIMIT = 120.0
 """Seconds a program may take unless its caller knows better."""
 
@@ -110,6 +116,9 @@ class Host(Protocol):
 
     def makes_machine(self) -> bool:
         """Whether the kernel makes a virtual machine when asked (KVM_CREATE_VM)."""
+
+    def ask_bmc(self, function: int, command: int, data: bytes) -> bytes | None:
+        """A command to the node's own controller; its answer with the completion code. None: there is none."""
 
     def machine(self) -> str:
         """The processor architecture as the kernel calls it, ``x86_64``."""
@@ -325,6 +334,18 @@ class LinuxHost:
             os.close(door)
         return True
 
+    def ask_bmc(self, function: int, command: int, data: bytes) -> bytes | None:
+        try:
+            door = os.open(BMC_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return _ask_bmc(door, function, command, data)
+        except OSError:
+            return None
+        finally:
+            os.close(door)
+
     def machine(self) -> str:
         return platform.machine()
 
@@ -393,3 +414,18 @@ class LinuxHost:
     def power_off(self) -> None:
         os.sync()
         self.run(["poweroff", "-f"])
+
+
+def _ask_bmc(door: int, function: int, command: int, data: bytes) -> bytes | None:
+    """One request and its answer through the kernel's IPMI device (include/uapi/linux/ipmi.h, x86-64)."""
+    target, body = array("B", BMC_ADDRESS), array("B", data or b"\0")
+    at = (target.buffer_info()[0], len(target), 1, function, command, len(data), body.buffer_info()[0])
+    fcntl.ioctl(door, IPMICTL_SEND_COMMAND, bytearray(struct.pack("@QIxxxxqBBHxxxxQ", *at)), True)
+    if not select.select([door], [], [], BMC_SECONDS)[0]:
+        return None
+    sender, answer = array("B", bytes(32)), array("B", bytes(256))
+    into = (0, sender.buffer_info()[0], len(sender), 0, 0, 0, len(answer), answer.buffer_info()[0])
+    received = bytearray(struct.pack("@ixxxxQIxxxxqBBHxxxxQ", *into))
+    fcntl.ioctl(door, IPMICTL_RECEIVE_MSG_TRUNC, received, True)
+    length = struct.unpack_from("@H", received, 34)[0]
+    return answer.tobytes()[:length]

@@ -205,6 +205,7 @@ def inspect_a_node(rack: Rack, node: str) -> None:
     assert seen["nics"][0]["driver"] == "virtio_net"
     assert seen["nics"][0]["neighbour"] == {"switch": "leaf1", "port": "eth1/7"}
     assert seen["processor"] and seen["bios"] and seen["disks"][0]["signatures"] == []
+    assert seen["bmc_address"] == hardware["nodes"][0]["bmc"]["address"]
     assert seen["kvm"] is True, "QEMU's emulated processor has nested SVM, which works"
     assert view["differences"] == [
         f"port {mac} ({seen['nics'][0]['name']}): plugged into leaf1 eth1/7, not leaf2 eth1/7"

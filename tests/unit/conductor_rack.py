@@ -102,6 +102,8 @@ class Server:
     fail_orders: dict[str, str] = field(default_factory=dict)
     boots: int = 0
     unknown_ports: bool = False
+    says_uuid: bool = True
+    bmc_inside: str = ""
 
     @property
     def mac(self) -> str:
@@ -334,7 +336,8 @@ class Rack:
             "gpt_uuid": server.disk_guid,
         }
         nics = [{"name": "eth1", "mac": f"52:54:00:88:00:{server.number:02x}"}, {"name": "eth0", "mac": server.mac}]
-        more = {"uuid": str(server.uuid), "boot_mac": server.mac, "nics": nics}
+        more: dict[str, Any] = {"boot_mac": server.mac, "nics": nics, "bmc_address": server.bmc_inside}
+        more["uuid"] = str(server.uuid) if server.says_uuid else ""
         return {"cpus": 2, "memory_mib": 2048, "firmware": "uefi", "disks": [disk]} | more
 
     def obey(self, server: Server, ident: str, order: Mapping[str, Any]) -> None:

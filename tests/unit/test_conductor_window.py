@@ -83,6 +83,18 @@ def test_another_server_in_the_window_is_refused_and_named(tmp_path: Path) -> No
     assert rack.states() == {"node1": "available"}, "the right one is still recognised"
 
 
+def test_a_controller_without_a_number_is_known_by_its_address_inside(tmp_path: Path) -> None:
+    rack = rack_of(tmp_path, 1)
+    server = rack.servers["node1"]
+    rack.conductor.verb("node1", "inspect")
+    rack.play(until=lambda: bool(window(rack)))
+    server.says_uuid = False
+    rack.play(until=lambda: any("window.stranger" in event for event in rack.events()))
+    server.bmc_inside = server.spec.bmc.address
+    rack.play(until=lambda: settled(rack))
+    assert rack.states() == {"node1": "available"}
+
+
 def test_an_abort_and_a_failure_close_the_window(tmp_path: Path) -> None:
     rack = rack_of(tmp_path, 1)
     rack.conductor.verb("node1", "inspect")

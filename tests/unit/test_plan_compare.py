@@ -61,3 +61,10 @@ def test_ports_are_compared_with_what_is_plugged_in() -> None:
 
 def test_another_firmware_is_told() -> None:
     assert differences(firmware=Firmware.BIOS) == ["firmware: it booted by bios, the file says uefi"]
+
+
+def test_a_controller_that_says_another_address_inside_is_told() -> None:
+    assert differences(bmc_address="10.0.0.1") == []
+    assert differences(bmc_address="10.0.0.9") == [
+        "BMC: the node's own controller has the address 10.0.0.9, the file says 10.0.0.1"
+    ]
