@@ -32,17 +32,20 @@ from provisioner.bmc.session import run_session
 IDLE_SECONDS = 15.0
 """A session that is not used for so long is logged out: controllers serve a few only, and forget idle ones themselves
 after a minute."""
+KEPT_SECONDS = {"redfish": 120.0}
+"""By driver, where sessions live longer and a login costs more: a sweep then finds the session of the one before."""
 GOODBYE_SECONDS = 1.0
 DOOR = 3
 
 
 @dataclass
 class Child:
-    """The process of one controller. ``request`` is the id of what it does now."""
+    """The process of one controller. ``request`` is the id of what it does now; after ``idle`` seconds it ends."""
 
     key: str
     pid: int
     door: socket.socket
+    idle: float
     request: int | None = None
     used: float = 0.0
     unread: bytes = field(default=b"")
@@ -96,7 +99,7 @@ class Worker:
             known = ", ".join(sorted(self._drivers))
             self._say({"id": request["id"], "unknown_driver": known})
             return
-        child = self._by_key.get(request["key"]) or self._fork(request["key"])
+        child = self._by_key.get(request["key"]) or self._fork(request["key"], request["driver"])
         child.request = request["id"]
         child.used = time.monotonic()
         try:
@@ -104,7 +107,7 @@ class Worker:
         except OSError as error:  # it has ended in this very moment
             self._lose(child, f"could not be given the request ({error.strerror})")
 
-    def _fork(self, key: str) -> Child:
+    def _fork(self, key: str, driver: str) -> Child:
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
@@ -113,7 +116,7 @@ class Worker:
             finally:
                 os._exit(0)  # no exit handlers: they are this process's parent's
         theirs.close()
-        child = Child(key, pid, ours)
+        child = Child(key, pid, ours, max(self._idle, KEPT_SECONDS.get(driver, 0.0)))
         self._by_key[key] = child
         self._children.add(pid)
         self._selector.register(ours, selectors.EVENT_READ, child)
@@ -172,7 +175,7 @@ class Worker:
     def _close_idle(self) -> None:
         now = time.monotonic()
         for child in list(self._by_key.values()):
-            if child.request is None and now - child.used > self._idle:
+            if child.request is None and now - child.used > child.idle:
                 self._forget(child)
 
     def _reap(self) -> None:

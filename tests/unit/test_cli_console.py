@@ -49,3 +49,11 @@ def test_the_escape_is_a_tilde_after_enter_and_a_dot(typed: list[bytes], sent: b
     heard = [keys.take(data) for data in typed]
     assert b"".join(part for part, _ in heard) == sent
     assert heard[-1][1] is over
+
+
+def test_the_service_ends_although_somebody_is_on_a_console(tmp_path: Path) -> None:
+    with served(FakeConductor(), tmp_path / "api.sock"):
+        client = Client(tmp_path / "api.sock")
+        stream = client.console("node1")
+        assert next(iter(stream.__enter__())) == b"login: "
+    client.close()
