@@ -20,8 +20,8 @@ END_SECONDS = 5.0
 class SerialConsole:
     """One console, opened by the constructor. One thread may read while another writes and closes."""
 
-    def __init__(self, bmc: BmcAddress, password: str, command: Sequence[str] = CONSOLE) -> None:
-        """:raises BmcRefused: the driver has no console."""
+    def __init__(self, bmc: BmcAddress, password: str, *, force: bool = True, command: Sequence[str] = CONSOLE) -> None:
+        """:param force: take it over from whoever has it. :raises BmcRefused: the driver has no console."""
         if bmc.driver != "ipmi":
             raise BmcRefused(
                 "the console is reached by IPMI only",
@@ -38,7 +38,8 @@ class SerialConsole:
             env=base_environment(),
             start_new_session=True,
         )
-        way = {"address": bmc.address, "port": bmc.port, "username": bmc.username, "password": password}
+        way: dict[str, object] = {"address": bmc.address, "port": bmc.port, "username": bmc.username}
+        way |= {"password": password, "force": force}
         self.write(json.dumps(way).encode() + b"\n")
 
     def read(self) -> bytes:

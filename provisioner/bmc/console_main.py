@@ -1,7 +1,8 @@
 """One serial console over IPMI: ``python -m provisioner.bmc.console_main``. Ends when its standard input ends.
 
-In: one line of JSON with ``address``, ``port``, ``username`` and ``password``, then the bytes to type. Out: the bytes
-that the node writes. On an error: one line of JSON ``{"kind", "summary", "cause", "hint"}`` on standard error, code 1.
+In: one line of JSON with ``address``, ``port``, ``username``, ``password`` and ``force``, then the bytes to type. Out:
+the bytes that the node writes. On an error: one line of JSON ``{"kind", "summary", "cause", "hint"}`` on standard
+error, and code 1.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def run(way: dict[str, Any], terminal: _Terminal) -> str | None:
     """Carry bytes until there is nothing more to type; the error that ended it sooner, in pyghmi's words."""
     signal.signal(signal.SIGALRM, lambda *_: os._exit(2))
     signal.alarm(LOGIN_SECONDS)
-    console = Console(way["address"], way["username"], way["password"], terminal.hear, port=way["port"], force=True)
+    console = Console(
+        way["address"], way["username"], way["password"], terminal.hear, port=way["port"], force=way["force"]
+    )
     while not console.connected and terminal.error is None:
         Session.wait_for_rsp(TURN_SECONDS)
     signal.alarm(0)

@@ -78,8 +78,11 @@ class Bmcs(Protocol):
         A controller with many sensors may take a minute: each is a question of its own.
         """
 
-    def console(self, bmc: BmcAddress, password: str) -> Console:
-        """Open the serial console; it is proved only by the first read."""
+    def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> Console:
+        """Open the serial console; it is proved only by the first read.
+
+        :param force: take it over from whoever has it; a controller has one.
+        """
 
     def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
         """What makes it unsafe: ``check``, ``risk`` (high, medium, low), ``summary``, ``cause``, ``mend`` of each.

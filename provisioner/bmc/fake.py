@@ -77,7 +77,7 @@ class FakeBmcs:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
 
-    def console(self, bmc: BmcAddress, password: str) -> FakeConsole:
+    def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> FakeConsole:
         self._reach(bmc, password, "console")
         return FakeConsole()
 

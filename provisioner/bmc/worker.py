@@ -215,8 +215,8 @@ class BmcWorker:
     def read(self, bmc: BmcAddress, password: str, what: Reading, deadline: float) -> Any:
         return self._call(bmc, password, what, deadline)[what]
 
-    def console(self, bmc: BmcAddress, password: str) -> Console:
-        return SerialConsole(bmc, password)
+    def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> Console:
+        return SerialConsole(bmc, password, force=force)
 
     def audit(self, bmc: BmcAddress, password: str, deadline: float) -> list[dict[str, Any]]:
         found = self._call(bmc, password, "audit", deadline)["audit"]

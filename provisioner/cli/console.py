@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import click
 import httpx
 
-from provisioner.cli.options import Options, pass_options
+from provisioner.cli.options import Options, clean, pass_options
 from provisioner.cli.reach import open_client
 from provisioner.client.client import ConsoleStream
 from provisioner.errors import ProvisionerError
@@ -96,16 +96,23 @@ def _converse(stream: ConsoleStream) -> None:
 
 @click.command("console")
 @click.argument("name")
+@click.option("--last", is_flag=True, help="Only print the last lines of its current or last deployment or inspection.")
 @pass_options
-def console(options: Options, name: str) -> None:
+def console(options: Options, name: str, last: bool) -> None:
     """Look at and type on the serial console of NAME, through its BMC (serial over LAN). Enter ~ . ends it.
 
-    What is piped in is typed; the output goes on until Ctrl-C.
+    What is piped in is typed; the output goes on until Ctrl-C. While a node is worked on, its console is recorded; who
+    opens it then takes it over, and the record ends there.
 
     \b
     Example:
       provisioner node console node1
     """
+    if last:
+        with open_client(options) as client:
+            lines = client.console_lines(name)
+        click.echo(clean("\n".join(lines)) if lines else f"nothing was recorded of the console of {name}")
+        return
     with open_client(options) as client, client.console(name) as stream:
         if sys.stdin.isatty():
             click.echo(f"{name}: Enter ~ . ends the console", err=True)

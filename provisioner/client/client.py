@@ -118,6 +118,10 @@ class Client:
         """Light the identify light: for so long, until told otherwise with None, not with 0."""
         self._post({"seconds": seconds}, "nodes", name, "identify")
 
+    def console_lines(self, name: str) -> list[str]:
+        """The last lines of a node's console: while it is worked on, or of its last deployment or inspection."""
+        return list(self._get("nodes", name, "console")["lines"])
+
     @contextmanager
     def console(self, name: str) -> Iterator[ConsoleStream]:
         """A node's serial console for as long as the context lasts."""

@@ -18,6 +18,7 @@ from provisioner.conductor.guests import Guests
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
+from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.verbs import do_verb
 from provisioner.conductor.walk import Walker
 from provisioner.events import Event
@@ -70,7 +71,8 @@ class Conductor(Guests):
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._sweep = Sweep(doors, settings.sweep_seconds)
-        self._walker = Walker(doors, self._stopping.is_set)
+        self._tapes = Tapes(doors)
+        self._walker = Walker(doors, self._stopping.is_set, self._tapes)
         self._loop: threading.Thread | None = None
         self._workers: ThreadPoolExecutor | None = None
         self._busy: set[str] = set()
@@ -122,6 +124,10 @@ class Conductor(Guests):
 
     def identify(self, name: str, seconds: int | None) -> None:
         bmcs.identify(self._doors, name, seconds)
+
+    def console_lines(self, name: str) -> list[str]:
+        """The last lines of a node's console: while it is worked on, or of its last deployment or inspection."""
+        return self._tapes.lines(self._store.nodes.get(name).name)
 
     def console(self, name: str) -> Console:
         return bmcs.open_console(self._doors, name)
@@ -210,6 +216,7 @@ class Conductor(Guests):
         self._unsubscribe()
         if self._workers is not None:
             self._workers.shutdown(wait=True, cancel_futures=True)
+        self._tapes.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS, Outcome, Work
+from provisioner.conductor.tapes import Tapes
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
@@ -25,6 +26,8 @@ PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "
 
 RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING)
 """States in which a node has a run of steps."""
+BEFORE_POWER = frozenset({StepName.RESERVE, StepName.BOOT_FILES, StepName.BOOT_DEVICE, StepName.POWER})
+"""Steps in which the node writes nothing to its console."""
 INSPECTION = Role(role="inspection", image=ImageSpec(elements=("base",)), networks=("none",))
 """In the place of a role while a node is inspected: nothing of it is used."""
 
@@ -32,10 +35,11 @@ LOG = logging.getLogger(__name__)
 
 
 class Walker:
-    """:param stopping: true when nothing new is to be begun."""
+    """:param stopping: true when nothing new is to be begun. :param tapes: of the consoles of nodes that are walked."""
 
-    def __init__(self, doors: Doors, stopping: Callable[[], bool]) -> None:
+    def __init__(self, doors: Doors, stopping: Callable[[], bool], tapes: Tapes) -> None:
         self._doors = doors
+        self._tapes = tapes
         self._stopping = stopping
         self._store = doors.store
         self._cleaning: dict[str, tuple[int, float]] = {}
@@ -111,6 +115,8 @@ class Walker:
                 self._waits(work, Outcome(False, {}, reason))
                 return False
             work = self._begin(work)
+        if work.step.name not in BEFORE_POWER:
+            self._tapes.ensure(work.node)
         outcome = ACTIONS[work.step.name](work)
         if not outcome.done:
             self._waits(work, outcome)
@@ -190,7 +196,7 @@ class Walker:
 
     def _fail(self, work: Work, error: ProvisionerError) -> None:
         now = self._doors.clock.now()
-        failure = self._failure(work.node.name, error, now)
+        failure = self._failure(work.node.name, error, now, self._tapes.end(work.node.name))
         ident = work.deployment.id
         with self._store.transaction():
             try:
@@ -209,7 +215,7 @@ class Walker:
                 "deployment.failed", f"{work.step.name}: {error}", node.name, ident, step=str(work.step.name)
             )
 
-    def _failure(self, name: str, error: ProvisionerError, now: float) -> dict[str, Any]:
+    def _failure(self, name: str, error: ProvisionerError, now: float, console: Sequence[str] = ()) -> dict[str, Any]:
         """The error with what was last seen of the node as evidence, and the next command."""
         seen = "; ".join(
             f"{record.event.kind} {now - record.at:.0f} s ago ({record.event.message})"
@@ -217,12 +223,21 @@ class Walker:
         )
         return error.to_dict() | {
             "where": error.where or name,
-            "cause": ". ".join(text for text in (error.cause, f"Last seen: {seen}" if seen else None) if text),
+            "cause": ". ".join(
+                text
+                for text in (
+                    error.cause,
+                    f"Last seen: {seen}" if seen else None,
+                    f"Last on its console: {console[-1]}" if console else None,
+                )
+                if text
+            ),
             "hint": error.hint or f"provisioner node retry {name}",
         }
 
     def _activate(self, node: Node, deployment: Deployment) -> None:
         now = self._doors.clock.now()
+        self._tapes.end(node.name)
         with self._store.transaction():
             running = (DeploymentState.RUNNING,)
             self._store.deployments.set_state(deployment.id, running, DeploymentState.ACTIVE, now=now)
@@ -235,6 +250,7 @@ class Walker:
 
     def _end_inspection(self, node: Node, deployment: Deployment) -> None:
         """The ramdisk is told to halt, and cleaning sees to it that the power is off."""
+        self._tapes.end(node.name)
         with self._store.transaction():
             end_deployment(self._doors, node, NodeState.CLEANING, "inspected")
             self._store.leases.end(node.name, self._doors.holder)
@@ -242,6 +258,7 @@ class Walker:
     def _clean(self, node: Node) -> None:
         """Power off; then nobody hears its guests any more, and the node is available."""
         now = self._doors.clock.now()
+        self._tapes.end(node.name)  # of a run that was aborted
         tries, not_before = self._cleaning.get(node.name, (0, 0.0))
         if now < not_before:
             return

@@ -79,6 +79,7 @@ def operator_app(
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
+            Route("/v1/nodes/{name}/console", api.console_lines, methods=["GET"]),
             Route("/v1/nodes/{name}/console", api.consoles.show, methods=["POST"]),
             Route("/v1/consoles/{id}", api.consoles.type, methods=["POST"]),
             Route("/v1/nodes/{name}/credentials", api.rotate, methods=["POST"]),
@@ -173,6 +174,10 @@ class _Api:
         wanted = await read_value(request, IdentifyRequest)
         await self._call(self._conductor.identify, request.path_params["name"], wanted.seconds)
         return JSONResponse({"node": request.path_params["name"], "seconds": wanted.seconds})
+
+    async def console_lines(self, request: Request) -> Response:
+        lines = await self._call(self._conductor.console_lines, request.path_params["name"])
+        return JSONResponse({"lines": list(lines)})
 
     async def rotate(self, request: Request) -> Response:
         await self._call(self._conductor.rotate, request.path_params["name"])

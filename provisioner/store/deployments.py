@@ -104,6 +104,16 @@ class Deployments:
         with self._db.read() as tx:
             return list(tx.execute(query).scalars())
 
+    def set_console(self, ident: str, text: str) -> None:
+        """The last lines of the node's console; a deployment that is gone keeps nothing."""
+        with self._db.write() as tx:
+            tx.execute(update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident).values(console=text))
+
+    def console(self, ident: str) -> str | None:
+        with self._db.read() as tx:
+            found: str | None = tx.execute(select(DEPLOYMENTS.c.console).where(DEPLOYMENTS.c.id == ident)).scalar()
+        return found
+
     def last_of(self, node: str) -> str | None:
         """The id of a node's newest deployment."""
         query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node).order_by(DEPLOYMENTS.c.created.desc())

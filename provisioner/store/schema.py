@@ -97,6 +97,7 @@ DEPLOYMENTS = Table(
     Column("run", Integer, nullable=False),
     Column("boot_id", String(100)),
     Column("failure", JSON),
+    Column("console", Text),
     Index("ix_deployments_state", "state"),
 )
 STEPS = Table(

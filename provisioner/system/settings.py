@@ -23,6 +23,7 @@ class Settings:
     :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
         addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
     :param sweep_seconds: between two looks at the power of all nodes; 0: none but on demand.
+    :param record_consoles: whether the last lines of nodes' consoles are kept while they are worked on.
     """
 
     state_dir: Path = Path("/var/lib/provisioner")
@@ -36,6 +37,7 @@ class Settings:
     dhcp_last: str = ""
     http_port: int = 8080
     sweep_seconds: float = 30.0
+    record_consoles: bool = True
 
     @property
     def socket(self) -> Path:
@@ -89,7 +91,10 @@ def read_settings(path: Path | None = None) -> Settings:
         group="network",
     )
     conf.register_opts(
-        [cfg.FloatOpt("sweep_seconds", default=30.0, min=0.0, help="between two sweeps of all BMCs; 0: on demand")],
+        [
+            cfg.FloatOpt("sweep_seconds", default=30.0, min=0.0, help="between two sweeps of all BMCs; 0: on demand"),
+            cfg.BoolOpt("record_consoles", default=True, help="keep the last lines of consoles of nodes at work"),
+        ],
         group="hardware",
     )
     chosen = path or CONFIG_FILE
@@ -107,6 +112,7 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
             sweep_seconds=conf.hardware.sweep_seconds,
+            record_consoles=conf.hardware.record_consoles,
         )
     except (cfg.Error, ValueError) as error:
         raise UsageError("the configuration file is wrong", where=str(chosen), cause=str(error)) from error

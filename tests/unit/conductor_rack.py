@@ -189,7 +189,7 @@ class Controllers:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
 
-    def console(self, bmc: BmcAddress, password: str) -> FakeConsole:
+    def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> FakeConsole:
         self._reach(bmc, password, "console")
         return FakeConsole()
 
@@ -226,8 +226,11 @@ class Controllers:
 class Rack:
     """Servers, and the conductor that a test may kill and start again. Play with :meth:`play`."""
 
-    def __init__(self, folder: Path, count: int = 1, desired: Desired | None = None) -> None:
+    def __init__(
+        self, folder: Path, count: int = 1, desired: Desired | None = None, record_consoles: bool = False
+    ) -> None:
         self.folder = folder
+        self.record_consoles = record_consoles
         self.clock = FakeClock()
         self.servers = {f"node{number}": Server(f"node{number}", number) for number in range(1, count + 1)}
         self.bmcs = Controllers(self.servers)
@@ -241,7 +244,11 @@ class Rack:
     def _open(self) -> tuple[Store, Conductor]:
         store = Store(f"sqlite:///{self.folder / 'rack.db'}", Rot())
         settings = Settings(
-            interface="rack0", address="10.77.0.1/24", dhcp_first="10.77.0.100", dhcp_last="10.77.0.199"
+            interface="rack0",
+            address="10.77.0.1/24",
+            dhcp_first="10.77.0.100",
+            dhcp_last="10.77.0.199",
+            record_consoles=self.record_consoles,
         )
         conductor = Conductor(store, self.bmcs, self.images, settings, clock=self.clock)
         conductor.subscribe(lambda: self.on_commit() if self.on_commit else None)

@@ -118,6 +118,9 @@ class FakeConductor:
     def identify(self, name: str, seconds: int | None) -> None:
         self.powers.append((name, f"light {seconds}"))
 
+    def console_lines(self, name: str) -> list[str]:
+        return ["one", "two"]
+
     def console(self, name: str) -> FakeConsole:
         if name == "dead":
             return DeadConsole()

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from served import FakeConductor, served
 
 from provisioner.cli.console import Keys
+from provisioner.cli.main import main
 from provisioner.client.client import Client
 from provisioner.errors import BmcRefused
 
@@ -57,3 +59,11 @@ def test_the_service_ends_although_somebody_is_on_a_console(tmp_path: Path) -> N
         stream = client.console("node1")
         assert next(iter(stream.__enter__())) == b"login: "
     client.close()
+
+
+def test_the_last_lines_are_printed(tmp_path: Path) -> None:
+    config = tmp_path / "provisioner.conf"
+    config.write_text(f"[DEFAULT]\nrun_dir = {tmp_path}\nstate_dir = {tmp_path}\n")
+    with served(FakeConductor(), tmp_path / "api.sock"):
+        done = CliRunner().invoke(main, ["--config", str(config), "node", "console", "node1", "--last"])
+    assert done.exit_code == 0 and done.stdout == "one\ntwo\n"
