@@ -332,15 +332,11 @@ def _translated(doing: str) -> Iterator[None]:
     except exceptions.HTTPError as error:
         cause = f"HTTP {error.status_code} when {doing}: {_words(error)}"
         raise Refused("the controller refused the command", cause, BY_HAND) from error
-    except exceptions.ConnectionError as error:
+    except (exceptions.ConnectionError, OSError) as error:
         raise _unreachable(str(error), doing, start) from error
     except exceptions.SushyError as error:
         cause = f"{_words(error)} when {doing}"
         raise Failed("the controller does not answer as Redfish says", cause, BY_HAND) from error
-    except ssl.SSLError as error:
-        raise _unreachable(str(error), doing, start) from error
-    except OSError as error:
-        raise _unreachable(str(error), doing, start) from error
 
 
 def _unreachable(words: str, doing: str, start: float) -> Silent | Refused:

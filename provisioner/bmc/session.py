@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -19,7 +20,6 @@ from provisioner.bmc.driver import (
     Controller,
     Drivers,
     Failed,
-    Kept,
     Silent,
     Stale,
     Switch,
@@ -39,7 +39,7 @@ FIRST_SPACING, SILENT_SPACING, LAST_SPACING, NO_SPACING = 0.1, 0.4, 1.0, 0.02
 SPACING_DECAY = 0.8
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5
 
-LIFETIME = {False: "once", True: "for ever"}
+BY_HAND = "look at it by hand: {ipmitool}"
 LAST_ORDER = "its operating system does not follow; switch it off without asking: provisioner node power {node} off"
 
 Result = TypeVar("Result")
@@ -113,8 +113,8 @@ class Session:
         if verb == "change_password":
             self._paced(lambda: controller.change_password(arguments["new"]))
             return {}
-        wanted = Kept(BootDevice(arguments["device"]), bool(arguments["uefi"]), bool(arguments["persistent"]))
-        return self._set_boot_device(controller, wanted)
+        device, uefi, persistent = (arguments[key] for key in ("device", "uefi", "persistent"))
+        return self._set_boot_device(controller, BootDevice(device), bool(uefi), bool(persistent))
 
     def _log_in(self, request: dict[str, Any]) -> Controller:
         credentials = (request["way"]["username"], request["way"]["password"])
@@ -145,9 +145,9 @@ class Session:
             return now
         word: Switch = "soft" if want == "soft" else "off" if goal is Power.OFF else "on"
         self._paced(lambda: controller.switch(word))
-        return self._wait_for(controller, goal, LAST_ORDER if want == "soft" else "look at it by hand: {ipmitool}")
+        return self._wait_for(controller, goal, LAST_ORDER if want == "soft" else BY_HAND)
 
-    def _wait_for(self, controller: Controller, goal: Power, hint: str = "look at it by hand: {ipmitool}") -> Power:
+    def _wait_for(self, controller: Controller, goal: Power, hint: str = BY_HAND) -> Power:
         """Look until the power is as wanted. The first look is at once: most controllers have done it by then."""
         start = self._clock.monotonic()
         pause = FIRST_LOOK
@@ -163,28 +163,23 @@ class Session:
             pause = min(pause * LOOK_GROWTH, LAST_LOOK)
         return goal
 
-    def _set_boot_device(self, controller: Controller, wanted: Kept) -> dict[str, Any]:
-        assert isinstance(wanted.device, BootDevice)
-        device, uefi, persistent = wanted.device, bool(wanted.uefi), bool(wanted.persistent)
+    def _set_boot_device(
+        self, controller: Controller, device: BootDevice, uefi: bool, persistent: bool
+    ) -> dict[str, Any]:
         self._paced(lambda: controller.set_boot_device(device, uefi, persistent))
         kept = self._paced(controller.boot_device)
-        vague = Quirk.BOOT_LIFETIME_UNKNOWN in controller.quirks
-        for is_so, should, words in (
-            (kept.device if kept else None, device, f"the next boot is from {kept.device if kept else None}"),
-            (kept.uefi if kept else None, uefi, f"it will boot by {'BIOS' if uefi else 'UEFI'}"),
-            (
-                None if kept is None or vague else kept.persistent,
-                persistent,
-                f"it holds {LIFETIME[not persistent]}",
-            ),
-        ):
-            if is_so is not None and is_so != should:
-                raise Failed(
-                    f"the boot device is not {device}" if should is device else "the boot device is kept otherwise",
-                    f"the controller took the command, but says that {words}",
-                    "look at it by hand: {ipmitool:chassis bootparam get 5}",
-                )
-        return {"confirmed": kept is not None}
+        if kept is None:
+            return {"confirmed": False}
+        if Quirk.BOOT_LIFETIME_UNKNOWN in controller.quirks:
+            kept = replace(kept, persistent=None)
+        otherwise = "the boot device is kept otherwise"
+        if kept.device != device:
+            raise _not_kept(f"the boot device is not {device}", f"the next boot is from {kept.device}")
+        if kept.uefi not in (None, uefi):
+            raise _not_kept(otherwise, f"it will boot by {'UEFI' if kept.uefi else 'BIOS'}")
+        if kept.persistent not in (None, persistent):
+            raise _not_kept(otherwise, f"it holds {'for ever' if kept.persistent else 'once'}")
+        return {"confirmed": True}
 
     def _paced(self, command: Callable[[], Result]) -> Result:
         """Send one command; leave the controller alone for as long as it needs, and again while it says busy."""
@@ -210,6 +205,11 @@ class Session:
 
     def _left(self) -> float:
         return self._end - self._clock.monotonic()
+
+
+def _not_kept(summary: str, words: str) -> Failed:
+    cause = f"the controller took the command, but says that {words}"
+    return Failed(summary, cause, "look at it by hand: {ipmitool:chassis bootparam get 5}")
 
 
 def _error(trouble: Trouble) -> dict[str, str]:

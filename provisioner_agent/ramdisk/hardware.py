@@ -15,7 +15,6 @@ from provisioner_agent.ramdisk.host import Host
 from provisioner_agent.ramdisk.smbios import parse_memory
 
 MIB = 1 << 20
-FIRMWARE = ("bios_vendor", "bios_version", "bios_date")
 DMI, TABLES = "/sys/class/dmi/id", "/sys/firmware/dmi/tables"
 COLUMNS = "NAME,KNAME,TYPE,SIZE,LOG-SEC,MODEL,SERIAL,WWN,VENDOR,ROTA,RO"
 NO_DISK = re.compile(r"^(loop|ram|zram|fd|sr|nbd|dm-|md|mmcblk\d+(boot|rpmb))")
