@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from provisioner.bmc.driver import Way
+from provisioner.bmc.login import USER
 from provisioner.bmc.rmcp import (
+    APPLICATION,
+    CLOSE_SESSION,
     IPMI,
-    NAME_ONLY,
-    OPEN_REQUEST,
     OPEN_RESPONSE,
-    RAKP1,
     RAKP2,
     RAKP3,
     RAKP4,
@@ -30,9 +30,12 @@ from provisioner.bmc.rmcp import (
     Message,
     Packet,
     Suite,
+    build_greeting,
     build_message,
+    build_name,
     build_open,
-    build_plain,
+    build_open_request,
+    build_who,
     parse_message,
     parse_packet,
 )
@@ -45,7 +48,6 @@ DEFAULTS = (
     ("admin", "cmb9.admin"), ("root", "0penBmc"), ("sysadmin", "superuser"),
 )  # fmt: skip
 """Users and passwords that vendors' manuals name as set in the factory."""
-USER, CHECK_CAPABILITIES, CLOSE_SESSION = 0x02, 0x38, 0x3C
 CLOCK_SECONDS, DAY = 60.0, 86_400.0
 UNKNOWN = "\0"
 """A password that is none of those it was compared with."""
@@ -159,8 +161,7 @@ class _Probe:
 
     def capabilities(self) -> bytes | None:
         """The answer to Get Channel Authentication Capabilities without its completion code; None: no answer."""
-        question = build_plain(build_message(Message(0x06, 0, CHECK_CAPABILITIES, bytes((0x8E, USER)))))
-        packet = self._ask(question, IPMI)
+        packet = self._ask(build_greeting(USER), IPMI)
         message = parse_message(packet.payload) if packet else None
         return message.data[1:] if message and len(message.data) >= 5 and not message.data[0] else None
 
@@ -168,8 +169,7 @@ class _Probe:
         """(our id, its id) of a session with these algorithms; None when it is refused."""
         self._tag += 1
         ours = int.from_bytes(os.urandom(4), "little") or 1
-        wanted = b"".join(struct.pack("<BxxBBxxx", kind, 8, number) for kind, number in enumerate(algorithms))
-        packet = self._ask(build_open(OPEN_REQUEST, struct.pack("<BBxxI", self._tag, 0, ours) + wanted), OPEN_RESPONSE)
+        packet = self._ask(build_open_request(self._tag, 0, ours, algorithms), OPEN_RESPONSE)
         if packet is None or packet.payload[1] or len(packet.payload) < 36:
             return None
         if (packet.payload[16], packet.payload[24], packet.payload[32]) != algorithms:
@@ -188,7 +188,7 @@ class _Probe:
         packet = self._ask(build_open(RAKP3, struct.pack("<BBxxI", self._tag, 0, ids[1])), RAKP4)
         if packet is None or packet.payload[1]:
             return False
-        goodbye = build_message(Message(0x06, 1, CLOSE_SESSION, struct.pack("<I", ids[1])))
+        goodbye = build_message(Message(APPLICATION, 1, CLOSE_SESSION, struct.pack("<I", ids[1])))
         self._door.send(RMCP + struct.pack("<BBIIH", RMCP_PLUS, IPMI, ids[1], 1, len(goodbye)) + goodbye)
         return True
 
@@ -206,14 +206,12 @@ class _Probe:
         if packet is None or packet.payload[1] or len(packet.payload) < 40:
             return None
         theirs, guid, code = packet.payload[8:24], packet.payload[24:40], packet.payload[40:]
-        data = struct.pack("<II", *ids) + random + theirs + guid + _who(name)
+        data = struct.pack("<II", *ids) + random + theirs + guid + build_who(name.encode(), USER)
         return next((word for word in candidates if suite.hmac(word.encode(), data) == code), UNKNOWN)
 
     def _say_name(self, theirs: int, name: str, random: bytes = bytes(16)) -> Packet | None:
         self._tag += 1
-        who = _who(name)
-        head = struct.pack("<BxxxI", self._tag, theirs)
-        return self._ask(build_open(RAKP1, head + random + who[:1] + b"\0\0" + who[1:]), RAKP2)
+        return self._ask(build_name(self._tag, theirs, random, build_who(name.encode(), USER)), RAKP2)
 
     def _ask(self, data: bytes, kind: int) -> Packet | None:
         for _ in range(TRIES):
@@ -226,8 +224,3 @@ class _Probe:
             except OSError:
                 continue
         return None
-
-
-def _who(name: str) -> bytes:
-    word = name.encode()
-    return bytes((NAME_ONLY | USER, len(word))) + word

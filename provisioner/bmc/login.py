@@ -13,11 +13,11 @@ from enum import Enum
 
 from provisioner.bmc.driver import CHECK_PASSWORD, CHECK_USER, Failed, Refused, Trouble
 from provisioner.bmc.rmcp import (
+    APPLICATION,
+    CAPABILITIES,
+    CLOSE_SESSION,
     IPMI,
-    NAME_ONLY,
-    OPEN_REQUEST,
     OPEN_RESPONSE,
-    RAKP1,
     RAKP2,
     RAKP3,
     RAKP4,
@@ -26,17 +26,18 @@ from provisioner.bmc.rmcp import (
     Message,
     Packet,
     Suite,
+    build_greeting,
     build_message,
+    build_name,
     build_open,
-    build_plain,
+    build_open_request,
     build_sealed,
+    build_who,
+    derive_sik,
     parse_message,
     parse_packet,
 )
 
-APPLICATION = 0x06
-CAPABILITIES, CLOSE_SESSION = 0x38, 0x3C
-THIS_CHANNEL, WITH_VERSION_2 = 0x0E, 0x80
 USER, OPERATOR, ADMINISTRATOR = 0x02, 0x03, 0x04
 """Privileges (table 13-18)."""
 NO_SUITE = frozenset({0x04, 0x05, 0x06, 0x07, 0x10, 0x11})
@@ -82,7 +83,7 @@ class Dialogue:
         self._theirs = 0
         self._random = os.urandom(16)
         self._privilege = privilege
-        self._who = bytes((NAME_ONLY | privilege, len(self._name))) + self._name
+        self._who = build_who(self._name, privilege)
         self._keys: Keys | None = None
         self._proof = b""
         self._tag = 0
@@ -96,8 +97,7 @@ class Dialogue:
         """The first packet."""
         if len(self._name) > 16:
             raise Refused("the user is unknown", "IPMI names have at most 16 bytes", CHECK_USER)
-        question = Message(APPLICATION, 0, CAPABILITIES, bytes((WITH_VERSION_2 | THIS_CHANNEL, self._privilege)))
-        self._last = build_plain(build_message(question))
+        self._last = build_greeting(self._privilege)
         return self._last
 
     def ask(self, function: int, command: int, data: bytes = b"") -> bytes:
@@ -156,9 +156,8 @@ class Dialogue:
     def _open(self) -> bytes:
         self.stage = Stage.OPENING
         self._tag += 1
-        algorithms = ((0, self.suite.authentication), (1, self.suite.integrity), (2, 1))
-        wanted = b"".join(struct.pack("<BxxBBxxx", kind, 8, number) for kind, number in algorithms)
-        self._last = build_open(OPEN_REQUEST, struct.pack("<BBxxI", self._tag, self._privilege, self._id) + wanted)
+        algorithms = (self.suite.authentication, self.suite.integrity, 1)
+        self._last = build_open_request(self._tag, self._privilege, self._id, algorithms)
         return self._last
 
     def _opened(self, payload: bytes) -> bytes | None:
@@ -172,10 +171,7 @@ class Dialogue:
         self._theirs = struct.unpack_from("<I", payload, 8)[0]
         self.stage = Stage.NAMING
         self._tag += 1
-        self._last = build_open(
-            RAKP1,
-            struct.pack("<BxxxI", self._tag, self._theirs) + self._random + self._who[:1] + b"\0\0" + self._who[1:],
-        )
+        self._last = build_name(self._tag, self._theirs, self._random, self._who)
         return self._last
 
     def _weaker(self) -> bytes:
@@ -198,8 +194,8 @@ class Dialogue:
         expected = self.suite.hmac(self._password, ids + self._random + theirs + guid + self._who)
         if not hmac.compare_digest(expected, code):
             raise WRONG_PASSWORD
-        self._keys = Keys.derive(self.suite, self._password, self._random, theirs, self._who)
-        sik = self.suite.hmac(self._password, self._random + theirs + self._who)
+        sik = derive_sik(self.suite, self._password, self._random, theirs, self._who)
+        self._keys = Keys.derive(self.suite, sik)
         self._proof = self.suite.hmac(sik, self._random + ids[4:] + guid)[: self.suite.code_length]
         self.stage = Stage.PROVING
         self._tag += 1

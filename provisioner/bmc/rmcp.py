@@ -27,6 +27,8 @@ BMC, CONSOLE = 0x20, 0x81
 NAME_ONLY = 0x10
 """The user is found by name alone, whatever the privilege that is asked for (13.20)."""
 BLOCK = 16
+APPLICATION, CAPABILITIES, CLOSE_SESSION = 0x06, 0x38, 0x3C
+THIS_CHANNEL, WITH_VERSION_2 = 0x0E, 0x80
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,19 @@ class Keys:
     confidentiality: bytes
 
     @classmethod
-    def derive(cls, suite: Suite, password: bytes, console_random: bytes, bmc_random: bytes, who: bytes) -> Keys:
-        sik = suite.hmac(password, console_random + bmc_random + who)
+    def derive(cls, suite: Suite, sik: bytes) -> Keys:
+        """:param sik: the session integrity key, see :func:`derive_sik`."""
         return cls(suite, suite.hmac(sik, b"\x01" * 20), suite.hmac(sik, b"\x02" * 20)[:BLOCK])
+
+
+def derive_sik(suite: Suite, password: bytes, console_random: bytes, bmc_random: bytes, who: bytes) -> bytes:
+    """The session integrity key (13.31). :param who: see :func:`build_who`."""
+    return suite.hmac(password, console_random + bmc_random + who)
+
+
+def build_who(name: bytes, privilege: int) -> bytes:
+    """A user as both sides' proofs have it: the privilege that is asked for, looked up by name alone, and the name."""
+    return bytes((NAME_ONLY | privilege, len(name))) + name
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,23 @@ def build_plain(message: bytes) -> bytes:
 def build_open(kind: int, payload: bytes) -> bytes:
     """A payload of the login, which is neither encrypted nor authenticated."""
     return RMCP + struct.pack("<BBIIH", RMCP_PLUS, kind, 0, 0, len(payload)) + payload
+
+
+def build_greeting(privilege: int) -> bytes:
+    """Get Channel Authentication Capabilities of this channel, with those of IPMI 2.0: anyone may ask it (22.13)."""
+    question = bytes((WITH_VERSION_2 | THIS_CHANNEL, privilege))
+    return build_plain(build_message(Message(APPLICATION, 0, CAPABILITIES, question)))
+
+
+def build_open_request(tag: int, privilege: int, session: int, algorithms: tuple[int, int, int]) -> bytes:
+    """RMCP+ Open Session Request (13.17). :param algorithms: of authentication, integrity and confidentiality."""
+    wanted = b"".join(struct.pack("<BxxBBxxx", kind, 8, number) for kind, number in enumerate(algorithms))
+    return build_open(OPEN_REQUEST, struct.pack("<BBxxI", tag, privilege, session) + wanted)
+
+
+def build_name(tag: int, session: int, random: bytes, who: bytes) -> bytes:
+    """RAKP message 1 (13.20). :param session: the controller's id."""
+    return build_open(RAKP1, struct.pack("<BxxxI", tag, session) + random + who[:1] + b"\0\0" + who[1:])
 
 
 def build_sealed(keys: Keys, session: int, sequence: int, message: bytes) -> bytes:

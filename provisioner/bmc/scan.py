@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from provisioner.bmc.rmcp import Message, build_message, build_plain, parse_message, parse_packet
+from provisioner.bmc.login import ADMINISTRATOR
+from provisioner.bmc.rmcp import build_greeting, parse_message, parse_packet
 from provisioner.errors import UsageError
 from provisioner.model.hardware import PORTS
 
@@ -21,8 +22,7 @@ MOST = 4096
 AT_ONCE = 256
 TRIES, PATIENCE = 3, 0.7
 ROOT_SECONDS = 3.0
-QUESTION = build_plain(build_message(Message(0x06, 0, 0x38, bytes((0x8E, 0x04)))))
-"""Get Channel Authentication Capabilities: anyone may ask it (IPMI 2.0, 22.13)."""
+QUESTION = build_greeting(ADMINISTRATOR)
 ROOT = b"GET /redfish/v1/ HTTP/1.1\r\nHost: %b\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
 """The one resource that needs no login (DSP0266, 6.4)."""
 LARGEST = 64 << 10

@@ -34,6 +34,7 @@ from provisioner.bmc.rmcp import (
     build_open,
     build_plain,
     build_sealed,
+    derive_sik,
     parse_message,
     parse_packet,
 )
@@ -156,9 +157,9 @@ class SimulatedBmc:
         key, suite = password.encode(), guest.suite
         guest.random = os.urandom(16)
         ids = struct.pack("<II", guest.console, ident)
-        guest.keys = Keys.derive(suite, key, random, guest.random, who)
+        sik = derive_sik(suite, key, random, guest.random, who)
+        guest.keys = Keys.derive(suite, sik)
         guest.accepted = suite.hmac(key, guest.random + ids[:4] + who)
-        sik = suite.hmac(key, random + guest.random + who)
         guest.proof = suite.hmac(sik, random + ids[4:] + self.guid)[: suite.code_length]
         code = suite.hmac(key, ids + random + guest.random + self.guid + who)
         head = struct.pack("<BBxxI", tag, 0, guest.console)
