@@ -25,6 +25,7 @@ from table import Row, say, show
 
 from provisioner.bmc.sweep import Sweeper
 from provisioner.errors import BmcError
+from provisioner.lab.controller import EMULATION
 from provisioner.model.hardware import BmcAddress, SecretRef
 
 BIN = Path(sys.executable).parent
@@ -43,11 +44,6 @@ set_working_mc 0x20
     guid a123456789abcdefa1234567{port:08x}
   endlan
   user 2 true "admin" "{password}" admin 10 none md2 md5 straight
-"""
-EMULATION = """mc_setbmc 0x20
-mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
-sel_enable 0x20 1000 0x0a
-mc_enable 0x20
 """
 PING = bytes.fromhex("0600ff06000011be80000000")  # ASF presence ping
 

@@ -12,8 +12,9 @@ from typing import ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from provisioner.bmc.contract import Console
 from provisioner.errors import NotFound, ProvisionerError
-from provisioner.server.desk import Console, ForOperators
+from provisioner.server.desk import ForOperators
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from provisioner.bmc.contract import Console
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Plan
@@ -31,16 +32,6 @@ GUEST_THREADS = 8
 class Subscribed(Protocol):
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback``, from any thread, after each change of a record; the answer ends that."""
-
-
-class Console(Protocol):
-    """A node's serial console. ``read`` waits and may raise; empty at the end. ``close`` ends a read."""
-
-    def read(self) -> bytes: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class ForOperators(Subscribed, Protocol):

@@ -18,6 +18,7 @@ import pytest
 from provisioner.bmc.worker import BmcWorker
 from provisioner.errors import BmcError, BmcRefused, BmcSilent
 from provisioner.events import RecordingObserver
+from provisioner.lab.controller import EMULATION
 from provisioner.model.hardware import BmcAddress, BootDevice, Power, SecretRef
 
 pytestmark = pytest.mark.integration
@@ -50,11 +51,6 @@ set_working_mc 0x20
   chassis_control "{folder}/chassis {folder}"
   {sol}
   user 2 true "admin" "{password}" admin 10 none md2 md5 straight
-"""
-EMULATION = """mc_setbmc 0x20
-mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
-sel_enable 0x20 1000 0x0a
-mc_enable 0x20
 """
 
 
