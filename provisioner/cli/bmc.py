@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from provisioner.cli.main import error_lines
+from provisioner.cli.main import print_error
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import print_facts, print_table
-from provisioner.errors import EXIT_ERROR, ProvisionerError, UsageError, error_from_dict
+from provisioner.errors import EXIT_ERROR, ProvisionerError, UsageError
 from provisioner.model.status import AuditResult
 
 
@@ -157,7 +157,7 @@ def _show_rotated(result: dict[str, Any]) -> None:
     if result["rotated"]:
         click.echo(f"{result['node']}: a new password, proved; the old one is gone")
     else:
-        click.echo(clean("\n".join(error_lines(error_from_dict(result["error"])))), err=True)
+        print_error(result["error"])
 
 
 @click.command("audit")
@@ -188,7 +188,7 @@ def audit(options: Options, names: tuple[str, ...]) -> int:
 
 def _show_audit(result: AuditResult) -> None:
     if result.error:
-        click.echo(clean("\n".join(error_lines(error_from_dict(result.error)))), err=True)
+        print_error(result.error)
     elif not result.findings:
         click.echo(f"{result.node}: nothing found")
     for finding in result.findings:

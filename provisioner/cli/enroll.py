@@ -22,7 +22,11 @@ from provisioner.model.status import EnrollResult
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--scan", metavar="NETWORK", help="Find and enroll the BMCs of a network, such as 10.0.4.0/24.")
 @click.option("--username", help="With --scan: the user of the BMCs.")
-@click.option("--password-file", type=click.Path(path_type=Path), help="With --scan: holds the user's password.")
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path),
+    help="Holds the password of nodes whose file says `stored: true`; with --scan the user's.",
+)
 @click.option("--to", "target", type=click.Path(path_type=Path), help="With --scan: the hardware file to write.")
 @output_option
 @pass_options
@@ -38,14 +42,18 @@ def enroll(
 
     A password is read here from where the file says it is, and goes over the socket only. A node that fails does not
     keep the others from being enrolled; the exit code is then 1. Ports that a file does not list are found out by
-    `provisioner node inspect`. With --scan a hardware file is written first, of all that answers and is not on record.
+    `provisioner node inspect`. Where a hardware file says `password: {stored: true}`, the password is only in the
+    service's own records: --password-file puts it there, once and for all. With --scan a hardware file is written
+    first, of all that answers and is not on record.
 
     \b
     Example:
       provisioner node enroll hardware/lab.yaml
+      provisioner node enroll hardware/lab.yaml --password-file /run/bmc
       provisioner node enroll --scan 10.0.4.0/24 --username admin --password-file /etc/bmc --to hardware/rack-b.yaml
     """
     given = {"--username": username, "--password-file": password_file, "--to": target}
+    stored = password_file
     if scan is not None:
         missing = [name for name, value in given.items() if value is None]
         if missing or files:
@@ -53,10 +61,10 @@ def enroll(
             raise UsageError(what, hint="see the example in --help")
         assert username and password_file and target
         _write_found(options, scan, username, password_file.absolute(), target)
-        files = (target,)
-    elif not files or any(given.values()):
+        files, stored = (target,), None
+    elif not files or username or target:
         raise UsageError("name hardware files, or give --scan with its options", hint="provisioner node enroll --help")
-    items = read_passwords(parse_hardware({str(path): read_text(path) for path in files}))
+    items = read_passwords(parse_hardware({str(path): read_text(path) for path in files}), stored)
     results = []
     with open_client(options) as client:
         for result in client.enroll(items):

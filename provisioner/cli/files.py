@@ -27,15 +27,18 @@ def read_text(path: Path) -> str:
         raise UsageError("the file is not UTF-8 text", where=str(path), cause=str(error)) from error
 
 
-def read_passwords(specs: list[NodeSpec]) -> list[EnrollItem]:
+def read_passwords(specs: list[NodeSpec], stored: Path | None = None) -> list[EnrollItem]:
     """Each node with its BMC password, read from where its hardware file says; empty when the service has it.
 
+    :param stored: a file with the password that the service is to have of all nodes whose file says ``stored``.
     :raises ManifestError: names every node whose password cannot be read; nothing has been sent then.
     """
     items, problems = [], []
     for spec in specs:
         try:
-            items.append(EnrollItem(spec=spec, password=_read_secret(spec.bmc.password)))
+            ref = spec.bmc.password
+            place = SecretRef(file=str(stored.absolute())) if ref.stored and stored else ref
+            items.append(EnrollItem(spec=spec, password=_read_secret(place)))
         except _Unreadable as error:
             problems.append(Problem(f"node {spec.name}: bmc.password", error.what, error.instead))
     if problems:

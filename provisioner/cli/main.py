@@ -15,7 +15,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.commands import COMMANDS, GROUPS
 from provisioner.cli.options import Options, clean
-from provisioner.errors import EXIT_ERROR, EXIT_USAGE, ManifestError, ProvisionerError, UsageError
+from provisioner.errors import EXIT_ERROR, EXIT_USAGE, ManifestError, ProvisionerError, UsageError, error_from_dict
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT, as shells count it."""
@@ -86,6 +86,11 @@ def show_error(error: ProvisionerError, options: Options) -> int:
     else:
         click.echo(clean("\n".join(error_lines(error))), err=True)
     return EXIT_USAGE if isinstance(error, UsageError) else error.exit_code
+
+
+def print_error(error: dict[str, Any], *, err: bool = True) -> None:
+    """An error as the records and the service keep it, in the same words as one of our own."""
+    click.echo(clean("\n".join(error_lines(error_from_dict(error)))), err=err)
 
 
 def error_lines(error: ProvisionerError) -> list[str]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from provisioner.cli.options import clean
+from provisioner.cli.options import Options, clean
 from provisioner.cli.show import build_table, describe, seconds, terminal
 from provisioner.client.client import Client
 from provisioner.errors import DeadlinePassed, ServerUnreachable
-from provisioner.model.deployment import Deployment, StepName
-from provisioner.model.status import CloudStatus, MemberStatus
+from provisioner.model.deployment import Deployment, StepName, StepState
+from provisioner.model.states import NodeState
+from provisioner.model.status import CloudStatus, MemberStatus, NodeView
 from provisioner.system.clock import Clock
 
 LOOK = 1.0
@@ -176,3 +178,29 @@ def print_phases(deployments: Mapping[str, Deployment]) -> None:
         rows.append((node, *(seconds(took.get(phase)) for phase in PHASES), seconds(total)))
     if rows:
         terminal().print(build_table(("node: seconds", *PHASES, "total"), rows))
+
+
+def watch_node(options: Options, client: Client, name: str, running: Collection[NodeState], seconds: float) -> NodeView:
+    """Look until a node is in none of the states ``running``; each step is told as it begins, on standard error.
+
+    :raises DeadlinePassed: it still is after ``seconds``.
+    """
+    begun, last = options.clock.monotonic(), ""
+    while True:
+        view = client.node(name)
+        if view.node.state not in running:
+            return view
+        elapsed = options.clock.monotonic() - begun
+        if elapsed > seconds:
+            raise DeadlinePassed(
+                f"it is still {view.node.state} after {seconds:.0f} s; the service goes on",
+                where=name,
+                hint=f"provisioner node show {name}",
+            )
+        step = str(view.node.state)
+        if view.deployment and view.node.deployment == view.deployment.id:
+            step = next((str(step.name) for step in view.deployment.steps if step.state is StepState.RUNNING), step)
+        if step != last and not options.json:
+            click.echo(f"  {elapsed:6.1f} s  {name}: {step}", err=True)
+            last = step
+        options.clock.sleep(0.5)

@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from provisioner.cli.options import clean
+from provisioner.model.deployment import Step
 
 WIDE = 180
 """Columns when the output is a file or a pipe: nothing is cut there."""
 COLOURS = {
     "active": "green", "done": "green", "enrolled": "green", "ready": "green", "on": "green",
     "failed": "red bold", "running": "yellow", "deploying": "yellow", "cleaning": "yellow", "waiting": "dim",
-    "broken": "red bold",
+    "broken": "red bold", "passed": "green", "degraded": "yellow",
 }  # fmt: skip
 MEGA = 1_000_000
 
@@ -54,6 +55,10 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 def seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
+
+
+def step_seconds(step: Step) -> float | None:
+    return None if step.started is None or step.ended is None else max(0.0, step.ended - step.started)
 
 
 def megabytes(value: float) -> str:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachable, error_from_dict
 from provisioner.model.deployment import Node
-from provisioner.model.hardware import Power
+from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
@@ -146,6 +146,12 @@ class Client:
     def verb(self, name: str, verb: str) -> Node:
         """One of the exits of the node's state: ``retry``, ``abort``, ``release``, ``forget``."""
         return Node.model_validate(self._post({}, "nodes", name, verb))
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+        """Put a node's hardware to the test, all parts if none is named; the processors are loaded for so long."""
+        return Node.model_validate(
+            self._post({"parts": list(parts), "burn_seconds": burn_seconds}, "nodes", name, "test")
+        )
 
     def plan(self, desired: Desired) -> Plan:
         return Plan.model_validate(self._post(desired.model_dump(mode="json"), "plan"))

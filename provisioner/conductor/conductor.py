@@ -19,11 +19,11 @@ from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.verbs import do_verb
+from provisioner.conductor.verbs import begin_tests, do_verb
 from provisioner.conductor.walk import Walker
 from provisioner.events import Event
 from provisioner.model.deployment import Node
-from provisioner.model.hardware import Power
+from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import AT_WORK, EXITS, NodeState
@@ -141,6 +141,10 @@ class Conductor(Guests):
     def verb(self, name: str, verb: str) -> Node:
         """:raises Conflict: the node's state does not offer the verb."""
         return do_verb(self._doors, name, verb)
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+        """:raises Conflict: the node's state does not offer it."""
+        return begin_tests(self._doors, name, parts, burn_seconds)
 
     def plan(self, desired: Desired) -> Plan:
         return plan_cloud(self._doors, desired)

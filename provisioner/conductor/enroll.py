@@ -64,7 +64,7 @@ def _verify(
             passwords[name] = password
         else:
             why = "the controller refuses the password on record" if used else "none is on record for this node"
-            hint = "write {file: /absolute/path} as bmc.password"
+            hint = "provisioner node enroll FILE.yaml --password-file FILE"
             yield _failed(doors, name, Conflict("there is no password", where=name, cause=why, hint=hint), started)
     again: dict[str, EnrollItem] = {}
     asked = {name: (items[name].spec.bmc, password) for name, password in passwords.items()}

@@ -12,8 +12,8 @@ from provisioner.conductor.doors import Doors
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.steps import BAD_STATES, report_error
 from provisioner.errors import TrustError, UsageError
-from provisioner.model.deployment import Deployment, DeploymentState, Node, StepName, StepState
-from provisioner.model.hardware import HardwareReport, Port
+from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, StepName, StepState
+from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import NodeState
 from provisioner.plan.identity import same_machine
 from provisioner.store.nodes import ANY_MAC
@@ -28,7 +28,11 @@ RAMDISK_STEPS = (
 )
 """Steps whose work is lost when the ramdisk boots anew."""
 PROGRESS_KEYS = ("bytes", "total", "rate", "remaining")
-PROGRESS_PHASES = frozenset({"write", "read back"})
+PROGRESS_PHASES = frozenset({"write", "read back", *TESTS.values()})
+RESTARTED: Mapping[str, Any] = {
+    "ok": True,
+    "detail": {"verdict": Verdict.FAILED, "summary": "the server restarted by itself while it was tested"},
+}
 
 
 class Guests:
@@ -124,7 +128,11 @@ class Guests:
         deployment = self._store.deployments.get(token.deployment)
         running = deployment.state is DeploymentState.RUNNING
         step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
-        if running and step is not None and step.name in RAMDISK_STEPS:
+        if running and step is not None and step.name in TESTS:
+            order = self._store.deployments.order(deployment.id)
+            if order is not None and order.step is step.name:
+                self._store.deployments.set_result(deployment.id, order.id, RESTARTED)
+        elif running and step is not None and step.name in RAMDISK_STEPS:
             self._store.deployments.reset_steps(deployment.id, StepName.CHOOSE_DISK)
             self._doors.tell(
                 "ramdisk.rebooted",

@@ -13,8 +13,8 @@ from provisioner.conductor.disk import choose_disk, disk_guid, esp_guid, root_gu
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.instance import build_files
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError
-from provisioner.model.deployment import Deployment, Node, Step, StepName
-from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, Power
+from provisioner.model.deployment import TESTS, Deployment, Node, Step, StepName
+from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
 from provisioner.model.role import Role
 from provisioner.store.deployments import Order
 from provisioner.store.tokens import BOOT, INSTANCE
@@ -26,6 +26,8 @@ LLDP_SECONDS = 32.0
 """Switches tell of themselves every 30 s (IEEE 802.1AB, 9.2.5.7)."""
 HELLO_SECONDS = 600.0
 AGENT_SECONDS = 1800.0
+TEST_SECONDS = 3 * 3600.0
+"""The memory of a large server takes its time."""
 SILENT_SECONDS = 180.0
 POWER_LOOK = 20.0
 """Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
@@ -191,7 +193,7 @@ def choose(work: Work) -> Outcome:
     return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial)
 
 
-def order_agent(work: Work) -> Outcome:
+def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
     """A step that the ramdisk agent does: one order, given once, waited for."""
     store, name = work.doors.store, work.step.name
     order = store.deployments.order(work.deployment.id)
@@ -202,7 +204,7 @@ def order_agent(work: Work) -> Outcome:
         return _finished(work, order)
     touched = store.deployments.touched(work.deployment.id, name)
     work.check_deadline(SILENT_SECONDS, touched, f"the ramdisk did not come on with {name}")
-    work.check_deadline(AGENT_SECONDS, work.step.started or touched, f"the ramdisk did not end {name}")
+    work.check_deadline(limit, work.step.started or touched, f"the ramdisk did not end {name}")
     check_power(work, touched)
     return wait("the ramdisk works on it")
 
@@ -218,6 +220,49 @@ def inspect(work: Work) -> Outcome:
         raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
     work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
     return done(cpus=hardware.cpus, memory_mib=hardware.memory_mib, disks=len(hardware.disks), nics=len(hardware.nics))
+
+
+def test(work: Work) -> Outcome:
+    """A hardware test, whose result is recorded whatever it is: a bad one keeps the node from being deployed."""
+    try:
+        outcome = order_agent(work, TEST_SECONDS)
+    except DeployError as error:
+        order = work.doors.store.deployments.order(work.deployment.id)
+        if order is not None and order.result is None:  # under the load it fell silent, or went off
+            _record_test(work, HardwareTest(verdict=Verdict.FAILED, summary=error.summary, at=work.now))
+        raise
+    if not outcome.done:
+        return outcome
+    try:
+        result = HardwareTest.model_validate({**outcome.detail, "at": work.now})
+    except ValidationError as error:
+        raise DeployError("the result cannot be understood", where=work.node.name, cause=str(error)) from error
+    _record_test(work, result)
+    return done(verdict=str(result.verdict), summary=result.summary)
+
+
+def _record_test(work: Work, result: HardwareTest) -> None:
+    part = TESTS[work.step.name]
+    with work.doors.store.transaction():
+        work.doors.store.nodes.set_test(work.node.name, part, result)
+        message = f"{part} {result.verdict}: {result.summary}"
+        work.doors.tell(f"test.{result.verdict}", message, work.node.name, work.deployment.id)
+
+
+def _cpu_order(work: Work) -> dict[str, Any]:
+    return {"seconds": work.deployment.placement.burn_seconds}
+
+
+def _network_order(work: Work) -> dict[str, Any]:
+    """The ramdisk's own initramfs is what every node could fetch once already."""
+    image = work.doors.catalogue.get(str(work.detail(StepName.BOOT_FILES)["ramdisk"]))
+    return {
+        "macs": [port.mac for port in work.node.spec.ports],
+        "image": image.id,
+        "name": "initramfs",
+        "size": image.sizes["initramfs"],
+        "sha256": image.files["initramfs"],
+    }
 
 
 def _inspect_order(work: Work) -> dict[str, Any]:
@@ -368,6 +413,10 @@ ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.SEED_INSTANCE: _seed_order,
     StepName.BOOT_LOADER: _loader_order,
     StepName.INSPECT: _inspect_order,
+    StepName.TEST_NETWORK: _network_order,
+    StepName.TEST_DISK: lambda work: {},
+    StepName.TEST_MEMORY: lambda work: {},
+    StepName.TEST_CPU: _cpu_order,
 }
 
 ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
@@ -386,4 +435,5 @@ ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.CONFIGURE: configure,
     StepName.PROBE: probe,
     StepName.INSPECT: inspect,
+    **dict.fromkeys(TESTS, test),
 }

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from provisioner.conductor.clouds import announce_generation, end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.errors import DeployError, UsageError
-from provisioner.model.deployment import INSPECTION_STEPS, DeploymentState, Node, build_inspection
+from provisioner.model.deployment import (
+    INSPECTION_STEPS,
+    RAMDISK_BOOT,
+    TESTS,
+    DeploymentState,
+    Node,
+    build_inspection,
+    build_test,
+)
+from provisioner.model.hardware import HardwarePart
 from provisioner.model.states import NodeState, check_verb
 from provisioner.store.deployments import LIVE
 
@@ -26,6 +35,21 @@ def do_verb(doors: Doors, name: str, verb: str) -> Node:
         check_verb(name, node.state, verb)
         doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name, node.deployment)
         return action(doors, node)
+
+
+def begin_tests(doors: Doors, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+    """Boot the ramdisk, put ``parts`` to the test, all if none is named, and switch the node off again.
+
+    :param burn_seconds: for how long the processors are loaded. :raises Conflict: the node's state does not offer it.
+    """
+    wanted = [step for step, part in TESTS.items() if part in parts or not parts]
+    ident, now = str(uuid.uuid4()), doors.clock.now()
+    with doors.store.transaction():
+        node = doors.store.nodes.get(name)
+        check_verb(name, node.state, "test")
+        doors.tell("node.test", f"asked for by an operator: {', '.join(TESTS[step] for step in wanted)}", name)
+        doors.store.deployments.add(ident, build_test(name, burn_seconds), now, (*RAMDISK_BOOT, *wanted))
+        return doors.store.nodes.move(node, NodeState.INSPECTING, now=now, deployment=ident)
 
 
 def _retry(doors: Doors, node: Node) -> Node:

@@ -12,7 +12,7 @@ from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS, Outcome, Work
 from provisioner.conductor.tapes import Tapes
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
-from provisioner.model.deployment import Deployment, DeploymentState, Node, Step, StepName, StepState
+from provisioner.model.deployment import TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
@@ -252,7 +252,8 @@ class Walker:
         """The ramdisk is told to halt, and cleaning sees to it that the power is off."""
         self._tapes.end(node.name)
         with self._store.transaction():
-            end_deployment(self._doors, node, NodeState.CLEANING, "inspected")
+            what = "tested" if deployment.placement.role == TEST else "inspected"
+            end_deployment(self._doors, node, NodeState.CLEANING, what)
             self._store.leases.end(node.name, self._doors.holder)
 
     def _clean(self, node: Node) -> None:

@@ -87,6 +87,8 @@ BUSES = {
     "pvscsi": ("pvscsi,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0},serial={0}"),
 }
 """Kinds of disk that the ramdisk must find, each as QEMU's devices, with the disk's name for ``{0}``."""
+SMART = ("sata", "nvme")
+"""Those of them that QEMU makes tell of their health."""
 NICS = ("virtio-net-pci", "e1000e", "e1000", "vmxnet3", "rtl8139")
 
 
@@ -276,7 +278,12 @@ def read_hardware(text: str) -> Finding:
     macs = {nic["mac"] for nic in found["nics"]}
     problems = [f"no disk found at the controller {name}" for name in BUSES if name not in disks]
     problems += [f"no interface found of the kind {name}" for at, name in enumerate(NICS) if MAC % at not in macs]
-    return Finding(tuple(problems), (*BUSES, *NICS))
+    test = found["disk_test"]
+    names = {disk.get("name"): disk.get("serial") for disk in found["disks"]}
+    problems += [] if test["verdict"] == "passed" else [f"the disk test {test['verdict']}: {test['summary']}"]
+    dumb = [names.get(text.partition(":")[0]) for text in test["summary"].split("; ") if "no SMART" in text]
+    problems += [f"the disk of the kind {name} does not tell of its health" for name in SMART if name in dumb]
+    return Finding(tuple(problems), (*BUSES, *NICS, "smart"))
 
 
 def _last_json(text: str) -> dict[str, Any]:

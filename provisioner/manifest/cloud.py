@@ -128,9 +128,10 @@ def _check_nodes(uses: Mapping[str, RoleUse], layer: Layer) -> Iterator[Problem]
             if node in taken:
                 yield Problem(where, f"the node {node} is named twice", f"see {taken[node]}")
             taken.setdefault(node, where)
-        for number, node in enumerate(use.wipe):
+        named: list[tuple[Path, str]] = [(("wipe", number), node) for number, node in enumerate(use.wipe)]
+        for path, node in [*named, *((("accept", node), node) for node in use.accept)]:
             if use.nodes and node not in use.nodes:
-                where = layer.where(("roles", name, "wipe", number))
+                where = layer.where(("roles", name, *path))
                 yield Problem(where, f"the role {name} does not take the node {node}", suggest(node, use.nodes))
 
 

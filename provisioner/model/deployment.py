@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 
-from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Power
+from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Power
 from provisioner.model.states import NodeState
 from provisioner.model.value import Value
 
 
 class StepName(StrEnum):
-    """The steps of a deployment, in order, and the one that only an inspection has."""
+    """The steps of a deployment, in order, and those that only an inspection or hardware tests have."""
 
     RESERVE = "reserve"
     BOOT_FILES = "boot-files"
@@ -30,20 +31,25 @@ class StepName(StrEnum):
     CONFIGURE = "configure"
     PROBE = "probe"
     INSPECT = "inspect"
+    TEST_NETWORK = "test-network"
+    TEST_DISK = "test-disk"
+    TEST_MEMORY = "test-memory"
+    TEST_CPU = "test-cpu"
 
 
-STEPS: tuple[StepName, ...] = tuple(step for step in StepName if step is not StepName.INSPECT)
-INSPECTION_STEPS: tuple[StepName, ...] = (
-    StepName.RESERVE,
-    StepName.BOOT_FILES,
-    StepName.BOOT_DEVICE,
-    StepName.POWER,
-    StepName.HELLO,
-    StepName.INSPECT,
-)
+TESTS: Mapping[StepName, HardwarePart] = {
+    StepName.TEST_NETWORK: HardwarePart.NETWORK,
+    StepName.TEST_DISK: HardwarePart.DISK,
+    StepName.TEST_MEMORY: HardwarePart.MEMORY,
+    StepName.TEST_CPU: HardwarePart.CPU,
+}
+"""The hardware tests in the order in which they are done: what is quick to find out comes first."""
+STEPS: tuple[StepName, ...] = tuple(step for step in StepName if step is not StepName.INSPECT and step not in TESTS)
+RAMDISK_BOOT: tuple[StepName, ...] = STEPS[: STEPS.index(StepName.HELLO) + 1]
+INSPECTION_STEPS: tuple[StepName, ...] = (*RAMDISK_BOOT, StepName.INSPECT)
 """An inspection is a run of steps like a deployment, journaled and resumed alike, that puts nothing on the node."""
 AGENT_STEPS: frozenset[StepName] = frozenset(
-    {StepName.STORAGE, StepName.WRITE_IMAGE, StepName.SEED_INSTANCE, StepName.BOOT_LOADER, StepName.INSPECT}
+    {StepName.STORAGE, StepName.WRITE_IMAGE, StepName.SEED_INSTANCE, StepName.BOOT_LOADER, StepName.INSPECT, *TESTS}
 )
 """Steps that the ramdisk agent does, by order of the conductor."""
 
@@ -79,7 +85,10 @@ class Address(Value):
 
 
 class Placement(Value):
-    """One slot of a role: which node takes it, under which host name, with which image and addresses."""
+    """One slot of a role: which node takes it, under which host name, with which image and addresses.
+
+    ``burn_seconds``: for how long a hardware test loads the processors.
+    """
 
     cloud: str
     role: str
@@ -89,10 +98,11 @@ class Placement(Value):
     image: str
     addresses: tuple[Address, ...]
     wipe: bool = False
+    burn_seconds: float = 0.0
 
     @property
     def inspects(self) -> bool:
-        """Whether this is no slot of a cloud, but an inspection of the node."""
+        """Whether this is no slot of a cloud, but an inspection of the node, or tests of its hardware."""
         return not self.cloud
 
 
@@ -119,9 +129,19 @@ def build_inspection(node: str) -> Placement:
     return Placement(cloud="", role="inspection", index=0, hostname=node, node=node, image="", addresses=())
 
 
+TEST = "test"
+"""What stands in the place of a role then."""
+
+
+def build_test(node: str, burn_seconds: float) -> Placement:
+    """What stands in the place of a slot while a node's hardware is tested."""
+    return build_inspection(node).model_copy(update={"role": TEST, "burn_seconds": burn_seconds})
+
+
 class Node(Value):
     """A node on record. ``failure`` and ``bmc_error`` are errors as :meth:`ProvisionerError.to_dict` gives them.
 
+    ``tests``: the newest result of each hardware test that was made.
     ``drift``: ``{"expected": "on", "since": epoch}`` while the power is not what we left it at.
     ``bmc_error``: why the controller could not be asked; None when it answered last.
     """
@@ -140,6 +160,7 @@ class Node(Value):
     updated: float = 0.0
     drift: dict[str, Any] | None = None
     bmc_error: dict[str, Any] | None = None
+    tests: dict[HardwarePart, HardwareTest] = Field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -188,6 +188,37 @@ class MemoryModule(Value):
     serial: str = ""
 
 
+class HardwarePart(StrEnum):
+    """What of a node the ramdisk can put to the test."""
+
+    NETWORK = "network"
+    DISK = "disk"
+    MEMORY = "memory"
+    CPU = "cpu"
+
+
+class Verdict(StrEnum):
+    """``degraded``: it works, and not as it should. ``skipped``: there was nothing to test."""
+
+    PASSED = "passed"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class HardwareTest(Value):
+    """The result of a hardware test. ``at``: seconds since the epoch."""
+
+    verdict: Verdict
+    summary: str
+    at: float
+
+    @property
+    def bad(self) -> bool:
+        """Whether it keeps the node from being deployed, unless the cloud file accepts it."""
+        return self.verdict in (Verdict.DEGRADED, Verdict.FAILED)
+
+
 class HardwareReport(Value):
     """What the ramdisk agent found on a node. Memory in MiB, disk sizes in bytes.
 

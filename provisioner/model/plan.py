@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from provisioner.model.deployment import Deployment, Node, Placement
+from provisioner.model.hardware import HardwarePart
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
 from provisioner.model.value import Value
@@ -21,11 +22,12 @@ class Change(Value):
 
 
 class Guard(Value):
-    """What must still be true of the node when the action runs."""
+    """What must still be true of the node when the action runs. ``bad_tests``: parts whose hardware test is bad."""
 
     state: NodeState
     deployment: str | None = None
     generation: int = 0
+    bad_tests: tuple[HardwarePart, ...] = ()
 
 
 class Deploy(Value):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from provisioner.model.hardware import NAME
+from provisioner.model.hardware import NAME, HardwarePart
 from provisioner.model.value import Value
 
 
@@ -109,12 +109,14 @@ class Network(Value):
 class RoleUse(Value):
     """How a cloud uses a role. ``nodes`` names the nodes; without it any that match are taken, in name order.
 
-    ``wipe`` names nodes whose root disk may be overwritten although it holds something.
+    ``wipe`` names nodes whose root disk may be overwritten although it holds something. ``accept`` names nodes whose
+    hardware tests may be bad, and which of them: ``a01: [disk]``.
     """
 
     count: int = Field(ge=1)
     nodes: tuple[str, ...] = ()
     wipe: tuple[str, ...] = ()
+    accept: dict[str, tuple[HardwarePart, ...]] = Field(default_factory=dict)
     values: dict[str, Any] = Field(default_factory=dict)
 
 

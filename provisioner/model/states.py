@@ -33,9 +33,9 @@ MOVES: dict[NodeState, frozenset[NodeState]] = {
 }
 
 EXITS: dict[NodeState, tuple[str, ...]] = {
-    NodeState.ENROLLED: ("inspect", "forget"),
+    NodeState.ENROLLED: ("inspect", "test", "forget"),
     NodeState.INSPECTING: ("abort",),
-    NodeState.AVAILABLE: ("inspect", "forget"),
+    NodeState.AVAILABLE: ("inspect", "test", "forget"),
     NodeState.DEPLOYING: ("abort",),
     NodeState.ACTIVE: ("release",),
     NodeState.CLEANING: ("abort",),

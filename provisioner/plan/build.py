@@ -66,10 +66,11 @@ class _Planner:
 
     def _check_names(self) -> None:
         for role, use in self.desired.cloud.roles.items():
-            for key, names in (("nodes", use.nodes), ("wipe", use.wipe)):
+            for key, names in (("nodes", use.nodes), ("wipe", use.wipe), ("accept", use.accept)):
                 for number, name in enumerate(names):
                     if name not in self.nodes:
-                        where = self.desired.place(f"roles.{role}.{key}[{number}]")
+                        item = f".{name}" if key == "accept" else f"[{number}]"
+                        where = self.desired.place(f"roles.{role}.{key}{item}")
                         instead = suggest(name, self.nodes) or "enroll it: provisioner node enroll FILE.yaml"
                         self.problems.append(Problem(where, f"there is no node {name!r} on record", instead))
 

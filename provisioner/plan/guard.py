@@ -8,7 +8,8 @@ from provisioner.model.plan import Action, Guard
 
 
 def build_guard(node: Node) -> Guard:
-    return Guard(state=node.state, deployment=node.deployment, generation=node.generation)
+    bad = tuple(sorted(part for part, test in node.tests.items() if test.bad))
+    return Guard(state=node.state, deployment=node.deployment, generation=node.generation, bad_tests=bad)
 
 
 def check_guard(action: Action, node: Node) -> None:
@@ -20,6 +21,8 @@ def check_guard(action: Action, node: Node) -> None:
         cause = f"it was {planned.state} and is {found.state}"
     elif planned.deployment != found.deployment:
         cause = "it has another deployment"
+    elif planned.bad_tests != found.bad_tests:
+        cause = f"its hardware tests are bad for {', '.join(found.bad_tests) or 'no part any more'}"
     else:
         cause = f"its metadata was at generation {planned.generation} and is at {found.generation}"
     raise GuardFailed(

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 
 from provisioner.manifest.cloud import parse_pool
 from provisioner.model.deployment import Address, Node
+from provisioner.model.hardware import Verdict
 from provisioner.model.role import Cloud, Role, RoleUse
 from provisioner.model.states import NodeState
 
 MIB, GIB = 1 << 20, 1 << 30
+SAID = {Verdict.DEGRADED: "found it degraded", Verdict.FAILED: "failed"}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -56,6 +58,10 @@ def why_not(node: Node, role: Role, use: RoleUse) -> str | None:
         return f"it has {len(node.spec.ports)} ports, the role needs {len(role.networks)}"
     if node.state is not NodeState.AVAILABLE:
         return f"it is {node.state}"
+    for name, test in node.tests.items():
+        if test.bad and name not in use.accept.get(node.name, ()):
+            accept = f"accept: {{{node.name}: [{name}]}}"
+            return f"its {name} test {SAID[test.verdict]} ({test.summary}); mend and test it, or {accept}"
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from provisioner.bmc.contract import Console
 from provisioner.model.deployment import Node
-from provisioner.model.hardware import Power
+from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.status import (
@@ -64,6 +64,8 @@ class ForOperators(Subscribed, Protocol):
     def read_bmc(self, name: str, what: str) -> Any: ...
 
     def verb(self, name: str, verb: str) -> Node: ...
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node: ...
 
     def plan(self, desired: Desired) -> Plan: ...
 

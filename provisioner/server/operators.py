@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from provisioner.errors import ProvisionerError
+from provisioner.model.hardware import HardwarePart
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
@@ -45,6 +46,13 @@ class AuditRequest(Value):
     """No names: all nodes."""
 
     names: tuple[str, ...] = ()
+
+
+class HardwareTestRequest(Value):
+    """``parts``: which hardware tests, none for all. ``burn_seconds``: for how long the processors are loaded."""
+
+    parts: tuple[HardwarePart, ...] = ()
+    burn_seconds: float = Field(default=60.0, gt=0, le=7200)
 
 
 class BootDeviceRequest(Value):
@@ -83,6 +91,7 @@ def operator_app(
             Route("/v1/nodes/{name}/console", api.consoles.show, methods=["POST"]),
             Route("/v1/consoles/{id}", api.consoles.type, methods=["POST"]),
             Route("/v1/nodes/{name}/credentials", api.rotate, methods=["POST"]),
+            Route("/v1/nodes/{name}/test", api.test, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
             Route("/v1/plan", api.plan, methods=["POST"]),
@@ -190,6 +199,11 @@ class _Api:
     async def verb(self, request: Request) -> Response:
         path = request.path_params
         return JSONResponse(_json(await self._call(self._conductor.verb, path["name"], path["verb"])))
+
+    async def test(self, request: Request) -> Response:
+        wanted = await read_value(request, HardwareTestRequest)
+        name = request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.test, name, wanted.parts, wanted.burn_seconds)))
 
     async def plan(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.plan, await read_value(request, Desired))))

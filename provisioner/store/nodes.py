@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
-from provisioner.model.hardware import BmcAddress, HardwareReport, NodeSpec, Port, Power
+from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Port, Power
 from provisioner.model.states import NodeState, check_move
 from provisioner.store.database import Cipher, Database
 from provisioner.store.schema import LEASES, NODES, PORTS
@@ -303,6 +303,13 @@ class Nodes:
         with self._db.write() as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
+    def set_test(self, name: str, part: HardwarePart, result: HardwareTest) -> None:
+        """The newest result of one hardware test; the others stay."""
+        with self._db.write() as tx:
+            tests = self.get(name).tests | {part: result}
+            values = {"tests": {str(key): value.model_dump(mode="json") for key, value in tests.items()}}
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values | {"updated": result.at}))
+
     def set_health(self, name: str, applied: int, healthy: bool | None, now: float) -> None:
         with self._db.write() as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(applied=applied, healthy=healthy, updated=now))
@@ -358,4 +365,5 @@ def _node(row: Row[Any]) -> Node:
         updated=row.updated,
         drift=row.drift,
         bmc_error=row.bmc_error,
+        tests=row.tests or {},
     )

@@ -51,6 +51,7 @@ NODES = Table(
     Column("bmc_error", JSON(none_as_null=True)),
     Column("next_sealed", Text),
     Column("rotated", Float),
+    Column("tests", JSON(none_as_null=True)),
 )
 PORTS = Table(
     "ports",

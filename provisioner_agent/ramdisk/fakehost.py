@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from provisioner_agent.ramdisk.host import LIMIT, BlockFile, FileBlocks, Finished, LinuxHost
+from provisioner_agent.ramdisk.problem import OrderFailed
 
 Program = Callable[[Sequence[str], str], Finished]
 """(argv, standard input) → how it ended."""
@@ -52,6 +53,12 @@ class FakeHost(LinuxHost):
             Path(argv[-1]).mkdir()
         program = self.programs.get(argv[0])
         return program(argv, stdin) if program else Finished(0)
+
+    def stream(self, argv: Sequence[str], limit: float) -> Iterator[str]:
+        finished = self.run(argv, limit=limit)
+        yield from finished.output.splitlines()
+        if finished.code:
+            raise OrderFailed(f"{argv[0]} ended with exit code {finished.code}", finished.said)
 
     def read_text(self, path: str) -> str:
         return self.texts.get(path, "").strip()

@@ -12,9 +12,10 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ from typing import Protocol
 from provisioner_agent.ramdisk.problem import OrderFailed
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C", "HOME": "/root"}
 PIPE_BYTES = 1 << 20
 ZEROS = bytes(1 << 20)
 BLKFLSBUF = 0x1261
@@ -96,6 +98,12 @@ class Host(Protocol):
 
     def run(self, argv: Sequence[str], *, stdin: str = "", limit: float = LIMIT) -> Finished:
         """Run a program; after ``limit`` seconds it is killed."""
+
+    def stream(self, argv: Sequence[str], limit: float) -> Iterator[str]:
+        """The lines of a program as it writes them; after ``limit`` seconds it is killed.
+
+        :raises OrderFailed: it could not be started, or ended badly.
+        """
 
     def read_text(self, path: str) -> str:
         """A file's text, without white space around it; empty when it cannot be read."""
@@ -273,13 +281,41 @@ class LinuxHost:
                 capture_output=True,
                 timeout=limit,
                 check=False,
-                env={"PATH": PATH, "LC_ALL": "C", "HOME": "/root"},
+                env=ENVIRONMENT,
             )
         except subprocess.TimeoutExpired:
             return Finished(124, "", f"it did not end within {limit:.0f} s")
         except OSError as error:
             return Finished(127, "", f"{error.strerror}")
         return Finished(ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
+
+    def stream(self, argv: Sequence[str], limit: float) -> Iterator[str]:
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=ENVIRONMENT,
+            )
+        except OSError as error:
+            raise OrderFailed(f"{argv[0]} cannot be started", f"{error.strerror}") from error
+        killer = threading.Timer(limit, process.kill)
+        killer.start()
+        last = ""
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                last = line.rstrip("\n")
+                yield last
+            code = process.wait()
+        finally:
+            killer.cancel()
+            process.kill()  # nothing, when it has ended
+            process.communicate()
+        if code != 0:
+            raise OrderFailed(f"{argv[0]} ended with exit code {code}", last)
 
     def read_text(self, path: str) -> str:
         try:

@@ -14,12 +14,16 @@ from provisioner_agent.protocol.messages import (
     RAMDISK_URL_ARGUMENT,
 )
 from provisioner_agent.ramdisk.agent import Agent, Work
+from provisioner_agent.ramdisk.burnin import do_test_cpu, do_test_memory
+from provisioner_agent.ramdisk.disktest import do_test_disk
 from provisioner_agent.ramdisk.download import HttpSource, Source
 from provisioner_agent.ramdisk.hardware import read_hardware
 from provisioner_agent.ramdisk.host import Host, LinuxHost
 from provisioner_agent.ramdisk.image import do_write_image
 from provisioner_agent.ramdisk.inspect import do_inspect
 from provisioner_agent.ramdisk.loader import do_boot_loader
+from provisioner_agent.ramdisk.nettest import do_test_network
+from provisioner_agent.ramdisk.progress import NoMeter
 from provisioner_agent.ramdisk.seed import do_seed
 from provisioner_agent.ramdisk.storage import do_storage
 
@@ -31,13 +35,14 @@ def main() -> None:
 
 
 def run(host: Host) -> int:
-    """Serve until the node is to be off; in a boot test only say what hardware there is.
+    """Serve until the node is to be off; in a boot test only say what hardware there is, and test its disks.
 
     :returns: the exit code; 1 when the kernel's arguments say no server.
     """
     arguments = parse_cmdline(host.read_text(CMDLINE))
     if place := arguments.get(RAMDISK_TRIAL_ARGUMENT):
-        host.run(["tee", place], stdin=json.dumps(read_hardware(host)) + "\n")
+        found = read_hardware(host) | {"disk_test": do_test_disk(host, NoMeter())}
+        host.run(["tee", place], stdin=json.dumps(found) + "\n")
         return 0
     missing = [name for name in (RAMDISK_URL_ARGUMENT, RAMDISK_TOKEN_ARGUMENT) if not arguments.get(name)]
     if missing:
@@ -59,6 +64,10 @@ def build_works(host: Host, source: Source) -> dict[str, Work]:
     """What is done for each step that the server may order."""
     return {
         "inspect": lambda order, meter: do_inspect(host, order),
+        "test-cpu": lambda order, meter: do_test_cpu(host, order),
+        "test-memory": lambda order, meter: do_test_memory(host, meter),
+        "test-disk": lambda order, meter: do_test_disk(host, meter),
+        "test-network": lambda order, meter: do_test_network(host, source, order, meter),
         "storage": lambda order, meter: do_storage(host, order),
         "write-image": lambda order, meter: do_write_image(host, source, order, meter),
         "seed-instance": lambda order, meter: do_seed(host, order),

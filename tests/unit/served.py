@@ -12,7 +12,7 @@ from typing import Any
 from provisioner.bmc.fake import FakeConsole
 from provisioner.errors import BmcRefused, NotFound
 from provisioner.model.deployment import STEPS, Address, Deployment, Node, Placement, Step, StepState
-from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
+from provisioner.model.hardware import BmcAddress, HardwarePart, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Image
 from provisioner.model.plan import Deploy, Guard, Plan
 from provisioner.model.role import Desired
@@ -86,6 +86,7 @@ class FakeConductor:
         self.wrong_passwords: set[str] = set()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+        self.tested: list[tuple[str, tuple[HardwarePart, ...], float]] = []
         self.powers: list[tuple[str, str | None]] = []
         self.scans: list[ScanResult] = []
         self.audits: list[AuditResult] = []
@@ -164,6 +165,12 @@ class FakeConductor:
     def verb(self, name: str, verb: str) -> Node:
         node = self._find(name)
         check_verb(name, node.state, verb)
+        return node
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+        node = self._find(name)
+        check_verb(name, node.state, "test")
+        self.tested.append((name, tuple(parts), burn_seconds))
         return node
 
     def plan(self, desired: Desired) -> Plan:

@@ -14,7 +14,17 @@ from provisioner.cli.main import main
 from provisioner.cli.options import Options
 from provisioner.errors import BmcSilent
 from provisioner.model.deployment import STEPS, Node, Step, StepName, StepState
-from provisioner.model.hardware import Disk, Firmware, HardwareReport, Nic, Power
+from provisioner.model.hardware import (
+    Disk,
+    Firmware,
+    HardwarePart,
+    HardwareReport,
+    HardwareTest,
+    Nic,
+    Power,
+    SecretRef,
+    Verdict,
+)
 from provisioner.model.states import NodeState
 from provisioner.model.status import AuditFinding, AuditResult, NodeView, ScanResult, SweepResult
 from provisioner.system.clock import FakeClock
@@ -70,6 +80,18 @@ def test_enroll_reads_passwords_here_and_shows_each_node(bench: Bench) -> None:
         ["node2", "enrolled", "0.5", "s"],
     ]
     assert "from-" not in done.output
+
+
+def test_a_password_can_be_put_into_the_services_records(bench: Bench) -> None:
+    secret = bench.folder / "secret"
+    secret.write_text("for-the-record\n")
+    secret.chmod(0o600)
+    files = [bench.hardware(1, "{stored: true}"), bench.hardware(2, "{env: RACK_PASSWORD}")]
+    done = bench.call("node", "enroll", *files, "--password-file", str(secret), env={"RACK_PASSWORD": "from-env"})
+    assert done.exit_code == 0, done.output
+    sent = {item.spec.name: (item.password, item.spec.bmc.password) for item in bench.conductor.enrolled}
+    assert sent["node1"] == ("for-the-record", SecretRef(stored=True)) and sent["node2"][0] == "from-env"
+    assert bench.call("node", "enroll", *files, "--username", "x").exit_code == 64
 
 
 def test_a_node_that_fails_makes_the_exit_code_1(bench: Bench) -> None:
@@ -171,6 +193,24 @@ def test_verbs_and_what_a_state_does_not_offer(bench: Bench) -> None:
     assert done.exit_code == 1
     assert "release is not offered for a node that is available" in done.stderr
     assert "forget" in done.stderr.splitlines()[-1]
+
+
+def test_hardware_tests_are_shown_and_a_bad_one_is_an_error(bench: Bench) -> None:
+    well = HardwareTest(verdict=Verdict.PASSED, summary="all well", at=1.0)
+    bench.conductor.node_list = [make_node("node1", tests={HardwarePart.CPU: well})]
+    done = bench.call("node", "test", "node1", "--only", "cpu", "--burn-seconds", "5")
+    assert done.exit_code == 0 and "passed" in done.stdout and "all well" in done.stdout
+    assert bench.conductor.tested == [("node1", (HardwarePart.CPU,), 5.0)]
+    bad = HardwareTest(verdict=Verdict.DEGRADED, summary="sda: \x1b8 sectors", at=1.0)
+    bench.conductor.node_list = [make_node("node1", tests={HardwarePart.DISK: bad})]
+    assert bench.call("node", "test", "node1").exit_code == 1
+    assert bench.call("node", "test", "node1", "--no-wait").exit_code == 0
+    (view,) = json.loads(bench.call("node", "test", "node1", "-o", "json").stdout)
+    assert view["node"]["tests"]["disk"]["verdict"] == "degraded"
+    shown = bench.call("node", "show", "node1").stdout
+    assert "degraded" in shown and "8 sectors" in shown and "\x1b" not in shown
+    assert bench.call("node", "test", "node1", "--only", "fans").exit_code == 64
+    assert bench.call("node", "test").exit_code == 64
 
 
 def test_a_release_stays_until_the_node_is_clean(bench: Bench) -> None:

@@ -127,3 +127,6 @@ def test_a_stored_password_needs_a_record(rack: Rack) -> None:
     rack.conductor.verb("node1", "forget")
     failed = enroll(rack, "", stored=True)
     assert failed.result == "failed" and failed.error and "no password" in failed.error["summary"]
+    assert "--password-file" in failed.error["hint"]
+    assert enroll(rack, holds(rack), stored=True).result == "enrolled"
+    assert enroll(rack, "", stored=True).result == "unchanged"

@@ -100,6 +100,22 @@ def test_a_ramdisk_must_find_every_kind_of_disk_and_interface() -> None:
     hardware = {
         "disks": [{"serial": name} for name in BUSES if name != "nvme"],
         "nics": [{"mac": MAC % at} for at in range(len(NICS) - 1)],
+        "disk_test": {"verdict": "passed", "summary": ""},
     }
     problems = trial.read_hardware(FIRMWARE + json.dumps(hardware)).problems
     assert problems == ("no disk found at the controller nvme", f"no interface found of the kind {NICS[-1]}")
+
+
+def test_a_ramdisk_must_read_the_health_of_disks_that_tell_it() -> None:
+    def problems(verdict: str, summary: str) -> tuple[str, ...]:
+        disks = [{"name": f"d{at}", "serial": name} for at, name in enumerate(BUSES)]
+        nics = [{"mac": MAC % at} for at in range(len(NICS))]
+        said = {"disks": disks, "nics": nics, "disk_test": {"verdict": verdict, "summary": summary}}
+        return trial.read_hardware(FIRMWARE + json.dumps(said)).problems
+
+    nvme = f"d{list(BUSES).index('nvme')}"
+    assert problems("passed", f"{nvme}: reads at 9 MB/s; d0: it does not tell of its health (no SMART)") == ()
+    (found,) = problems("passed", f"{nvme}: it does not tell of its health (no SMART)")
+    assert "nvme" in found
+    (found,) = problems("failed", f"{nvme}: it cannot be opened: no such file")
+    assert "cannot be opened" in found
