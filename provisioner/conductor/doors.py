@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from provisioner.bmc.contract import Bmcs
@@ -46,7 +47,7 @@ class Doors:
         """Record an event, in the transaction that is open if one is."""
         self.store.events.add(Event(kind, message, node, deployment, data), self.clock.now())
 
-    @property
+    @cached_property
     def pool(self) -> list[str]:
         """The addresses that ports may get while their node runs the ramdisk; empty without a DHCP range.
 

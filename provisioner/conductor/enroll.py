@@ -85,9 +85,9 @@ def _verify(
 def _own_password(doors: Doors, item: EnrollItem) -> str | None:
     """The password on record, when the file says so, or when it was made here and so is newer than any file."""
     nodes, name = doors.store.nodes, item.spec.name
-    if nodes.find(name) is None or (item.password and nodes.rotated(name) is None):
+    if item.password and nodes.rotated(name) is None:
         return None
-    return nodes.password(name)
+    return None if nodes.find(name) is None else nodes.password(name)
 
 
 def _record(doors: Doors, item: EnrollItem, facts: dict[str, Any] | BmcError, started: float) -> EnrollResult:

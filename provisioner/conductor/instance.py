@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from provisioner.conductor.network import build_networks
 from provisioner.model.deployment import Address, Placement
 from provisioner.model.hardware import Firmware
 from provisioner.model.role import Storage
 from provisioner_agent.protocol.messages import AGENT_CONFIG
-
-NETWORKS = "/etc/systemd/network"
 
 
 def build_files(
@@ -39,9 +38,7 @@ def build_files(
         _file("/etc/resolv.conf", _resolv(placement.addresses)),
         _file(AGENT_CONFIG, json.dumps(agent, indent=1) + "\n", 0o600),
     ]
-    return files + [
-        _file(f"{NETWORKS}/10-{address.network}.network", build_network(address)) for address in placement.addresses
-    ]
+    return files + [_file(path, text) for path, text in build_networks(placement).items()]
 
 
 def build_hosts(placement: Placement, members: Sequence[Placement]) -> str:
@@ -51,16 +48,6 @@ def build_hosts(placement: Placement, members: Sequence[Placement]) -> str:
             lines.append(f"{_bare(member.addresses[0])} {member.hostname}")
     if placement.hostname not in {member.hostname for member in members} and placement.addresses:
         lines.append(f"{_bare(placement.addresses[0])} {placement.hostname}")
-    return "\n".join(lines) + "\n"
-
-
-def build_network(address: Address) -> str:
-    """A systemd-networkd unit (systemd.network(5)) with the static address of one interface, found by its MAC."""
-    lines = ["[Match]", f"MACAddress={address.mac}", "", "[Link]", f"MTUBytes={address.mtu}", "RequiredForOnline=yes"]
-    lines += ["", "[Network]", f"Address={address.address}", "DHCP=no", "IPv6AcceptRA=no", "LinkLocalAddressing=no"]
-    if address.gateway:
-        lines.append(f"Gateway={address.gateway}")
-    lines += [f"DNS={server}" for server in address.dns]
     return "\n".join(lines) + "\n"
 
 

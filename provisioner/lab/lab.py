@@ -15,7 +15,7 @@ from provisioner.errors import LabError, NotFound, ProvisionerError
 from provisioner.events import Event, Observer
 from provisioner.lab import chassis
 from provisioner.lab.controller import EMULATION, controller_command, controller_config
-from provisioner.lab.machine import OVMF_VARS, kvm_works, machine_command
+from provisioner.lab.machine import FIRST_DISK, OVMF_VARS, disk_file, kvm_works, machine_command
 from provisioner.lab.rack import Machine, Rack
 from provisioner.lab.wire import ensure_network, namespaces, remove_network
 from provisioner.model.hardware import Firmware
@@ -95,10 +95,11 @@ def _ensure_password(path: Path) -> str:
 def _ensure_machine(machine: Machine, bench: Bench, *, kvm: bool) -> None:
     folder = bench.folder / machine.name
     (folder / "bmc").mkdir(parents=True, exist_ok=True)
-    disk = folder / "disk.raw"
-    if not disk.exists():
-        with disk.open("wb") as file:
-            file.truncate(machine.disk_gib * GIB)
+    sizes = {FIRST_DISK: machine.disk_gib} | {disk_file(disk): disk.gib for disk in machine.disks}
+    for name, gib in sizes.items():
+        if not (folder / name).exists():
+            with (folder / name).open("wb") as file:
+                file.truncate(gib * GIB)
     if machine.firmware is Firmware.UEFI and not (folder / "vars.fd").exists():
         if not OVMF_VARS.exists():
             raise LabError("the UEFI firmware is not installed", where=str(OVMF_VARS), hint="apt-get install ovmf")
@@ -154,7 +155,7 @@ def lab_status(rack: Rack, bench: Bench) -> list[LabRow]:
     for machine in rack.nodes:
         folder = bench.folder / machine.name
         controller = load_daemon(folder / "controller.json")
-        disk = folder / "disk.raw"
+        disks = list(folder.glob("disk*.raw"))
         rows.append(
             LabRow(
                 name=machine.name,
@@ -163,7 +164,7 @@ def lab_status(rack: Rack, bench: Bench) -> list[LabRow]:
                 power=chassis.running(folder) is not None,
                 firmware=machine.firmware,
                 memory_mib=machine.memory_mib,
-                disk_used=disk.stat().st_blocks * 512 if disk.exists() else 0,
+                disk_used=sum(disk.stat().st_blocks * 512 for disk in disks),
                 console=str(folder / "console.log"),
             )
         )

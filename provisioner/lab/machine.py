@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from provisioner.lab.rack import Machine
+from provisioner.lab.rack import Bus, LabDisk, Machine
 from provisioner.model.hardware import Firmware
 from provisioner.system.run import Runner
 
@@ -15,6 +16,14 @@ SYSTEM_PORT = 9002
 SERIAL_PORT = 9003
 """At the controller's address; the controller carries it to whoever asks for serial over LAN."""
 QEMU = "qemu-system-x86_64"
+FIRST_DISK = "disk.raw"
+DEVICES = {
+    Bus.VIRTIO: ("virtio-blk-pci,drive={0}",),
+    Bus.SATA: ("ide-hd,drive={0}",),
+    Bus.NVME: ("nvme,drive={0}",),
+    Bus.SCSI: ("virtio-scsi-pci,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0}"),
+}
+"""QEMU's devices for a disk on each bus, with the drive's name for ``{0}``."""
 # Without a display SeaBIOS speaks on the serial console.
 MACHINE = "q35,graphics=off"
 KVM = ("-accel", "kvm", "-cpu", "host")
@@ -32,9 +41,9 @@ def kvm_works(runner: Runner, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return runner.run(words, stdin="quit\n", deadline=10, check=False).code == 0
 
 
-def tap_name(machine: Machine) -> str:
-    """The name of the machine's end of the wire, at most 15 characters."""
-    return f"tap{machine.mac.replace(':', '')[-8:]}"
+def tap_name(mac: str) -> str:
+    """The name of a port's end of the wire, at most 15 characters."""
+    return f"tap{mac.replace(':', '')[-8:]}"
 
 
 def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first: bool) -> list[str]:
@@ -44,10 +53,7 @@ def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first:
         QEMU, "-name", machine.name, "-uuid", str(machine.uuid), "-machine", MACHINE, *(KVM if kvm else TCG),
         "-smp", str(machine.cpus), "-m", str(machine.memory_mib), "-display", "none", "-nodefaults",
         "-smbios", f"type=1,manufacturer=provisioner,product=lab,serial={machine.name}",
-        "-netdev", f"tap,id=net0,ifname={tap_name(machine)},script=no,downscript=no",
-        "-device", f"virtio-net-pci,netdev=net0,mac={machine.mac},bootindex={network}",
-        "-drive", f"if=none,id=disk0,format=raw,file={folder / 'disk.raw'},cache=unsafe,discard=unmap",
-        "-device", f"virtio-blk-pci,drive=disk0,serial={machine.name}-root,bootindex={disk}",
+        *_ports(machine, network), *_disks(machine, folder, disk),
         "-device", "virtio-rng-pci",
         # The machine's own controller, seen from inside: the one that it is reached by from outside.
         "-chardev", f"socket,id=bmc,host={machine.bmc},port={SYSTEM_PORT},reconnect=2",
@@ -67,3 +73,31 @@ def machine_command(machine: Machine, folder: Path, *, kvm: bool, network_first:
             "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
         ]  # fmt: skip
     return words
+
+
+def _ports(machine: Machine, bootindex: int) -> Iterator[str]:
+    for number, mac in enumerate(machine.macs):
+        boots = f",bootindex={bootindex}" if number == 0 else ""
+        yield from ("-netdev", f"tap,id=net{number},ifname={tap_name(mac)},script=no,downscript=no")
+        yield from ("-device", f"virtio-net-pci,netdev=net{number},mac={mac}{boots}")
+
+
+def _disks(machine: Machine, folder: Path, bootindex: int) -> Iterator[str]:
+    """In the order in which the machine finds them."""
+    first = LabDisk(serial=f"{machine.name[:15]}-root", sector=machine.sector)
+    before = [disk for disk in machine.disks if disk.before]
+    after = [disk for disk in machine.disks if not disk.before]
+    for number, disk in enumerate((*before, first, *after)):
+        ident = f"disk{number}"
+        path = folder / (FIRST_DISK if disk is first else disk_file(disk))
+        yield from ("-drive", f"if=none,id={ident},format=raw,file={path},cache=unsafe,discard=unmap")
+        sizes = f",logical_block_size={disk.sector},physical_block_size={disk.sector}" if disk.sector != 512 else ""
+        boots = f",bootindex={bootindex}" if disk is first else ""
+        for device in DEVICES[disk.bus]:
+            more = f",serial={disk.serial}{sizes}{boots}" if "drive=" in device else ""
+            yield from ("-device", device.format(ident) + more)
+
+
+def disk_file(disk: LabDisk) -> str:
+    """The name of the file that stands for a further disk."""
+    return f"disk-{disk.serial}.raw"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from typing import Literal
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from pydantic import Field, field_validator
@@ -15,8 +17,33 @@ from provisioner.model.hardware import NAME, Firmware, parse_mac
 from provisioner.model.value import Value
 
 
+class Bus(StrEnum):
+    """What a further disk hangs on."""
+
+    VIRTIO = "virtio"
+    SATA = "sata"
+    NVME = "nvme"
+    SCSI = "scsi"
+
+
+class LabDisk(Value):
+    """A disk beside the machine's first. ``sector``: bytes of its logical and physical sectors.
+
+    ``before``: the machine finds it before its first one.
+    """
+
+    serial: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
+    gib: int = Field(default=8, ge=1)
+    bus: Bus = Bus.VIRTIO
+    sector: Literal[512, 4096] = 512
+    before: bool = False
+
+
 class Machine(Value):
-    """One virtual server: its controller's address, and the sizes of what it is made of."""
+    """One virtual server: its controller's address, and the sizes of what it is made of.
+
+    ``more_macs``: of further ports, all on the rack's network. ``sector``: bytes of a sector of its first disk.
+    """
 
     name: str
     bmc: str
@@ -24,7 +51,14 @@ class Machine(Value):
     memory_mib: int = Field(default=2048, ge=256)
     cpus: int = Field(default=1, ge=1)
     disk_gib: int = Field(default=8, ge=1)
+    sector: Literal[512, 4096] = 512
+    more_macs: tuple[str, ...] = Field(default=(), max_length=7)
+    disks: tuple[LabDisk, ...] = Field(default=(), max_length=8)
     firmware: Firmware = Firmware.UEFI
+
+    @property
+    def macs(self) -> tuple[str, ...]:
+        return (self.mac, *self.more_macs)
 
     @property
     def uuid(self) -> UUID:
@@ -50,6 +84,11 @@ class Machine(Value):
     @classmethod
     def _mac(cls, value: str) -> str:
         return parse_mac(value)
+
+    @field_validator("more_macs")
+    @classmethod
+    def _more_macs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(parse_mac, value))
 
 
 class Rack(Value):
@@ -86,7 +125,8 @@ def parse_rack(path: str, text: str) -> Rack:
     rack = parse_value(Rack, layer, problems)
     seen: dict[str, str] = {rack.bmc_address.partition("/")[0]: layer.where(("bmc_address",))} if rack else {}
     for number, machine in enumerate(rack.nodes if rack else ()):
-        for key, value in (("name", machine.name), ("bmc", machine.bmc), ("mac", machine.mac)):
+        macs = [("more_macs", mac) for mac in machine.more_macs]
+        for key, value in (("name", machine.name), ("bmc", machine.bmc), ("mac", machine.mac), *macs):
             where = layer.where(("nodes", number, key))
             if value in seen:
                 problems.append(Problem(where, f"nodes[{number}].{key} {value} is taken", f"see {seen[value]}"))

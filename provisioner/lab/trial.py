@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provisioner.conductor.instance import build_hosts, build_network
+from provisioner.conductor.instance import build_hosts
+from provisioner.conductor.network import build_networks
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
 from provisioner.images.whole import DiskPlan, make_disk
 from provisioner.lab.machine import KVM, MACHINE, OVMF_CODE, OVMF_VARS, QEMU, TCG, kvm_works
 from provisioner.metadata.build import build_metadata
-from provisioner.model.deployment import Address, Placement
+from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 from provisioner.model.hardware import Firmware
 from provisioner.model.image import ImageIndex
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
@@ -198,18 +199,26 @@ def build_instance(role: Role) -> dict[str, tuple[bytes, int]]:
         f"{FOLDER}/run.py": PROGRAM,
         f"{FOLDER}/metadata.json": json.dumps(build_document(role, placement)),
     }
-    for address in placement.addresses:
-        texts[f"/etc/systemd/network/10-{address.network}.network"] = build_network(address)
+    texts |= build_networks(placement)
     return {path: (text.encode(), 0o644) for path, text in texts.items()}
 
 
 def build_placement(role: Role) -> Placement:
-    """One member with an address on each of the role's networks."""
+    """One member with an address and a port on each of the role's networks, however the role bundles them."""
+    ports = [Interface(name=f"port{at}", kind=InterfaceKind.PORT, mac=MAC % at) for at in range(len(role.networks))]
     addresses = tuple(
-        Address(network=name, address=f"10.0.{2 + at}.15/24", mac=MAC % at) for at, name in enumerate(role.networks)
+        Address(network=name, address=f"10.0.{2 + at}.15/24", mac=ports[at].mac, interface=ports[at].name)
+        for at, name in enumerate(role.networks)
     )
     return Placement(
-        cloud="trial", role=role.role, index=0, hostname=HOSTNAME, node="node", image="", addresses=addresses
+        cloud="trial",
+        role=role.role,
+        index=0,
+        hostname=HOSTNAME,
+        node="node",
+        image="",
+        addresses=addresses,
+        interfaces=tuple(ports),
     )
 
 

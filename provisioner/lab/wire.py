@@ -31,10 +31,10 @@ def ensure_network(rack: Rack, runner: Runner) -> None:
         inside("link", "set", device, "up")
     for machine in rack.nodes:
         inside("addr", "replace", f"{machine.bmc}/32", "dev", CONTROLLERS)
-        tap = tap_name(machine)
-        if tap not in present:
-            inside("tuntap", "add", tap, "mode", "tap")
-        inside("link", "set", tap, "master", BRIDGE, "up")
+        for tap in map(tap_name, machine.macs):
+            if tap not in present:
+                inside("tuntap", "add", tap, "mode", "tap")
+            inside("link", "set", tap, "master", BRIDGE, "up")
 
 
 def remove_network(rack: Rack, runner: Runner) -> None:

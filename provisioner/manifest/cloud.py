@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provisioner.errors import ManifestError, Problem
+from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
 from provisioner.manifest.layer import Layer, Path, parse_layer
 from provisioner.manifest.values import RESERVED
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
 
+SERVER = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")
 PLACES_DEPTH = 4
 """Paths as deep as ``roles.galera.nodes[0]`` keep their place for errors that only the records can show."""
 
@@ -67,6 +70,7 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         if role.role in roles:
             problems.append(Problem(where, f"the role {role.role} exists already", f"see {places[role.role]}"))
             continue
+        problems += check_cabling(role, layer)
         for key in sorted(RESERVED & role.config.values.keys()):
             place = layer.where(("config", "values", key))
             problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))
@@ -174,16 +178,21 @@ def _check_network(name: str, network: Network, layer: Layer) -> Iterator[Proble
         return layer.where(("networks", name, key))
 
     try:
-        cidr = ipaddress.IPv4Network(network.cidr)
+        cidr = ipaddress.ip_network(network.cidr)
     except ValueError as error:
-        yield Problem(at("cidr"), f"networks.{name}.cidr is {network.cidr!r}: {error}", "write it as 10.0.0.0/24")
+        yield Problem(
+            at("cidr"), f"networks.{name}.cidr is {network.cidr!r}: {error}", "write it as 10.0.0.0/24 or fd00:1::/64"
+        )
         return
     try:
         first, last = parse_pool(network.pool)
     except ValueError:
         yield Problem(at("pool"), f"networks.{name}.pool is {network.pool!r}", "write it as 10.0.0.20-10.0.0.60")
         return
-    if first > last:
+    if first.version != last.version or first.version != cidr.version:
+        yield Problem(at("pool"), f"networks.{name}.pool {network.pool} and {cidr} are not of one kind")
+        return
+    if int(first) > int(last):
         yield Problem(at("pool"), f"networks.{name}.pool ends before it begins", f"write {last}-{first}")
     if first not in cidr or last not in cidr:
         yield Problem(at("pool"), f"networks.{name}.pool {network.pool} is not inside {cidr}")
@@ -191,11 +200,23 @@ def _check_network(name: str, network: Network, layer: Layer) -> Iterator[Proble
         gateway = _address(network.gateway)
         if gateway is None or gateway not in cidr:
             yield Problem(at("gateway"), f"networks.{name}.gateway {network.gateway} is not an address of {cidr}")
-        elif first <= gateway <= last:
+        elif int(first) <= int(gateway) <= int(last):
             yield Problem(at("gateway"), f"networks.{name}.gateway {gateway} lies in the pool {network.pool}")
     for server in network.dns:
         if _address(server) is None:
-            yield Problem(at("dns"), f"networks.{name}.dns: {server!r} is not an IPv4 address")
+            yield Problem(at("dns"), f"networks.{name}.dns: {server!r} is not an IP address")
+    for server in network.ntp:
+        if not SERVER.match(server):
+            yield Problem(at("ntp"), f"networks.{name}.ntp: {server!r} is neither an address nor a host name")
+    for number, route in enumerate(network.routes):
+        where = layer.where(("networks", name, "routes", number))
+        via = _address(route.via)
+        if via is None or via not in cidr:
+            yield Problem(where, f"networks.{name}.routes: {route.via} is not an address of {cidr}")
+        try:
+            ipaddress.ip_network(route.to)
+        except ValueError as error:
+            yield Problem(where, f"networks.{name}.routes: {error}", "write it as 10.9.0.0/16")
 
 
 def _check_pools(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Iterator[Problem]:
@@ -211,17 +232,20 @@ def _check_pools(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Itera
             yield Problem(layer.where(("networks", name, "pool")), what, "make the pool larger")
 
 
-def parse_pool(pool: str) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_pool(pool: str) -> tuple[Ip, Ip]:
     """``FIRST-LAST`` → both addresses.
 
     :raises ValueError: it has another form.
     """
     first, _, last = pool.partition("-")
-    return ipaddress.IPv4Address(first.strip()), ipaddress.IPv4Address(last.strip())
+    return ipaddress.ip_address(first.strip()), ipaddress.ip_address(last.strip())
 
 
-def _address(text: str) -> ipaddress.IPv4Address | None:
+def _address(text: str) -> Ip | None:
     try:
-        return ipaddress.IPv4Address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
         return None

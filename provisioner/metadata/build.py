@@ -36,6 +36,7 @@ def build_metadata(
             "index": placement.index,
             "address": _address(placement),
             "addresses": [address.model_dump(mode="json") for address in placement.addresses],
+            "interfaces": [interface.model_dump(mode="json") for interface in placement.interfaces],
         },
         "members": _members(desired, placement, members),
         "secrets": dict(sorted(secrets.items())),

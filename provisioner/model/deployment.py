@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Power
+from provisioner.model.role import Route
 from provisioner.model.states import NodeState
 from provisioner.model.value import Value
 
@@ -73,19 +74,49 @@ class Step(Value):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+class InterfaceKind(StrEnum):
+    """By the names that Linux gives to kinds of interface; a port is the node's own."""
+
+    PORT = "port"
+    BOND = "bond"
+    BRIDGE = "bridge"
+    VLAN = "vlan"
+
+
+class Interface(Value):
+    """A network interface of an instance. A port is found by its MAC address; ``name`` is then only ours.
+
+    ``over``: names of what it lies on. ``mode``: of a bond. ``vlan``: the tag. ``mac``: that of the first port below.
+    """
+
+    name: str
+    kind: InterfaceKind
+    mac: str
+    over: tuple[str, ...] = ()
+    mode: str = ""
+    vlan: int = 0
+    mtu: int = 1500
+
+
 class Address(Value):
-    """An instance's address on a network of the cloud. ``address`` with prefix length, ``10.0.0.5/24``."""
+    """An instance's address on a network of the cloud. ``address`` with prefix length, ``10.0.0.5/24``.
+
+    ``interface``: the name of the one that has it. ``mac``: of that interface.
+    """
 
     network: str
     address: str
     gateway: str | None = None
     dns: tuple[str, ...] = ()
+    ntp: tuple[str, ...] = ()
+    routes: tuple[Route, ...] = ()
     mtu: int = 1500
     mac: str
+    interface: str = "port0"
 
 
 class Placement(Value):
-    """One slot of a role: which node takes it, under which host name, with which image and addresses.
+    """One slot of a role: which node takes it, under which host name, with which image, interfaces and addresses.
 
     ``burn_seconds``: for how long a hardware test loads the processors.
     """
@@ -97,6 +128,7 @@ class Placement(Value):
     node: str
     image: str
     addresses: tuple[Address, ...]
+    interfaces: tuple[Interface, ...] = ()
     wipe: bool = False
     burn_seconds: float = 0.0
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from provisioner.model.hardware import NAME, HardwarePart
 from provisioner.model.value import Value
+
+PORT = re.compile(r"^port\d+$")
+"""How a role calls a node's port by its place in the hardware file."""
+INTERFACE = re.compile(r"^[a-z][a-z0-9-]{0,14}$")
+"""Names of interfaces that a role may give; at most 15 characters (Linux, IFNAMSIZ)."""
 
 
 class Probe(Value):
@@ -66,6 +72,35 @@ class Config(Value):
     values: dict[str, Any] = Field(default_factory=dict)
 
 
+class Link(Value):
+    """A bond or a bridge; exactly one of them is given, with what it is made of.
+
+    That is other links, ``port0``, ``port1`` ... in the order of the hardware file, or all of a node's ports on a
+    physical network, by its name. ``mode``: of a bond (Linux, networking/bonding).
+    """
+
+    bond: tuple[str, ...] = ()
+    bridge: tuple[str, ...] = ()
+    mode: Literal[
+        "active-backup", "802.3ad", "balance-rr", "balance-xor", "broadcast", "balance-tlb", "balance-alb"
+    ] = "active-backup"
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        return self.bond or self.bridge
+
+
+class Cabling(Value):
+    """How the networks of a role lie on a node's ports. ``links``: bonds and bridges by name.
+
+    ``on``: what carries a network, by its name: a link, ``port0`` ..., or the one port on a physical network. A network
+    that is not named has a port of its own: the first network ``port0``, the second ``port1``, and so on.
+    """
+
+    links: dict[str, Link] = Field(default_factory=dict)
+    on: dict[str, str] = Field(default_factory=dict)
+
+
 class Role(Value):
     """One ``roles/NAME.yaml``.
 
@@ -81,6 +116,7 @@ class Role(Value):
     match: Match = Match()
     storage: Storage = Storage()
     networks: tuple[str, ...] = Field(min_length=1)
+    network: Cabling = Cabling()
     config: Config = Config()
     secrets: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
@@ -96,13 +132,26 @@ class Role(Value):
         return value
 
 
+class Route(Value):
+    """A way to the network ``to`` (with prefix length) over the address ``via``."""
+
+    to: str
+    via: str
+
+
 class Network(Value):
-    """A network of the cloud. ``pool``: ``FIRST-LAST`` addresses that instances may get."""
+    """A network of the cloud, IPv4 or IPv6. ``pool``: ``FIRST-LAST`` addresses that instances may get.
+
+    ``vlan``: the tag of its frames on whatever carries it (IEEE 802.1Q); 0 for none.
+    """
 
     cidr: str
     pool: str
     gateway: str | None = None
     dns: tuple[str, ...] = ()
+    ntp: tuple[str, ...] = ()
+    routes: tuple[Route, ...] = ()
+    vlan: int = Field(default=0, ge=0, le=4094)
     mtu: int = Field(default=1500, ge=576, le=9216)
 
 

@@ -5,6 +5,7 @@ Pure: nothing is looked at but the two arguments, and the same arguments give th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from provisioner.errors import ImageError, ManifestError, Problem
@@ -15,8 +16,10 @@ from provisioner.model.deployment import Deployment, DeploymentState, Node, Plac
 from provisioner.model.plan import Action, Change, Configure, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired, Role, RoleUse
 from provisioner.model.states import NodeState
+from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
+from provisioner.plan.wire import ports_of, wire
 
 RAMDISK = "ramdisk"
 """The image that every deployment boots first."""
@@ -93,7 +96,9 @@ class _Planner:
     def _deploy(self, name: str, use: RoleUse) -> list[Action]:
         role = self.desired.roles[name]
         empty = [index for index in range(use.count) if (name, index) not in self.own]
-        reasons = {node.name: why for node in self.free.values() if (why := why_not(node, role, use))}
+        reasons = {
+            node.name: why for node in self.free.values() if (why := why_not(node, role, use, self.desired.cloud))
+        }
         fit = [node for node in self.free.values() if node.name not in reasons]
         if len(fit) < len(empty):
             self._too_few(name, use, len(fit), reasons)
@@ -105,6 +110,7 @@ class _Planner:
                 return []
             del self.free[node.name]
             self._note_disk(node, wipe=placement.wipe or role.storage.wipe)
+            self._note_ports(node, ports_of(placement.interfaces))
             deploys.append(Deploy(placement=placement, guard=build_guard(node), why="no node has this place yet"))
         return deploys
 
@@ -120,7 +126,8 @@ class _Planner:
         self.problems.append(Problem(self.desired.place(f"roles.{name}.count"), what, instead))
 
     def _place(self, name: str, role: Role, index: int, node: Node, *, wipe: bool) -> Placement | None:
-        addresses = self.addresses.pick(role, node)
+        carries, interfaces = wire(role, node, self.desired.cloud)
+        addresses = self.addresses.pick(carries)
         if isinstance(addresses, str):
             where = self.desired.place(f"networks.{addresses}.pool")
             self.problems.append(Problem(where, f"the pool has no free address for {node.name}", "make it larger"))
@@ -133,6 +140,7 @@ class _Planner:
             node=node.name,
             image=self.observed.images.get(name, ""),
             addresses=addresses,
+            interfaces=interfaces,
             wipe=wipe,
         )
 
@@ -162,6 +170,12 @@ class _Planner:
                 f"{node.name}: its disk {disks[0].name} held {', '.join(disks[0].signatures)} when it was last seen; "
                 "the deployment will refuse it unless the cloud file names the node under wipe"
             )
+
+    def _note_ports(self, node: Node, used: Collection[str]) -> None:
+        """What an inspection saw at the ports that the role uses: no link, or another switch than the file says."""
+        if node.hardware is not None:
+            lines = compare_ports([port for port in node.spec.ports if port.mac in used], node.hardware)
+            self.notes += [f"{node.name}: {line}" for line in lines]
 
     def _note(self, deployment: Deployment, node: Node) -> None:
         placement = deployment.placement

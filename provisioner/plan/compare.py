@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from provisioner.model.hardware import HardwareReport, NodeSpec
+from provisioner.model.hardware import HardwareReport, NodeSpec, Port
 
 GIB = 1 << 30
 TOLERANCE = 0.06
@@ -23,17 +23,7 @@ def is_address(text: str) -> bool:
 
 def compare_hardware(spec: NodeSpec, seen: HardwareReport) -> Iterator[str]:
     """Each difference as a line; nothing where the file says nothing."""
-    known = {nic.mac: nic for nic in seen.nics}
-    for port in spec.ports:
-        nic = known.get(port.mac)
-        if nic is None:
-            yield f"port {port.mac}: no network interface has this MAC address"
-            continue
-        if not nic.link:
-            yield f"port {port.mac} ({nic.name}): no link"
-        if port.plugged and nic.neighbour and port.plugged != nic.neighbour:
-            there, should = (f"{end.switch} {end.port}" for end in (nic.neighbour, port.plugged))
-            yield f"port {port.mac} ({nic.name}): plugged into {there}, not {should}"
+    yield from compare_ports(spec.ports, seen)
     if seen.bmc_address and is_address(spec.bmc.address) and seen.bmc_address != spec.bmc.address:
         yield f"BMC: the node's own controller has the address {seen.bmc_address}, the file says {spec.bmc.address}"
     if seen.firmware is not spec.firmware:
@@ -47,3 +37,17 @@ def compare_hardware(spec: NodeSpec, seen: HardwareReport) -> Iterator[str]:
         wanted = spec.properties.get(key)
         if wanted is not None and wanted != said:
             yield f"{key}: {said}, the file says {wanted}"
+
+
+def compare_ports(ports: Iterable[Port], seen: HardwareReport) -> Iterator[str]:
+    known = {nic.mac: nic for nic in seen.nics}
+    for port in ports:
+        nic = known.get(port.mac)
+        if nic is None:
+            yield f"port {port.mac}: no network interface has this MAC address"
+            continue
+        if not nic.link:
+            yield f"port {port.mac} ({nic.name}): no link"
+        if port.plugged and nic.neighbour and port.plugged != nic.neighbour:
+            there, should = (f"{end.switch} {end.port}" for end in (nic.neighbour, port.plugged))
+            yield f"port {port.mac} ({nic.name}): plugged into {there}, not {should}"

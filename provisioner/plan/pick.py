@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from provisioner.manifest.cloud import parse_pool
-from provisioner.model.deployment import Address, Node
+from provisioner.model.deployment import Address, Interface, Node
 from provisioner.model.hardware import Verdict
 from provisioner.model.role import Cloud, Role, RoleUse
 from provisioner.model.states import NodeState
+from provisioner.plan.wire import Unwired, wire
 
 MIB, GIB = 1 << 20, 1 << 30
 SAID = {Verdict.DEGRADED: "found it degraded", Verdict.FAILED: "failed"}
@@ -36,7 +37,7 @@ def facts(node: Node) -> dict[str, int | str | bool]:
     return found | node.spec.properties
 
 
-def why_not(node: Node, role: Role, use: RoleUse) -> str | None:
+def why_not(node: Node, role: Role, use: RoleUse, cloud: Cloud) -> str | None:
     """Why a node cannot take a role now; None when it can."""
     if use.nodes and node.name not in use.nodes:
         return "the cloud file does not name it"
@@ -54,8 +55,10 @@ def why_not(node: Node, role: Role, use: RoleUse) -> str | None:
                 return f"its {key} is {given}, the role needs {wanted}"
         elif given != wanted:
             return f"its {key} is {given}, the role needs {wanted}"
-    if len(node.spec.ports) < len(role.networks):
-        return f"it has {len(node.spec.ports)} ports, the role needs {len(role.networks)}"
+    try:
+        wire(role, node, cloud)
+    except Unwired as error:
+        return str(error)
     if node.state is not NodeState.AVAILABLE:
         return f"it is {node.state}"
     for name, test in node.tests.items():
@@ -72,12 +75,15 @@ class Addresses:
         self._cloud = cloud
         self._taken = {text.partition("/")[0] for text in taken}
 
-    def pick(self, role: Role, node: Node) -> tuple[Address, ...] | str:
-        """An address on each network of the role, the node's ports in order; or which network has none left."""
+    def pick(self, carries: Mapping[str, Interface]) -> tuple[Address, ...] | str:
+        """An address on each network; or which network has none left.
+
+        :param carries: the interface by the network that lies on it, in the role's order.
+        """
         found = []
-        for name, port in zip(role.networks, node.spec.ports, strict=False):
+        for name, interface in carries.items():
             network = self._cloud.networks[name]
-            prefix = ipaddress.IPv4Network(network.cidr).prefixlen
+            prefix = ipaddress.ip_network(network.cidr).prefixlen
             free = self._free(network.pool)
             if free is None:
                 return name
@@ -87,8 +93,11 @@ class Addresses:
                     address=f"{free}/{prefix}",
                     gateway=network.gateway,
                     dns=network.dns,
+                    ntp=network.ntp,
+                    routes=network.routes,
                     mtu=network.mtu,
-                    mac=port.mac,
+                    mac=interface.mac,
+                    interface=interface.name,
                 )
             )
         self._taken |= {address.address.partition("/")[0] for address in found}
@@ -96,12 +105,8 @@ class Addresses:
 
     def _free(self, pool: str) -> str | None:
         first, last = parse_pool(pool)
-        numbers = range(int(first), int(last) + 1)
-        return next((text for text in map(_text, numbers) if text not in self._taken), None)
-
-
-def _text(number: int) -> str:
-    return str(ipaddress.IPv4Address(number))
+        candidates = (str(first + step) for step in range(int(last) - int(first) + 1))
+        return next((text for text in candidates if text not in self._taken), None)
 
 
 def wasted(reasons: Mapping[str, str], limit: int = 5) -> str:

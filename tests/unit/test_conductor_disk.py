@@ -10,7 +10,7 @@ import pytest
 from provisioner.conductor.disk import GIB, choose_disk, disk_guid, esp_guid, root_guid
 from provisioner.conductor.instance import build_files
 from provisioner.errors import DeployError
-from provisioner.model.deployment import Address, Placement
+from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 from provisioner.model.hardware import Disk, Firmware, HardwareReport
 from provisioner.model.role import Storage
 
@@ -103,6 +103,7 @@ def placement(index: int, **more: Any) -> Placement:
         node=f"node{index}",
         image="web-000000000000",
         addresses=(address,),
+        interfaces=(Interface(name="port0", kind=InterfaceKind.PORT, mac=address.mac, mtu=address.mtu),),
     )
 
 
@@ -132,8 +133,8 @@ def test_an_instance_gets_its_identity_its_network_and_its_token() -> None:
     assert json.loads(text) == {
         "url": "http://10.0.0.1:8080", "token": "0011.secret", "node": "node1", "hostname": "web-1",
     }  # fmt: skip
-    unit = found["/etc/systemd/network/10-main.network"][1]
-    for line in ("MACAddress=52:54:00:00:00:01", "Address=10.0.0.21/24", "Gateway=10.0.0.1", "MTUBytes=1400"):
+    unit = found["/etc/systemd/network/10-port0.network"][1]
+    for line in ("PermanentMACAddress=52:54:00:00:00:01", "Address=10.0.0.21/24", "Gateway=10.0.0.1", "MTUBytes=1400"):
         assert line in unit.splitlines()
     assert [mode for path, (mode, _) in found.items() if "secret" in found[path][1]] == [0o600]
 

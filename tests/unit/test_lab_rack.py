@@ -109,6 +109,30 @@ def test_a_machine_boots_what_comes_first(firmware: Firmware, kvm: bool) -> None
         assert any("OVMF" in word for word in words) is (firmware is Firmware.UEFI)
 
 
+def test_a_machine_may_have_more_ports_and_disks_of_any_kind() -> None:
+    text = TEXT.replace(
+        "disk_gib: 1}\n  - {name: n2",
+        "disk_gib: 1, more_macs: ['52:54:00:00:01:01'], sector: 4096, disks: "
+        "[{serial: small, gib: 2, bus: nvme, before: true}, {serial: big, bus: scsi, sector: 4096}]}\n  - {name: n2",
+    )
+    machine = parse_rack("lab.yaml", text).nodes[0]
+    words = machine_command(machine, Path("/lab/n1"), kvm=False, network_first=True)
+    ports = [word for word in words if word.startswith("virtio-net-pci")]
+    assert [("bootindex" in port, port.split("mac=")[1][:17]) for port in ports] == [
+        (True, "52:54:00:00:00:01"),
+        (False, "52:54:00:00:01:01"),
+    ]
+    disks = [word for word in words if word.startswith(("virtio-blk", "nvme", "scsi-hd"))]
+    assert [disk.split("serial=")[1] for disk in disks] == [
+        "small",
+        "n1-root,logical_block_size=4096,physical_block_size=4096,bootindex=2",
+        "big,logical_block_size=4096,physical_block_size=4096",
+    ]
+    assert "if=none,id=disk0,format=raw,file=/lab/n1/disk-small.raw,cache=unsafe,discard=unmap" in words
+    with pytest.raises(ManifestError, match="is taken"):
+        parse_rack("lab.yaml", text.replace("52:54:00:00:01:01", "52:54:00:00:00:02"))
+
+
 def test_kvm_is_believed_only_when_the_processor_has_it_and_qemu_comes_up(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : fpu sse2\n")

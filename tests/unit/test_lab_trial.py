@@ -39,7 +39,7 @@ def test_each_roles_templates_render_in_a_cloud_of_one(role: Role) -> None:
 def test_the_instance_knows_its_name_its_networks_and_its_metadata(role: Role) -> None:
     files = {path: data.decode() for path, (data, mode) in build_instance(role).items()}
     assert files["/etc/hostname"] == "trial\n" and "trial" in files["/etc/hosts"]
-    assert MAC % 0 in files[f"/etc/systemd/network/10-{role.networks[0]}.network"]
+    assert MAC % 0 in files["/etc/systemd/network/10-port0.network"]
     assert json.loads(files["/provisioner-trial/metadata.json"])["role"]["name"] == role.role
     ast.parse(files["/provisioner-trial/run.py"])
     assert files[trial.SERVICE].count("/provisioner-trial/run.py") == 1

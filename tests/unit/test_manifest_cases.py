@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from casefile import split_case
 
 from provisioner.errors import ManifestError
 from provisioner.manifest.cloud import parse_desired
@@ -13,11 +13,6 @@ from provisioner.manifest.hardware import parse_hardware
 
 CASES = sorted((Path(__file__).parent / "cases" / "manifest").glob("*.case"))
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def split_case(text: str) -> dict[str, str]:
-    parts = re.split(r"^=== (\S+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from casefile import split_case
 from click.testing import CliRunner
 
 from provisioner.cli.imports import build_text
@@ -15,11 +15,6 @@ from provisioner.manifest.hardware import parse_hardware
 from provisioner.manifest.imports import parse_import
 
 CASES = sorted((Path(__file__).parent / "cases" / "imports").glob("*.case"))
-
-
-def split_case(text: str) -> dict[str, str]:
-    parts = re.split(r"^=== (\S+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ from provisioner.errors import GuardFailed, ImageError, ManifestError
 from provisioner.manifest.cloud import parse_desired
 from provisioner.metadata.build import build_metadata
 from provisioner.model.deployment import Deployment, DeploymentState, Node
-from provisioner.model.hardware import BmcAddress, Disk, Firmware, HardwareReport, NodeSpec, Port, SecretRef
+from provisioner.model.hardware import BmcAddress, Disk, Firmware, HardwareReport, Nic, NodeSpec, Port, SecretRef
 from provisioner.model.plan import Configure, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
@@ -145,7 +145,8 @@ def test_what_the_ramdisk_saw_counts_where_the_hardware_file_is_silent() -> None
 
 def test_a_disk_that_held_something_is_noted_before_anything_boots() -> None:
     disk = Disk(name="sda", size=8 << 30, signatures=("gpt", "ext4"))
-    report = HardwareReport(cpus=2, memory_mib=4096, firmware=Firmware.UEFI, disks=(disk,))
+    nic = Nic(name="eth0", mac="52:54:00:00:00:01")
+    report = HardwareReport(cpus=2, memory_mib=4096, firmware=Firmware.UEFI, disks=(disk,), nics=(nic,))
     observed = Observed(nodes=(make_node("n1", hardware=report),), images=IMAGES)
     (note,) = build_plan(make_desired("{db: {count: 1}}"), observed).notes
     assert "n1: its disk sda held gpt, ext4" in note and "wipe" in note
@@ -153,6 +154,15 @@ def test_a_disk_that_held_something_is_noted_before_anything_boots() -> None:
     both = report.model_copy(update={"disks": (disk, disk)})
     observed = Observed(nodes=(make_node("n1", hardware=both),), images=IMAGES)
     assert build_plan(make_desired("{db: {count: 1}}"), observed).notes == ()
+
+
+def test_a_port_without_a_link_is_noted_before_anything_boots() -> None:
+    nic = Nic(name="eth0", mac="52:54:00:00:00:01", link=False)
+    report = HardwareReport(cpus=2, memory_mib=4096, firmware=Firmware.UEFI, nics=(nic,))
+    observed = Observed(nodes=(make_node("n1", hardware=report),), images=IMAGES)
+    assert build_plan(make_desired("{db: {count: 1}}"), observed).notes == (
+        "n1: port 52:54:00:00:00:01 (eth0): no link",
+    )
 
 
 def test_named_nodes_are_taken_first_and_unknown_ones_are_refused() -> None:
