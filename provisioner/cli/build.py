@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import click
@@ -26,6 +26,7 @@ from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Worksh
 from provisioner.lab.trial import Bench, try_image, try_ramdisk
 from provisioner.model.hardware import Firmware
 from provisioner.model.image import ImageIndex
+from provisioner.model.role import Role
 from provisioner.system.contain import contain
 from provisioner.system.files import write_file
 from provisioner.system.run import HostRunner, Runner
@@ -37,9 +38,9 @@ INTERRUPTED = 130
 """The exit code of who was ended by SIGINT, as shells say it."""
 
 
-def known_specs(settings: Settings) -> list[BuildSpec]:
+def known_specs(roles: Mapping[str, Role]) -> list[BuildSpec]:
     """The ramdisk and one image for each role."""
-    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in read_source_roles(settings).values())]
+    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in roles.values())]
 
 
 def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Settings) -> list[BuildSpec]:
@@ -54,9 +55,10 @@ def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Setti
     return [spec for spec in known if not names or spec.name in names]
 
 
-def make_tester(settings: Settings, runner: Runner, observer: Observer, firmware: Firmware = Firmware.UEFI) -> Tester:
+def make_tester(
+    roles: Mapping[str, Role], runner: Runner, observer: Observer, firmware: Firmware = Firmware.UEFI
+) -> Tester:
     """The boot test of what a build made."""
-    roles = read_source_roles(settings)
 
     def test(build: BuildSpec, image: Path, work: Path) -> None:
         bench = Bench(work, runner, observer, firmware)
@@ -149,13 +151,15 @@ def _build(
     test: bool,
 ) -> None:
     settings = read_options(options)
-    workshop, known = open_workshop(settings), known_specs(settings)
+    workshop, roles = open_workshop(settings), read_source_roles(settings)
     if check and (update or force or ci or cache):
         raise UsageError("--check builds aside and publishes nothing", hint="give it alone, or with names")
     if update and (names or cloud):
         raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
     if cloud is not None:
-        names = (*names, RAMDISK, *read_desired(cloud, settings).cloud.roles)
+        used = read_desired(cloud, settings).roles  # maybe of a folder beside the cloud file
+        names, roles = (*names, RAMDISK, *used), {**roles, **used}
+    known = known_specs(roles)
     specs = choose_specs(known, names, settings)
     if check:
         _check(specs, known, workshop, settings, options)
@@ -174,7 +178,7 @@ def _build(
             catalogue=open_catalogue(settings),
             runner=runner,
             observer=report,
-            tester=make_tester(settings, runner, report) if test else None,
+            tester=make_tester(roles, runner, report) if test else None,
             force=force,
         )
         if cache is not None:
@@ -249,10 +253,11 @@ def test(options: Options, names: tuple[str, ...], firmware: str) -> None:
     contain()
     settings = read_options(options)
     catalogue, workshop, runner = open_catalogue(settings), open_workshop(settings), HostRunner()
-    known = {spec.name: spec for spec in known_specs(settings)}
+    roles = read_source_roles(settings)
+    known = {spec.name: spec for spec in known_specs(roles)}
     results = []
     with watched(options, workshop) as face:
-        tester = make_tester(settings, runner, face, Firmware(firmware))
+        tester = make_tester(roles, runner, face, Firmware(firmware))
         for image in [find_image(catalogue, name) for name in names]:
             if image.name not in known:
                 raise NotFound("the image is of no role", where=image.id, hint=f"roles are: {', '.join(known)}")

@@ -91,7 +91,7 @@ def export_command(
 def _export_bundle(options: Options, settings: Settings, target: Path) -> None:
     """:raises NotFound: an image has not been built."""
     catalogue, keys, workshop = open_catalogue(settings), SiteKeys.ensure(settings.keys), open_workshop(settings)
-    known = known_specs(settings)
+    known = known_specs(read_source_roles(settings))
     images = [image for spec in known if (image := catalogue.newest(spec.name))]
     if lacking := {spec.name for spec in known} - {image.name for image in images}:
         raise NotFound(

@@ -8,6 +8,7 @@ from typing import Any
 
 from provisioner.errors import DeployError
 from provisioner.model.hardware import Disk, HardwareReport
+from provisioner.model.storage import ROOT_DISK, Storage
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -23,6 +24,11 @@ def disk_guid(deployment: str) -> str:
     return str(uuid.uuid5(IDS, f"{deployment}/disk"))
 
 
+def guid_of_disk(deployment: str, name: str) -> str:
+    """Of the table on a disk, by the role's name for it."""
+    return disk_guid(deployment) if name == ROOT_DISK else str(uuid.uuid5(IDS, f"{deployment}/disk-{name}"))
+
+
 def esp_guid(deployment: str) -> str:
     return str(uuid.uuid5(IDS, f"{deployment}/esp"))
 
@@ -31,35 +37,80 @@ def root_guid(deployment: str) -> str:
     return str(uuid.uuid5(IDS, f"{deployment}/root"))
 
 
+def choose_disks(
+    node: str,
+    hardware: HardwareReport,
+    root_hints: Mapping[str, Any],
+    storage: Storage,
+    *,
+    root_min: int,
+    wipe: bool,
+    own: Collection[str],
+) -> dict[str, Disk]:
+    """The disks to write, by the role's names for them, none for two names.
+
+    A root disk without hints is chosen last, so that it leaves alone what the role names.
+
+
+    :param root_hints: of the node. :param root_min: bytes of the image's root file system.
+    :param wipe: whether disks that hold something may be overwritten.
+    :param own: ids of deployments of this node that never became active: what they wrote is nobody's.
+    :raises DeployError: no disk matches, none is large enough, or one holds something.
+    """
+    chosen: dict[str, Disk] = {}
+    for name in (ROOT_DISK, *storage.disks) if root_hints else (*storage.disks, ROOT_DISK):
+        left = tuple(disk for disk in hardware.disks if disk not in chosen.values())
+        chosen[name] = choose_disk(
+            node,
+            hardware.model_copy(update={"disks": left}),
+            root_hints if name == ROOT_DISK else storage.disks[name],
+            name=name,
+            needed=needed_bytes(storage, name, root_min),
+            wipe=wipe,
+            own_guids={guid_of_disk(ident, name) for ident in own},
+        )
+    return chosen
+
+
+def needed_bytes(storage: Storage, disk: str, root_min: int) -> int:
+    """How large a disk of a role must be at least. :param root_min: bytes of the image's root file system."""
+    sizes = [(volume.size_mib or 0) * MIB for volume in storage.layout if volume.disk == disk]
+    boots = disk in storage.disks_of(storage.root)
+    root = root_min if boots and any(volume.size is None for volume in storage.layout if volume.disk == disk) else 0
+    return sum(sizes) + root + (storage.esp_mib * MIB if boots else 0) + SLACK
+
+
 def choose_disk(
     node: str,
     hardware: HardwareReport,
     hints: Mapping[str, Any],
     *,
-    root_min: int,
-    esp_mib: int,
+    name: str = ROOT_DISK,
+    needed: int,
     wipe: bool,
     own_guids: Collection[str],
 ) -> Disk:
-    """The disk to write.
+    """One of the disks to write.
 
     :param hints: ironic-lib's root device hints; without any, the smallest disk of 4 GiB or more that is large enough.
-    :param root_min: bytes of the image's root file system.
-    :param wipe: whether a disk that holds something may be overwritten.
+    :param name: how the role calls it. :param needed: bytes.
     :param own_guids: GPT GUIDs that deployments of this node wrote which never became active.
     :raises DeployError: no disk matches, none is large enough, or the disk holds something.
     """
     if not hardware.disks:
-        raise DeployError("the node has no disk", where=node, hint="check its controller and cables, then retry")
-    needed = root_min + esp_mib * MIB + SLACK
-    matching = _match(node, hardware, hints) if hints else [d for d in hardware.disks if d.size >= SMALLEST]
+        what = "the node has no disk" + ("" if name == ROOT_DISK else f" left for {name}")
+        raise DeployError(what, where=node, hint="check its controller and cables, then retry")
+    correct = "root_disk in the hardware file, enroll again"
+    if name != ROOT_DISK:
+        correct = f"storage.disks.{name} in the role"
+    matching = _match(node, hardware, hints, correct) if hints else [d for d in hardware.disks if d.size >= SMALLEST]
     enough = sorted((disk for disk in matching if disk.size >= needed), key=lambda disk: (disk.size, disk.name))
     if not enough:
         raise DeployError(
-            "no disk matches the hints of the node" if hints and not matching else "no disk is large enough",
+            ("no disk matches the hints" if hints and not matching else "no disk is large enough") + f" for {name}",
             where=node,
             cause=f"needed: {needed / GIB:.1f} GiB{f' and {dict(hints)}' if hints else ''}; found: {_list(hardware)}",
-            hint=f"correct root_disk in the hardware file, enroll again, then: provisioner node retry {node}",
+            hint=f"correct {correct}, then: provisioner node retry {node}",
         )
     chosen = enough[0]
     ours = chosen.gpt_uuid is not None and chosen.gpt_uuid.lower() in own_guids
@@ -74,7 +125,7 @@ def choose_disk(
     return chosen
 
 
-def _match(node: str, hardware: HardwareReport, hints: Mapping[str, Any]) -> list[Disk]:
+def _match(node: str, hardware: HardwareReport, hints: Mapping[str, Any], correct: str) -> list[Disk]:
     from ironic_lib.utils import find_devices_by_hints  # only here: its import costs 0.3 s
 
     devices = [_device(disk) for disk in hardware.disks]
@@ -82,10 +133,10 @@ def _match(node: str, hardware: HardwareReport, hints: Mapping[str, Any]) -> lis
         names = {device["name"] for device in find_devices_by_hints(devices, dict(hints))}
     except ValueError as error:
         raise DeployError(
-            "the root disk hints of the node cannot be understood",
+            "the hints of a disk cannot be understood",
             where=node,
             cause=str(error),
-            hint=f"correct root_disk in the hardware file, enroll again, then: provisioner node retry {node}",
+            hint=f"correct {correct}, then: provisioner node retry {node}",
         ) from error
     return [disk for disk in hardware.disks if _path(disk) in names]
 

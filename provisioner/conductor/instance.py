@@ -8,8 +8,6 @@ from typing import Any
 
 from provisioner.conductor.network import build_networks
 from provisioner.model.deployment import Address, Placement
-from provisioner.model.hardware import Firmware
-from provisioner.model.role import Storage
 from provisioner_agent.protocol.messages import AGENT_CONFIG
 
 
@@ -17,10 +15,7 @@ def build_files(
     placement: Placement,
     members: Sequence[Placement],
     *,
-    storage: Storage,
-    firmware: Firmware,
-    root_guid: str,
-    esp_guid: str,
+    fstab: str,
     url: str,
     token: str,
 ) -> list[dict[str, Any]]:
@@ -34,7 +29,7 @@ def build_files(
         _file("/etc/hostname", f"{placement.hostname}\n"),
         _file("/etc/hosts", build_hosts(placement, members)),
         _file("/etc/machine-id", "", 0o444),
-        _file("/etc/fstab", _fstab(storage, firmware, root_guid, esp_guid)),
+        _file("/etc/fstab", fstab),
         _file("/etc/resolv.conf", _resolv(placement.addresses)),
         _file(AGENT_CONFIG, json.dumps(agent, indent=1) + "\n", 0o600),
     ]
@@ -48,14 +43,6 @@ def build_hosts(placement: Placement, members: Sequence[Placement]) -> str:
             lines.append(f"{_bare(member.addresses[0])} {member.hostname}")
     if placement.hostname not in {member.hostname for member in members} and placement.addresses:
         lines.append(f"{_bare(placement.addresses[0])} {placement.hostname}")
-    return "\n".join(lines) + "\n"
-
-
-def _fstab(storage: Storage, firmware: Firmware, root_guid: str, esp_guid: str) -> str:
-    options = "errors=remount-ro" if storage.filesystem.startswith("ext") else "defaults"
-    lines = [f"PARTUUID={root_guid} / {storage.filesystem} {options} 0 1"]
-    if firmware is Firmware.UEFI:
-        lines.append(f"PARTUUID={esp_guid} /boot/efi vfat umask=0077,nofail 0 2")
     return "\n".join(lines) + "\n"
 
 

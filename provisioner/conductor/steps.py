@@ -9,13 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from provisioner.conductor.disk import choose_disk, disk_guid, esp_guid, root_guid
+from provisioner.conductor.disk import choose_disks
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.instance import build_files
+from provisioner.conductor.layout import Layout
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError
 from provisioner.model.deployment import TESTS, Deployment, Node, Step, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
 from provisioner.model.role import Role
+from provisioner.model.storage import ROOT_DISK
 from provisioner.store.deployments import Order
 from provisioner.store.tokens import BOOT, INSTANCE
 from provisioner.trust.keys import new_token
@@ -181,16 +183,18 @@ def choose(work: Work) -> Outcome:
     if node.hardware is None:
         return wait("the ramdisk reports the hardware")
     mine = work.doors.store.deployments.never_active(node.name)
-    disk = choose_disk(
+    chosen = choose_disks(
         node.name,
         node.hardware,
         node.spec.root_disk,
+        work.role.storage,
         root_min=work.doors.catalogue.index(placement.image).size,
-        esp_mib=work.role.storage.esp_mib,
         wipe=work.role.storage.wipe or placement.wipe,
-        own_guids={disk_guid(ident) for ident in mine},
+        own=mine,
     )
-    return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial)
+    disk = chosen[ROOT_DISK]
+    names = {name: found.name for name, found in chosen.items()}
+    return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial, disks=names)
 
 
 def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
@@ -289,24 +293,25 @@ def _give_order(work: Work) -> None:
         store.deployments.put_order(work.deployment.id, ident, work.step.name, body)
 
 
+def _layout(work: Work) -> Layout:
+    disks = work.detail(StepName.CHOOSE_DISK)["disks"]
+    return Layout(work.role.storage, disks, work.deployment.id, work.deployment.placement, work.node.spec.firmware)
+
+
 def _storage_order(work: Work) -> dict[str, Any]:
-    ident = work.deployment.id
-    return {
-        "disk": work.detail(StepName.CHOOSE_DISK)["disk"],
-        "disk_guid": disk_guid(ident),
-        "esp_guid": esp_guid(ident),
-        "root_guid": root_guid(ident),
-        "esp_mib": work.role.storage.esp_mib,
-        "root_min": work.doors.catalogue.index(work.deployment.placement.image).size,
-        "firmware": str(work.node.spec.firmware),
-    }
+    return _layout(work).order(work.doors.catalogue.index(work.deployment.placement.image).size)
+
+
+def _devices(work: Work) -> Mapping[str, str]:
+    """The devices of volumes by name, as the step before found them in this boot of the ramdisk."""
+    devices: Mapping[str, str] = work.detail(StepName.STORAGE)["devices"]
+    return devices
 
 
 def _image_order(work: Work) -> dict[str, Any]:
     image = work.doors.catalogue.get(work.deployment.placement.image)
     return {
-        "disk": work.detail(StepName.CHOOSE_DISK)["disk"],
-        "root_guid": root_guid(work.deployment.id),
+        "root": _devices(work)[work.role.storage.root.name],
         "image": image.id,
         "index_sha256": image.files["index.json"],
         "grow": work.role.storage.grow,
@@ -320,24 +325,23 @@ def _seed_order(work: Work) -> dict[str, Any]:
     token = new_token()
     work.doors.store.tokens.replace(token, INSTANCE, work.node.name, ident, None)
     members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
-    files = build_files(
-        placement,
-        members,
-        storage=work.role.storage,
-        firmware=work.node.spec.firmware,
-        root_guid=root_guid(ident),
-        esp_guid=esp_guid(ident),
-        url=work.doors.settings.url,
-        token=token,
-    )
-    return {"disk": work.detail(StepName.CHOOSE_DISK)["disk"], "root_guid": root_guid(ident), "files": files}
+    layout, devices = _layout(work), _devices(work)
+    files = build_files(placement, members, fstab=layout.fstab(), url=work.doors.settings.url, token=token)
+    mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]
+    made = work.detail(StepName.STORAGE)["made"]
+    return {"root": devices[work.role.storage.root.name], "mounts": mounts, "made": made, "files": files}
 
 
 def _loader_order(work: Work) -> dict[str, Any]:
+    layout, devices, storage = _layout(work), _devices(work), work.role.storage
+    disks = work.detail(StepName.CHOOSE_DISK)["disks"]
     return {
-        "disk": work.detail(StepName.CHOOSE_DISK)["disk"],
-        "root_guid": root_guid(work.deployment.id),
-        "esp_guid": esp_guid(work.deployment.id),
+        "disks": [disks[name] for name in storage.disks_of(storage.root)],
+        "root": devices[storage.root.name],
+        "root_device": layout.root_device(),
+        "grub_partition": layout.grub_partition(),
+        "stacked": layout.stacked(),
+        "esp": devices.get("efi") or devices.get("esp"),
         "firmware": str(work.node.spec.firmware),
         "cmdline": CMDLINE,
     }

@@ -11,6 +11,7 @@ from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
 from provisioner.manifest.layer import Layer, Path, parse_layer
+from provisioner.manifest.storage import check_storage
 from provisioner.manifest.values import RESERVED
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
 
@@ -71,6 +72,7 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
             problems.append(Problem(where, f"the role {role.role} exists already", f"see {places[role.role]}"))
             continue
         problems += check_cabling(role, layer)
+        problems += check_storage(role, layer)
         for key in sorted(RESERVED & role.config.values.keys()):
             place = layer.where(("config", "values", key))
             problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))

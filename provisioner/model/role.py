@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from provisioner.model.hardware import NAME, HardwarePart
+from provisioner.model.storage import Storage
 from provisioner.model.value import Value
 
 PORT = re.compile(r"^port\d+$")
@@ -47,15 +48,6 @@ class Match(Value):
 
     tags: tuple[str, ...] = ()
     properties: dict[str, int | str | bool] = Field(default_factory=dict)
-
-
-class Storage(Value):
-    """How the root disk is laid out. Sizes in MiB. ``wipe`` lets a disk with foreign signatures be overwritten."""
-
-    filesystem: str = "ext4"
-    esp_mib: int = Field(default=128, ge=32)
-    grow: bool = True
-    wipe: bool = False
 
 
 class Health(Value):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from provisioner.manifest.cloud import parse_pool
 from provisioner.model.deployment import Address, Interface, Node
-from provisioner.model.hardware import Verdict
+from provisioner.model.hardware import Firmware, Verdict
 from provisioner.model.role import Cloud, Role, RoleUse
 from provisioner.model.states import NodeState
 from provisioner.plan.wire import Unwired, wire
@@ -55,6 +55,8 @@ def why_not(node: Node, role: Role, use: RoleUse, cloud: Cloud) -> str | None:
                 return f"its {key} is {given}, the role needs {wanted}"
         elif given != wanted:
             return f"its {key} is {given}, the role needs {wanted}"
+    if role.storage.table == "mbr" and node.spec.firmware is Firmware.UEFI:
+        return "it has UEFI firmware, and the role's table is an mbr"
     try:
         wire(role, node, cloud)
     except Unwired as error:

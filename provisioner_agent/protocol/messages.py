@@ -11,11 +11,22 @@ Ramdisk agent (key: the boot token of the kernel command line, ``provisioner.tok
 
 An order is ``{"id": text, "step": step name, ...}`` with, by step:
 
-``storage``        ``disk`` (kernel name), ``disk_guid``, ``esp_guid``, ``root_guid`` (GPT GUIDs), ``esp_mib``,
-                   ``root_min`` (bytes), ``firmware`` (``uefi``/``bios``)
-``write-image``    ``disk``, ``root_guid``, ``image`` (id), ``index_sha256``, ``grow`` (bool), ``filesystem``
-``seed-instance``  ``disk``, ``root_guid``, ``files``: ``[{"path", "mode" (int), "content" (text)}]``
-``boot-loader``    ``disk``, ``root_guid``, ``esp_guid``, ``firmware``, ``cmdline`` (extra kernel arguments)
+``storage``        ``table`` (``gpt``/``mbr``), ``root`` (a name), ``root_min`` (bytes), ``firmware``; lists of maps:
+                   ``disks``: ``disk`` (kernel name), ``guid``, ``partitions``: ``name``, ``guid``, ``type``,
+                   ``size_mib`` (null: the rest), ``keep``; ``raids``: ``name``, ``level``, ``members``, ``metadata``,
+                   ``uuid``, ``keep``; ``groups``: ``name``, ``members``, ``keep``; ``logicals``: ``name``, ``group``,
+                   ``size_mib``, ``keep``; ``filesystems``: ``volume``, ``type``, ``uuid``, ``label``, ``keep``.
+                   Its result has ``devices`` by name, and ``made``: names of file systems that are new
+``write-image``    ``root`` (device), ``image`` (id), ``index_sha256``, ``grow`` (bool), ``filesystem``
+``seed-instance``  ``root``, ``mounts``: ``[{"volume", "device", "path", "filesystem"}]``, ``made``,
+                   ``files``: ``[{"path", "mode" (int), "content" (text)}]``
+``boot-loader``    ``root``, ``disks``, ``esp`` (device), ``root_device`` (for the kernel), ``grub_partition``,
+                   ``stacked`` (bool), ``firmware`` (``uefi``/``bios``), ``cmdline`` (extra kernel arguments)
+``inspect``        ``lldp_seconds``; its result has ``hardware``
+``test-cpu``       ``seconds``; of this and the next three the result has ``verdict`` and ``summary``
+``test-memory``    nothing
+``test-disk``      nothing
+``test-network``   ``macs``, ``image``, ``name``, ``size``, ``sha256``
 ``power-off``      sync, then halt: sent when the deployment was aborted
 
 Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):

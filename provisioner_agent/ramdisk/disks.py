@@ -13,11 +13,12 @@ from provisioner_agent.ramdisk.problem import OrderFailed
 
 @dataclass(frozen=True)
 class Partition:
-    """One entry of a GPT. ``uuid`` lower case; ``size`` in bytes; ``path`` the device."""
+    """One entry of a table. ``uuid`` lower case; ``size`` and ``start`` in bytes; ``path`` the device."""
 
     path: str
     uuid: str
     size: int
+    start: int = 0
 
 
 def disk_path(name: str) -> str:
@@ -32,25 +33,21 @@ def disk_path(name: str) -> str:
 
 
 def read_partitions(host: Host, disk: str) -> list[Partition]:
-    """The GPT of a disk. :raises OrderFailed: it has none."""
+    """The table of a disk. :raises OrderFailed: it has none."""
     text = run_checked(host, ["sfdisk", "--json", disk], f"the partition table of {disk} cannot be read")
     table = json.loads(text)["partitiontable"]
     sector = int(table.get("sectorsize", 512))
     return [
-        Partition(entry["node"], str(entry.get("uuid", "")).lower(), int(entry["size"]) * sector)
+        Partition(
+            entry["node"], str(entry.get("uuid", "")).lower(), int(entry["size"]) * sector, int(entry["start"]) * sector
+        )
         for entry in table.get("partitions", [])
     ]
 
 
-def find_partition(host: Host, disk: str, guid: str) -> Partition:
-    """The partition of ``disk`` with this GUID; others may hold a copy, so only this disk is asked.
-
-    :raises OrderFailed: it is not there.
-    """
-    for partition in read_partitions(host, disk):
-        if partition.uuid == guid.lower():
-            return partition
-    raise OrderFailed(f"{disk} has no partition with the GUID {guid}")
+def device_size(host: Host, device: str) -> int:
+    """Bytes. :raises OrderFailed: it is not there."""
+    return int(run_checked(host, ["blockdev", "--getsize64", device], f"the size of {device} cannot be read"))
 
 
 def unmount_all(host: Host, disk: str) -> None:

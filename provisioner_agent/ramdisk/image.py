@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from provisioner_agent.ramdisk.disks import disk_path, find_partition, flush
+from provisioner_agent.ramdisk.disks import device_size, flush
 from provisioner_agent.ramdisk.download import Away, Body, Source
 from provisioner_agent.ramdisk.host import BlockFile, Decompressor, Host, run_checked
 from provisioner_agent.ramdisk.index import Chunk, Index, fetch_index
@@ -36,28 +36,26 @@ def do_write_image(host: Host, source: Source, order: Mapping[str, Any], meter: 
         ``connections``, ``again`` (chunks asked for more than once), ``grown``.
     :raises OrderFailed: the image does not fit, does not arrive undamaged, or the disk does not keep it.
     """
-    disk = disk_path(str(order["disk"]))
-    root = find_partition(host, disk, str(order["root_guid"]))
+    root = str(order["root"])
+    room = device_size(host, root)
     image = str(order["image"])
     index = fetch_index(host, source, image, str(order["index_sha256"]))
-    if index.size > root.size:
-        raise OrderFailed(
-            f"the image does not fit on {root.path}", f"it needs {index.size} bytes, there are {root.size}"
-        )
-    host.say(f"{root.path}: image {image} is written, {index.mapped >> 20} MiB in {len(index.chunks)} chunks")
+    if index.size > room:
+        raise OrderFailed(f"the image does not fit on {root}", f"it needs {index.size} bytes, there are {room}")
+    host.say(f"{root}: image {image} is written, {index.mapped >> 20} MiB in {len(index.chunks)} chunks")
     try:
-        blocks = host.open_block(root.path)
+        blocks = host.open_block(root)
         try:
             detail = ImageWriter(host, source, image, index, blocks, meter).write()
         finally:
             blocks.close()
     except OSError as error:
-        raise OrderFailed(f"{root.path} cannot be written or read", str(error)) from error
+        raise OrderFailed(f"{root} cannot be written or read", str(error)) from error
     grows = bool(order.get("grow")) and str(order.get("filesystem", "ext4")).startswith("ext")
     if grows:
-        grow(host, root.path)
+        grow(host, root)
     rate = detail["rate"] / 1e6
-    host.say(f"{root.path}: written in {detail['seconds']} s ({rate:.1f} MB/s), read back and found right")
+    host.say(f"{root}: written in {detail['seconds']} s ({rate:.1f} MB/s), read back and found right")
     return detail | {"grown": grows}
 
 

@@ -6,13 +6,14 @@ so no entry in the firmware's memory is needed. BIOS: ``grub-install`` of the im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provisioner_agent.ramdisk.disks import disk_path, find_partition, mounted
+from provisioner_agent.ramdisk.disks import disk_path, mounted
 from provisioner_agent.ramdisk.host import Host, run_checked
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.seed import resolve_below, write_below
+from provisioner_agent.ramdisk.stack import close_stacks, open_stacks
 
 EFI_LOADER = "/usr/lib/grub/x86_64-efi/monolithic/grubx64.efi"
 BIOS_MODULES = "/usr/lib/grub/i386-pc"
@@ -23,16 +24,21 @@ KERNEL, INITRD = "/vmlinuz", "/initrd.img"
 BOUND = ("/dev", "/proc", "/sys")
 
 
-def render_menu(filesystem: str, root_guid: str, cmdline: str) -> str:
+def render_menu(filesystem: str, root_device: str, partition: str, cmdline: str) -> str:
     """``grub.cfg``. The disk that GRUB came from is asked first: another disk may hold a copy of the file system.
 
-    :param filesystem: the UUID of the root file system.
+    :param filesystem: the UUID of the root file system. :param partition: GRUB's name of the root's, such as ``gpt2``;
+        empty when it lies on a RAID or in a volume group.
     """
+    hint = f'--hint="$disk,{partition}" ' if partition else ""
     return f"""\
 # Written when the node was deployed. Kernels are found by the links {KERNEL} and {INITRD}.
 set timeout=0
 set default=0
 insmod part_gpt
+insmod part_msdos
+insmod mdraid1x
+insmod lvm
 insmod regexp
 insmod search_fs_uuid
 insmod serial
@@ -42,9 +48,9 @@ if serial --unit=0 --speed=115200; then
     terminal_output console serial
 fi
 regexp --set=1:disk '^([^,]+)' "$root"
-search --no-floppy --set=root --hint="$disk,gpt2" --fs-uuid {filesystem}
+search --no-floppy --set=root {hint}--fs-uuid {filesystem}
 menuentry "instance" {{
-    linux {KERNEL} root=PARTUUID={root_guid} ro {cmdline}
+    linux {KERNEL} root={root_device} ro {cmdline}
     initrd {INITRD}
 }}
 """
@@ -52,11 +58,13 @@ menuentry "instance" {{
 
 def do_boot_loader(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     """:raises OrderFailed: the image lacks a kernel or a loader, or installing it failed."""
-    disk = disk_path(str(order["disk"]))
-    root = find_partition(host, disk, str(order["root_guid"]))
-    filesystem = read_uuid(host, root.path)
-    menu = render_menu(filesystem, root.uuid, str(order.get("cmdline", ""))).encode()
-    with mounted(host, root.path) as folder:
+    root, disks = str(order["root"]), [disk_path(str(disk)) for disk in order["disks"]]
+    if order["stacked"]:
+        open_stacks(host)  # the step may have been done before, to its end
+    filesystem = read_uuid(host, root)
+    device, partition = str(order["root_device"]), str(order["grub_partition"])
+    menu = render_menu(filesystem, device, partition, str(order.get("cmdline", ""))).encode()
+    with mounted(host, root) as folder:
         for path in (KERNEL, INITRD):
             if _find(host, folder, path) is None:
                 raise OrderFailed(f"the image has no {path}", "it must be a link to the newest kernel's file")
@@ -66,10 +74,12 @@ def do_boot_loader(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
             if loader is None:
                 raise OrderFailed("the image cannot boot on UEFI", f"{EFI_LOADER} (grub-efi-amd64-bin) is not in it")
             data = host.read_file(loader)
-            _write_esp(host, find_partition(host, disk, str(order["esp_guid"])).path, data, menu)
+            _write_esp(host, str(order["esp"]), data, menu)
         else:
-            _install_bios(host, folder, disk)
-    host.say(f"{disk}: boot loader installed ({order['firmware']})")
+            _install_bios(host, folder, disks)
+    if order["stacked"]:
+        close_stacks(host)  # the power is taken away next
+    host.say(f"{', '.join(disks)}: boot loader installed ({order['firmware']})")
     return {"firmware": order["firmware"], "filesystem": filesystem}
 
 
@@ -95,7 +105,7 @@ def _write_esp(host: Host, device: str, loader: bytes, menu: bytes) -> None:
         write_below(host, esp, "/EFI/BOOT/BOOTX64.EFI", loader, 0o644)
 
 
-def _install_bios(host: Host, folder: str, disk: str) -> None:
+def _install_bios(host: Host, folder: str, disks: Sequence[str]) -> None:
     if _find(host, folder, BIOS_MODULES) is None:
         raise OrderFailed("the image cannot boot on BIOS", f"{BIOS_MODULES} (grub-pc-bin) is not in it")
     bound: list[str] = []
@@ -103,8 +113,9 @@ def _install_bios(host: Host, folder: str, disk: str) -> None:
         for path in BOUND:
             run_checked(host, ["mount", "--bind", path, folder + path], f"{path} cannot be shown to the image")
             bound.append(folder + path)
-        argv = ["chroot", folder, "grub-install", "--target=i386-pc", disk]
-        run_checked(host, argv, f"GRUB cannot be installed on {disk}", limit=300)
+        for disk in disks:
+            argv = ["chroot", folder, "grub-install", "--target=i386-pc", disk]
+            run_checked(host, argv, f"GRUB cannot be installed on {disk}", limit=300)
     finally:
         for path in reversed(bound):
             host.run(["umount", path])

@@ -5,22 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provisioner_agent.ramdisk.disks import disk_path, find_partition, mounted
-from provisioner_agent.ramdisk.host import Host
+from provisioner_agent.ramdisk.disks import mounted
+from provisioner_agent.ramdisk.host import Host, run_checked
 from provisioner_agent.ramdisk.problem import OrderFailed
 
 MOST_LINKS = 40
 
 
+COPY_SECONDS = 1800.0
+
+
 def do_seed(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the files. :raises OrderFailed: a path leads out, or a folder stands in its place."""
-    root = find_partition(host, disk_path(str(order["disk"])), str(order["root_guid"]))
+    """Fill the volumes beside the root with what the image has at their places, then write the files.
+
+    :raises OrderFailed: a path leads out, or a folder stands in its place.
+    """
     files = list(order["files"])
-    with mounted(host, root.path) as folder:
+    with mounted(host, str(order["root"])) as folder:
+        for mount in order["mounts"]:
+            fill(host, folder, mount, fresh=mount["volume"] in order["made"])
         for file in files:
             write_below(host, folder, str(file["path"]), str(file["content"]).encode(), int(file["mode"]))
             host.say(f"instance: {file['path']}")
     return {"files": len(files)}
+
+
+def fill(host: Host, root: str, mount: Mapping[str, Any], *, fresh: bool) -> None:
+    """Make the folder that a volume is mounted on; a new volume gets what the image has there, owners and modes too."""
+    place = resolve_below(host, root, str(mount["path"]).split("/"))
+    if not fresh:
+        return
+    host.say(f"instance: {mount['path']} is filled")
+    with mounted(host, str(mount["device"]), "-t", str(mount["filesystem"])) as volume:
+        argv = ["cp", "-a", f"{place}/.", f"{volume}/"]
+        run_checked(host, argv, f"{mount['path']} cannot be copied to its volume", limit=COPY_SECONDS)
 
 
 def write_below(host: Host, top: str, path: str, data: bytes, mode: int) -> None:

@@ -1,64 +1,137 @@
-"""The order ``storage``: an empty GPT with a boot partition and a root partition."""
+"""The order ``storage``: partitions, then what is stacked on them, then file systems; what is kept stays as it is.
+
+Its parts, each a list in the order (see :mod:`provisioner_agent.protocol.messages`), refer to each other by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provisioner_agent.ramdisk.disks import disk_path, read_partitions, unmount_all
+from provisioner_agent.ramdisk.disks import Partition, device_size, disk_path, read_partitions, unmount_all
 from provisioner_agent.ramdisk.host import Host, run_checked
 from provisioner_agent.ramdisk.problem import OrderFailed
+from provisioner_agent.ramdisk.stack import close_stacks, make_groups, make_logicals, make_raids
 
-ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-BIOS_BOOT_TYPE = "21686148-6449-6E6F-744E-656564454649"
-ROOT_TYPE = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
-"""Partition types: UEFI 2.10 table 5.7; GNU GRUB; Discoverable Partitions Specification (root, x86-64)."""
+TYPES = {
+    "esp": ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef"),
+    "bios": ("21686148-6449-6E6F-744E-656564454649", ""),
+    "root": ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "83"),
+    "linux": ("0FC63DAF-8483-4772-8E79-3D69D8477DE4", "83"),
+    "swap": ("0657FD6D-A4AB-43C4-84E5-0933C84B4F4F", "82"),
+    "raid": ("A19D880F-05FC-4D3B-A006-743F0F84911E", "fd"),
+    "lvm": ("E6D6D379-F507-44C2-A23C-238F2A3DF928", "8e"),
+}
+"""Partition types for GPT and MBR: UEFI 2.10 table 5.7; GNU GRUB; Discoverable Partitions Specification; fdisk(8)."""
 MIB = 1 << 20
+ENDS_MIB = 1
+"""At the beginning and at the end of a disk, for the tables; with an MBR the loader lies at the beginning too."""
 TRIES = 40
 PAUSE = 0.25
-
-
-def render_table(order: Mapping[str, Any]) -> str:
-    """The script for sfdisk(8)."""
-    if order["firmware"] == "uefi":
-        boot = f'start=1MiB, size={int(order["esp_mib"])}MiB, type={ESP_TYPE}, uuid={order["esp_guid"]}, name="esp"'
-    else:
-        boot = f'start=1MiB, size=1MiB, type={BIOS_BOOT_TYPE}, uuid={order["esp_guid"]}, name="bios-boot"'
-    root = f'type={ROOT_TYPE}, uuid={order["root_guid"]}, name="root"'
-    return f"label: gpt\nlabel-id: {order['disk_guid']}\n\n{boot}\n{root}\n"
+MAKE_SECONDS = 1800.0
 
 
 def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Wipe the disk's signatures and partition it anew.
+    """Lay out the disks.
 
-    :returns: the devices. :raises OrderFailed: in use, too small, or the kernel does not show the partitions.
+    :returns: ``devices`` by name, ``made``: names of file systems that are new, ``root_bytes``.
+    :raises OrderFailed: in use, too small, or what is to be kept lies elsewhere.
     """
-    disk = disk_path(str(order["disk"]))
-    if not host.exists(disk):
-        raise OrderFailed(f"there is no disk {disk}")
-    unmount_all(host, disk)
-    _wipe(host, disk)
-    host.say(f"{disk}: partitions are written")
-    argv = ["sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "always", disk]
-    run_checked(host, argv, f"{disk} cannot be partitioned", stdin=render_table(order))
-    boot, root = _wait_for_partitions(host, disk, str(order["esp_guid"]), str(order["root_guid"]))
-    size = {partition.path: partition.size for partition in read_partitions(host, disk)}[root]
+    close_stacks(host)
+    paths: dict[str, str] = {}
+    for disk in order["disks"]:
+        paths |= partition_disk(host, disk, str(order["table"]))
+    paths |= make_raids(host, order["raids"], paths)
+    make_groups(host, order["groups"], paths)
+    paths |= make_logicals(host, order["logicals"])
+    size = device_size(host, paths[order["root"]])
     if size < int(order["root_min"]):
-        raise OrderFailed(
-            f"{disk} is too small for the image", f"the root partition has {size} bytes, {order['root_min']} are needed"
-        )
-    if order["firmware"] == "uefi":
-        argv = ["mkfs.fat", "-F", "32", boot]
-        run_checked(host, argv, f"no file system can be made on {boot}", limit=300)
-    return {"disk": disk, "root": root, "root_bytes": size}
+        root = paths[order["root"]]
+        raise OrderFailed(f"{root} is too small for the image", f"it has {size} bytes, {order['root_min']} are needed")
+    made = [str(item["volume"]) for item in order["filesystems"] if _make_filesystem(host, item, paths)]
+    return {"devices": paths, "made": made, "root_bytes": size}
 
 
-def _wipe(host: Host, disk: str) -> None:
-    """Clear signatures of the old partitions, then of the disk, then both places of a GPT."""
+def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> dict[str, str]:
+    """Write one disk's table. :returns: the partitions' devices by name."""
+    path, wanted = disk_path(str(disk["disk"])), disk["partitions"]
+    if not host.exists(path):
+        raise OrderFailed(f"there is no disk {path}")
+    unmount_all(host, path)
+    name = path.removeprefix("/dev/")
+    size = int(host.read_text(f"/sys/block/{name}/size") or 0) * 512 // MIB
+    places = lay_out(wanted, size, path)
+    kept = find_kept(host, path, wanted, places)
+    _wipe(host, path, {partition.path for partition in kept})
+    host.say(f"{path}: partitions are written" + (f", {len(kept)} are kept" if kept else ""))
+    argv = ["sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "never", path]
+    script = render_table(disk, table, places)
+    run_checked(host, argv, f"{path} cannot be partitioned", stdin=script)
+    devices = _wait_for_partitions(host, path, disk, table)
+    keeping = {partition.uuid for partition in kept}
+    for item in wanted:
+        if item["guid"].lower() not in keeping:  # whatever lay at this place before
+            device = devices[item["name"]]
+            run_checked(host, ["wipefs", "--all", "--force", device], f"{device} cannot be wiped")
+    return devices
+
+
+def lay_out(wanted: Sequence[Mapping[str, Any]], size: int, path: str) -> list[tuple[int, int]]:
+    """(start, size) of each partition. :param size: of the disk; all in MiB. :raises OrderFailed: it is too small."""
+    places, at = [], ENDS_MIB
+    for item in wanted:
+        left = size - ENDS_MIB - at
+        length = left if item["size_mib"] is None else int(item["size_mib"])
+        if length <= 0 or length > left:
+            raise OrderFailed(f"{path} is too small", f"{max(left, 0)} MiB are left for {item['name']}")
+        places.append((at, length))
+        at += length
+    return places
+
+
+def render_table(disk: Mapping[str, Any], table: str, places: Sequence[tuple[int, int]]) -> str:
+    """The script for sfdisk(8)."""
+    mbr = table == "mbr"
+    lines = [f"label: {'dos' if mbr else 'gpt'}", f"label-id: {'0x' if mbr else ''}{disk['guid']}", ""]
+    for item, (start, size) in zip(disk["partitions"], places, strict=True):
+        gpt, old = TYPES[item["type"]]
+        line = f"start={start}MiB, size={size}MiB, type={old if mbr else gpt}"
+        if mbr:
+            line += ", bootable" if item["type"] == "root" else ""
+        else:
+            line += f', uuid={item["guid"]}, name="{item["name"].replace("_", "-")}"'
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def find_kept(
+    host: Host, path: str, wanted: Sequence[Mapping[str, Any]], places: Sequence[tuple[int, int]]
+) -> list[Partition]:
+    """What is to be kept and is there. :raises OrderFailed: its place has changed."""
+    by_guid = {item["guid"].lower(): (item, place) for item, place in zip(wanted, places, strict=True) if item["keep"]}
+    if not by_guid or host.run(["sfdisk", "--json", path]).code != 0:
+        return []
+    kept = []
+    for partition in read_partitions(host, path):
+        item, place = by_guid.get(partition.uuid, (None, (0, 0)))
+        if item is None:
+            continue
+        there = (partition.start // MIB, partition.size // MIB)
+        if there != place:
+            raise OrderFailed(
+                f"{item['name']} on {path} is to be kept, and the role gives it another place",
+                f"it begins at {there[0]} MiB and has {there[1]}; the role says {place[0]} and {place[1]}",
+            )
+        kept.append(partition)
+    return kept
+
+
+def _wipe(host: Host, disk: str, kept: set[str]) -> None:
+    """Clear signatures of the old partitions, then of the disk, then both places of a table."""
     name = disk.removeprefix("/dev/")
     parts = [f"/dev/{entry}" for entry in host.names(f"/sys/block/{name}") if entry.startswith(name)]
     host.say(f"{disk}: old signatures are wiped")
-    for device in [*parts, disk]:
+    for device in [*(part for part in parts if part not in kept), disk]:
         run_checked(host, ["wipefs", "--all", "--force", device], f"{device} cannot be wiped")
     try:
         blocks = host.open_block(disk)
@@ -74,17 +147,42 @@ def _wipe(host: Host, disk: str) -> None:
         raise OrderFailed(f"{disk} cannot be written", str(error)) from error
 
 
-def _wait_for_partitions(host: Host, disk: str, *guids: str) -> list[str]:
-    """Their devices, once the kernel shows them; after some time it is asked to read the table again."""
-    by_guid = {partition.uuid: partition.path for partition in read_partitions(host, disk)}
-    try:
-        paths = [by_guid[guid.lower()] for guid in guids]
-    except KeyError as error:
-        raise OrderFailed(f"{disk} does not keep its partition table", f"no partition {error} on it") from error
+def _wait_for_partitions(host: Host, disk: str, wanted: Mapping[str, Any], table: str) -> dict[str, str]:
+    """Devices by name, once the kernel shows them; after some time it is asked to read the table again."""
+    found = read_partitions(host, disk)
+    by_guid = {partition.uuid: partition.path for partition in found}
+    paths = {}
+    for number, item in enumerate(wanted["partitions"]):
+        guid = f"{wanted['guid']}-{number + 1:02x}" if table == "mbr" else item["guid"].lower()
+        if table == "mbr" and number < len(found):
+            by_guid[guid] = found[number].path  # an MBR knows no GUIDs
+        if guid not in by_guid:
+            raise OrderFailed(f"{disk} does not keep its partition table", f"no partition {guid} on it")
+        paths[str(item["name"])] = by_guid[guid]
     for attempt in range(TRIES):
-        if all(host.exists(path) for path in paths):
+        if all(host.exists(path) for path in paths.values()):
             return paths
         if attempt % 8 == 4:
             host.run(["blockdev", "--rereadpt", disk])
         host.sleep(PAUSE)
-    raise OrderFailed(f"the kernel does not show the partitions of {disk}", ", ".join(paths))
+    raise OrderFailed(f"the kernel does not show the partitions of {disk}", ", ".join(paths.values()))
+
+
+def _make_filesystem(host: Host, item: Mapping[str, Any], paths: Mapping[str, str]) -> bool:
+    """:returns: whether it is new; one that is kept and there is left alone."""
+    device, kind, uuid = paths[item["volume"]], str(item["type"]), str(item["uuid"])
+    if item["keep"]:
+        said = host.run(["blkid", "-p", "-s", "UUID", "-o", "value", device]).output.strip()
+        if said == uuid:
+            host.say(f"{device}: {item['volume']} is kept")
+            return False
+    label = str(item["label"])
+    argv = {
+        "vfat": ["mkfs.fat", "-F", "32", "-i", uuid.replace("-", ""), "-n", label or "ESP", device],
+        "ext4": ["mke2fs", "-q", "-F", "-t", "ext4", "-U", uuid, "-L", label, device],
+        "xfs": ["mkfs.xfs", "-q", "-f", "-m", f"uuid={uuid}", *(["-L", label] if label else []), device],
+        "swap": ["mkswap", "--uuid", uuid, *(["--label", label] if label else []), device],
+    }[kind]
+    host.say(f"{device}: {kind} for {item['volume']}")
+    run_checked(host, argv, f"no {kind} can be made on {device}", limit=MAKE_SECONDS)
+    return True

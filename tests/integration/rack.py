@@ -119,11 +119,22 @@ class Rack:
         return done.stdout.strip()
 
 
+def no_change(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
+    """The rack as it is shipped."""
+
+
 @contextmanager
-def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
+def started_rack(
+    folder: Path,
+    nodes: int,
+    cloud: Path = ROOT / "cloud-lab.yaml",
+    change: Callable[[dict[str, Any], dict[str, Any]], None] = no_change,
+) -> Iterator[Rack]:
     """A rack with ``nodes`` nodes, powered off, with images built and its service running; gone afterwards.
 
     The third node has a BIOS, the others UEFI.
+
+    :param cloud: whose images are built. :param change: changes what the lab file and the hardware file say.
 
     Records and images stay in ``.tox/rack`` so that a second run of the tests starts with warm layers.
     """
@@ -136,11 +147,12 @@ def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
     lab["nodes"] = lab["nodes"][:nodes]
     for node in lab["nodes"][2:]:
         node["firmware"] = "bios"
-    (folder / "lab.yaml").write_text(yaml.safe_dump(lab))
     hardware = yaml.safe_load((ROOT / "hardware" / "lab.yaml").read_text())
     hardware["nodes"] = hardware["nodes"][:nodes]
     for node in hardware["nodes"][2:]:
         node["firmware"] = "bios"
+    change(lab, hardware)
+    (folder / "lab.yaml").write_text(yaml.safe_dump(lab))
     text = yaml.safe_dump(hardware).replace("/var/lib/provisioner/lab", str(state / "lab"))
     (folder / "hardware.yaml").write_text(text)
     rack.config.write_text(
@@ -148,7 +160,7 @@ def started_rack(folder: Path, nodes: int) -> Iterator[Rack]:
         "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
     )
     try:
-        rack.run("image", "build", "--cloud", str(ROOT / "cloud-lab.yaml"), "--no-test")  # the rack itself boots them
+        rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
         rack.run("lab", "up", "--file", str(folder / "lab.yaml"))
         rack.start()
         yield rack

@@ -159,15 +159,18 @@ def test_a_build_that_is_ended_leaves_nothing_running_or_mounted(site: Site, num
     site.element("slow", "install.d/60-slow", "#!/bin/sh\necho slowly now\nexec sleep 600\n")
     log = site.state / "build/logs/slow.log"
     log.unlink(missing_ok=True)
-    with subprocess.Popen(
-        site.words("image", "build", "slow"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as build:
-        end = time.monotonic() + 300
-        while not (log.exists() and "slowly now" in log.read_text()):
-            assert time.monotonic() < end and build.poll() is None
-            time.sleep(0.2)
-        build.send_signal(number)
-        assert build.wait(timeout=60) != 0
+    # Whoever runs the tests in the background has made them, and all below them, deaf to SIGINT.
+    words = ["env", "--default-signal=INT", *site.words("image", "build", "slow")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build:
+        try:
+            end = time.monotonic() + 300
+            while not (log.exists() and "slowly now" in log.read_text()):
+                assert time.monotonic() < end and build.poll() is None
+                time.sleep(0.2)
+            build.send_signal(number)
+            assert build.wait(timeout=60) != 0
+        finally:
+            build.kill()
     end = time.monotonic() + 30
     while site.leftovers() and time.monotonic() < end:
         time.sleep(0.2)

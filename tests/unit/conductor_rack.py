@@ -364,7 +364,7 @@ class Rack:
             self.conductor.result(ident, {"order": order["id"], "ok": False, "error": error})
             return
         if step == "storage":
-            server.disk_guid, server.loader, server.files = order["disk_guid"], False, {}
+            server.disk_guid, server.loader, server.files = order["disks"][0]["guid"], False, {}
         if step == "write-image":
             news = {"order": order["id"], "bytes": 50, "total": 100, "rate": 10.0, "remaining": 5.0}
             self.conductor.progress(ident, news)
@@ -374,6 +374,10 @@ class Rack:
         if step == "boot-loader":
             server.loader = True
         detail: dict[str, Any] = {"seen": step}
+        if step == "storage":
+            names = [partition["name"] for disk in order["disks"] for partition in disk["partitions"]]
+            names += [part["name"] for part in (*order["raids"], *order["logicals"])]
+            detail = {"devices": {name: f"/dev/{name}" for name in names}, "made": []}
         if step.startswith("test-"):
             well = {"verdict": "passed", "summary": "well"}
             detail = server.test_results.get(step.removeprefix("test-"), well)

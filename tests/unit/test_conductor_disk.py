@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from provisioner.conductor.disk import GIB, choose_disk, disk_guid, esp_guid, root_guid
+from provisioner.conductor.disk import GIB, MIB, choose_disk, disk_guid, esp_guid, root_guid
 from provisioner.conductor.instance import build_files
 from provisioner.errors import DeployError
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 from provisioner.model.hardware import Disk, Firmware, HardwareReport
-from provisioner.model.role import Storage
 
 # ironic-lib reaches pyparsing by names that pyparsing is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -24,7 +23,7 @@ def disk(name: str, gib: float, **more: Any) -> Disk:
 
 def choose(*disks: Disk, hints: dict[str, Any] | None = None, wipe: bool = False, own: tuple[str, ...] = ()) -> str:
     hardware = HardwareReport(cpus=1, memory_mib=1024, firmware=Firmware.UEFI, disks=disks)
-    found = choose_disk("node1", hardware, hints or {}, root_min=2 * GIB, esp_mib=128, wipe=wipe, own_guids=set(own))
+    found = choose_disk("node1", hardware, hints or {}, needed=2 * GIB + 136 * MIB, wipe=wipe, own_guids=set(own))
     return found.name
 
 
@@ -107,16 +106,13 @@ def placement(index: int, **more: Any) -> Placement:
     )
 
 
-def files(**more: Any) -> dict[str, tuple[int, str]]:
-    fields: dict[str, Any] = {"firmware": Firmware.UEFI, "storage": Storage()}
+def files() -> dict[str, tuple[int, str]]:
     built = build_files(
         placement(1, gateway="10.0.0.1", dns=("10.0.0.2", "10.0.0.3"), mtu=1400),
         [placement(2), placement(1)],
-        root_guid="root",
-        esp_guid="esp",
+        fstab="PARTUUID=root / ext4 defaults 0 1\n",
         url="http://10.0.0.1:8080",
         token="0011.secret",
-        **fields | more,
     )
     assert len({file["path"] for file in built}) == len(built)
     return {file["path"]: (file["mode"], file["content"]) for file in built}
@@ -126,7 +122,7 @@ def test_an_instance_gets_its_identity_its_network_and_its_token() -> None:
     found = files()
     assert found["/etc/hostname"] == (0o644, "web-1\n")
     assert "10.0.0.21 web-1\n10.0.0.22 web-2\n" in found["/etc/hosts"][1]
-    assert found["/etc/machine-id"][1] == ""
+    assert found["/etc/machine-id"][1] == "" and found["/etc/fstab"][1].startswith("PARTUUID=root / ")
     assert found["/etc/resolv.conf"][1] == "nameserver 10.0.0.2\nnameserver 10.0.0.3\n"
     mode, text = found["/etc/provisioner-agent/agent.json"]
     assert mode == 0o600
@@ -137,12 +133,3 @@ def test_an_instance_gets_its_identity_its_network_and_its_token() -> None:
     for line in ("PermanentMACAddress=52:54:00:00:00:01", "Address=10.0.0.21/24", "Gateway=10.0.0.1", "MTUBytes=1400"):
         assert line in unit.splitlines()
     assert [mode for path, (mode, _) in found.items() if "secret" in found[path][1]] == [0o600]
-
-
-def test_the_root_is_found_by_its_partition() -> None:
-    assert files()["/etc/fstab"][1].splitlines() == [
-        "PARTUUID=root / ext4 errors=remount-ro 0 1",
-        "PARTUUID=esp /boot/efi vfat umask=0077,nofail 0 2",
-    ]
-    bios = files(firmware=Firmware.BIOS, storage=Storage(filesystem="xfs"))
-    assert bios["/etc/fstab"][1] == "PARTUUID=root / xfs defaults 0 1\n"

@@ -17,20 +17,49 @@ from provisioner_agent.ramdisk.host import Finished
 from provisioner_agent.ramdisk.loader import EFI_LOADER, do_boot_loader
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.seed import do_seed
-from provisioner_agent.ramdisk.storage import BIOS_BOOT_TYPE, ESP_TYPE, ROOT_TYPE, do_storage, render_table
+from provisioner_agent.ramdisk.storage import TYPES, do_storage, lay_out, render_table
 
 MIB = 1 << 20
+ESP_TYPE, BIOS_BOOT_TYPE, ROOT_TYPE = (TYPES[kind][0] for kind in ("esp", "bios", "root"))
 DISK_GUID = "11111111-0000-4000-8000-000000000001"
 ESP_GUID = "22222222-0000-4000-8000-000000000002"
 ROOT_GUID = "33333333-0000-4000-8000-000000000003"
 FILESYSTEM = "44444444-0000-4000-8000-000000000004"
 
 
-def order(**changes: Any) -> dict[str, Any]:
-    guids = {"disk_guid": DISK_GUID, "esp_guid": ESP_GUID, "root_guid": ROOT_GUID}
-    return (
-        guids | {"disk": "vda", "firmware": "uefi", "esp_mib": 64, "root_min": 100 * MIB, "cmdline": "quiet"} | changes
-    )
+def partition(name: str, guid: str, kind: str, size: int | None, keep: bool = False) -> dict[str, Any]:
+    return {"name": name, "guid": guid, "type": kind, "size_mib": size, "keep": keep}
+
+
+def order(firmware: str = "uefi", **changes: Any) -> dict[str, Any]:
+    """A disk with a boot partition and the root, as a role without volumes has it."""
+    boot = partition("esp", ESP_GUID, "esp", 64) if firmware == "uefi" else partition("bios_boot", ESP_GUID, "bios", 1)
+    esp = {"volume": "esp", "type": "vfat", "uuid": "ABCD-0123", "label": "ESP", "keep": False}
+    disk = {"disk": "vda", "guid": DISK_GUID, "partitions": [boot, partition("root", ROOT_GUID, "root", None)]}
+    return {
+        "firmware": firmware,
+        "table": "gpt",
+        "disks": [disk],
+        "raids": [],
+        "groups": [],
+        "logicals": [],
+        "filesystems": [esp] if firmware == "uefi" else [],
+        "root": "root",
+        "root_min": 100 * MIB,
+    } | changes
+
+
+def loader_order(firmware: str = "uefi", **changes: Any) -> dict[str, Any]:
+    return {
+        "root": "/dev/vda2",
+        "disks": ["vda"],
+        "esp": "/dev/vda1",
+        "root_device": f"PARTUUID={ROOT_GUID}",
+        "grub_partition": "gpt2",
+        "stacked": False,
+        "firmware": firmware,
+        "cmdline": "quiet",
+    } | changes
 
 
 def answer_table(root_mib: int = 900) -> Finished:
@@ -51,9 +80,10 @@ def host(tmp_path: Path) -> FakeHost:
     for device, name in (("/dev/vda1", "esp"), ("/dev/vda2", "root")):
         host.trees[device] = tmp_path / name
         (tmp_path / name).mkdir()
-    host.texts["/sys/block/vda/size"] = str(4 * MIB // 512)
+    host.texts["/sys/block/vda/size"] = str(1024 * MIB // 512)
     host.texts["/sys/block/vda/vda1/start"] = "2048"
     host.programs["sfdisk"] = lambda argv, stdin: answer_table() if "--json" in argv else Finished(0)
+    host.programs["blockdev"] = lambda argv, stdin: Finished(0, f"{900 * MIB}\n")
     host.programs["blkid"] = lambda argv, stdin: Finished(0, f"{FILESYSTEM}\n")
     return host
 
@@ -70,7 +100,8 @@ def test_sfdisk_understands_the_table(tmp_path: Path, firmware: str) -> None:
         file.truncate(1024 * MIB)
     sfdisk = shutil.which("sfdisk", path="/usr/sbin:/sbin:/usr/bin:/bin")
     assert sfdisk, "fdisk is a package that the tests need"
-    script = render_table(order(firmware=firmware))
+    disk = order(firmware)["disks"][0]
+    script = render_table(disk, "gpt", lay_out(disk["partitions"], 1024, "vda"))
     subprocess.run([sfdisk, "--quiet", image], input=script.encode(), check=True, capture_output=True)
     listed = subprocess.run([sfdisk, "--json", image], check=True, capture_output=True).stdout
     table = json.loads(listed)["partitiontable"]
@@ -88,19 +119,23 @@ def test_storage_wipes_then_partitions(host: FakeHost) -> None:
         "/dev/vdab1 /other ext4 rw 0 0\n/dev/vda2 /mnt/a ext4 rw 0 0\n/dev/vda1 /mnt/a/efi\\040x vfat rw 0 0"
     )
     detail = do_storage(host, order())
-    assert detail == {"disk": "/dev/vda", "root": "/dev/vda2", "root_bytes": 900 * MIB}
+    assert detail == {
+        "devices": {"esp": "/dev/vda1", "root": "/dev/vda2"},
+        "made": ["esp"],
+        "root_bytes": 900 * MIB,
+    }
     assert ran(host, "umount") == [("umount", "/mnt/a/efi x"), ("umount", "/mnt/a")]
-    assert [argv[-1] for argv in ran(host, "wipefs")] == ["/dev/vda1", "/dev/vda"]
-    assert ran(host, "mkfs.fat") == [("mkfs.fat", "-F", "32", "/dev/vda1")]
+    assert [argv[-1] for argv in ran(host, "wipefs")] == ["/dev/vda1", "/dev/vda", "/dev/vda1", "/dev/vda2"]
+    assert ran(host, "mkfs.fat") == [("mkfs.fat", "-F", "32", "-i", "ABCD0123", "-n", "ESP", "/dev/vda1")]
     words = [argv[0] for argv in host.runs]
     assert words.index("umount") < words.index("wipefs") < words.index("sfdisk") < words.index("mkfs.fat")
     disk = host.devices["/dev/vda"].read_bytes()
-    assert disk[:MIB] == disk[-MIB:] == bytes(MIB), "both places of a GPT are cleared"
-    assert disk[MIB:-MIB] == b"\xaa" * 2 * MIB
+    assert disk[:MIB] == disk[1023 * MIB :] == bytes(MIB), "both places of a GPT are cleared"
+    assert disk[MIB : 4 * MIB] == b"\xaa" * 3 * MIB
 
 
 def test_storage_on_bios_makes_no_file_system(host: FakeHost) -> None:
-    do_storage(host, order(firmware="bios"))
+    do_storage(host, order("bios"))
     assert ran(host, "mkfs.fat") == []
 
 
@@ -108,7 +143,7 @@ def test_storage_refuses(host: FakeHost) -> None:
     with pytest.raises(OrderFailed, match="too small"):
         do_storage(host, order(root_min=901 * MIB))
     with pytest.raises(OrderFailed, match="there is no disk /dev/vdz"):
-        do_storage(host, order(disk="vdz"))
+        do_storage(host, order(disks=[{"disk": "vdz", "guid": DISK_GUID, "partitions": []}]))
     host.programs["wipefs"] = lambda argv, stdin: Finished(1, "", "wipefs: error: /dev/vda1: Device or resource busy")
     with pytest.raises(OrderFailed, match="Device or resource busy"):
         do_storage(host, order())
@@ -130,7 +165,7 @@ def test_a_disk_is_in_dev(name: str) -> None:
 
 def seed(host: FakeHost, path: str, content: str = "text", mode: int = 0o644) -> dict[str, Any]:
     files = [{"path": path, "mode": mode, "content": content}]
-    return do_seed(host, {"disk": "vda", "root_guid": ROOT_GUID, "files": files})
+    return do_seed(host, {"root": "/dev/vda2", "mounts": [], "made": [], "files": files})
 
 
 def test_seed_writes_inside_the_image_only(host: FakeHost, tmp_path: Path) -> None:
@@ -181,7 +216,7 @@ def fill_image(root: Path, *, kernel: bool = True) -> None:
 
 def test_boot_loader_uefi(host: FakeHost, tmp_path: Path) -> None:
     fill_image(tmp_path / "root")
-    assert do_boot_loader(host, order()) == {"firmware": "uefi", "filesystem": FILESYSTEM}
+    assert do_boot_loader(host, loader_order()) == {"firmware": "uefi", "filesystem": FILESYSTEM}
     esp = tmp_path / "esp"
     assert (esp / "EFI/BOOT/BOOTX64.EFI").read_bytes() == b"MZ loader"
     menu = (esp / "EFI/BOOT/grub.cfg").read_text()
@@ -196,9 +231,9 @@ def test_boot_loader_bios(host: FakeHost, tmp_path: Path) -> None:
     root = tmp_path / "root"
     fill_image(root)
     with pytest.raises(OrderFailed, match="cannot boot on BIOS"):
-        do_boot_loader(host, order(firmware="bios"))
+        do_boot_loader(host, loader_order(firmware="bios"))
     (root / "usr/lib/grub/i386-pc").mkdir()
-    do_boot_loader(host, order(firmware="bios"))
+    do_boot_loader(host, loader_order(firmware="bios"))
     chroot = ran(host, "chroot")
     assert [(argv[2:]) for argv in chroot] == [("grub-install", "--target=i386-pc", "/dev/vda")]
     bound = [argv[-1].removeprefix(chroot[0][1]) for argv in ran(host, "mount") if "--bind" in argv]
@@ -218,15 +253,15 @@ def test_bound_folders_are_released_when_grub_fails(host: FakeHost, tmp_path: Pa
 
     host.programs["chroot"] = fails
     with pytest.raises(OrderFailed, match="cannot find a GRUB drive"):
-        do_boot_loader(host, order(firmware="bios"))
+        do_boot_loader(host, loader_order(firmware="bios"))
     assert len(ran(host, "umount")) == len(ran(host, "mount")) == 4
 
 
 def test_an_image_without_a_kernel(host: FakeHost, tmp_path: Path) -> None:
     fill_image(tmp_path / "root", kernel=False)
     with pytest.raises(OrderFailed, match="the image has no /vmlinuz"):
-        do_boot_loader(host, order())
+        do_boot_loader(host, loader_order())
     (tmp_path / "root" / EFI_LOADER.lstrip("/")).unlink()
     (tmp_path / "root/vmlinuz").write_text("kernel")
     with pytest.raises(OrderFailed, match="cannot boot on UEFI"):
-        do_boot_loader(host, order())
+        do_boot_loader(host, loader_order())
