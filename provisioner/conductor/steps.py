@@ -141,13 +141,29 @@ def power_cycle(work: Work) -> Outcome:
 
 
 def restart(work: Work) -> Outcome:
-    """From its own disk now; the ramdisk's token ends with it."""
-    outcome = power_cycle(work)
+    """From its own disk now; the ramdisk's token ends with it.
+
+    Where the role wants it and the ramdisk can, by the ramdisk's kernel; what it cannot do is done by the power.
+    """
+    outcome = power_cycle(work) if work.role.start == "power" or "refused" in work.step.detail else _jump(work)
     if outcome.done:
         with work.doors.store.transaction():
             work.doors.store.tokens.drop(work.deployment.id, BOOT)
             work.doors.store.deployments.drop_order(work.deployment.id)
     return outcome
+
+
+def _jump(work: Work) -> Outcome:
+    store = work.doors.store.deployments
+    order = store.order(work.deployment.id)
+    if order is not None and order.step is StepName.RESTART and order.result and order.result.get("ok") is not True:
+        refused = str((order.result.get("error") or {}).get("summary") or "it gave no reason")
+        store.set_detail(work.deployment.id, work.step.name, {"refused": refused})
+        message = f"it cannot start the instance by itself: {refused}; its power is switched"
+        work.doors.tell("restart.refused", message, work.node.name, work.deployment.id)
+        return wait("its power is switched")
+    outcome = order_agent(work)
+    return done(how="kexec") if outcome.done else outcome
 
 
 def check_power(work: Work, since: float) -> None:
@@ -266,6 +282,15 @@ def _network_order(work: Work) -> dict[str, Any]:
         "name": "initramfs",
         "size": image.sizes["initramfs"],
         "sha256": image.files["initramfs"],
+    }
+
+
+def _restart_order(work: Work) -> dict[str, Any]:
+    layout = _layout(work)
+    return {
+        "root": _devices(work)[work.role.storage.root.name],
+        "stacked": layout.stacked(),
+        "cmdline": f"root={layout.root_device()} ro {CMDLINE}",
     }
 
 
@@ -416,6 +441,7 @@ ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.WRITE_IMAGE: _image_order,
     StepName.SEED_INSTANCE: _seed_order,
     StepName.BOOT_LOADER: _loader_order,
+    StepName.RESTART: _restart_order,
     StepName.INSPECT: _inspect_order,
     StepName.TEST_NETWORK: _network_order,
     StepName.TEST_DISK: lambda work: {},

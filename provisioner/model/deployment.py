@@ -49,10 +49,6 @@ STEPS: tuple[StepName, ...] = tuple(step for step in StepName if step is not Ste
 RAMDISK_BOOT: tuple[StepName, ...] = STEPS[: STEPS.index(StepName.HELLO) + 1]
 INSPECTION_STEPS: tuple[StepName, ...] = (*RAMDISK_BOOT, StepName.INSPECT)
 """An inspection is a run of steps like a deployment, journaled and resumed alike, that puts nothing on the node."""
-AGENT_STEPS: frozenset[StepName] = frozenset(
-    {StepName.STORAGE, StepName.WRITE_IMAGE, StepName.SEED_INSTANCE, StepName.BOOT_LOADER, StepName.INSPECT, *TESTS}
-)
-"""Steps that the ramdisk agent does, by order of the conductor."""
 
 
 class StepState(StrEnum):

@@ -98,6 +98,8 @@ class Role(Value):
 
     ``once``: things done once in the life of a cluster, for example ``galera-bootstrap``; the server grants each to
     one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
+    ``start``: how an instance is started when its disk is written: by switching the node off and on (``power``), or by
+    the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
     ``after``: roles that must be ready before this one is deployed. ``at_a_time``: how many members may change or
     join together (permits).
     """
@@ -112,6 +114,7 @@ class Role(Value):
     config: Config = Config()
     secrets: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
+    start: Literal["power", "kexec"] = "power"
     after: tuple[str, ...] = ()
     at_a_time: int = Field(default=1, ge=1)
     health: Health = Health()

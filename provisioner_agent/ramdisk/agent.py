@@ -12,7 +12,7 @@ from provisioner_agent.ramdisk.patience import Pace
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.progress import Meter, Progress
 
-POWER_OFF = "power-off"
+POWER_OFF, RESTART = "power-off", "restart"
 ANSWER_SECONDS = 15.0
 CLOCK_SLACK = 60.0
 POWER_OFF_TRIES = 3
@@ -34,12 +34,16 @@ class Agent:
         self._answered: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
-        """Come back when the node is to be off."""
+        """Come back when the node is to be off, or to run its instance."""
         self.say_hello()
-        while not self.serve_once():
+        while not (last := self.serve_once()):
             pass
-        self._host.say("the server orders the node off")
-        self._host.power_off()
+        if last == RESTART:
+            self._host.say("the instance is started")
+            self._host.jump()
+        else:
+            self._host.say("the server orders the node off")
+            self._host.power_off()
 
     def say_hello(self) -> None:
         """Until the server takes it; sets the clock if it is wrong."""
@@ -58,17 +62,17 @@ class Agent:
             except OSError as error:
                 self._host.say(f"the clock cannot be set: {error}")
 
-    def serve_once(self) -> bool:
-        """Wait for an order, do it, answer it. :returns: whether it was the order to be off."""
+    def serve_once(self) -> str:
+        """Wait for an order, do it, answer it. :returns: its step when nothing can come after it, else nothing."""
         begun = self._host.monotonic()
         said = self._call("GET", f"{ORDER}?wait={LONG_POLL:.0f}", None, LONG_POLL + ANSWER_SECONDS)
         if said is None:
-            return False
+            return ""
         order = said.get("order")
         if not isinstance(order, dict) or "id" not in order:
             if self._host.monotonic() - begun < 1:  # the server did not hold the request
                 self._host.sleep(1)
-            return False
+            return ""
         ident, step = str(order["id"]), str(order.get("step"))
         known = ident in self._answered
         if not known:
@@ -77,7 +81,8 @@ class Agent:
         heard = self._answer(self._answered[ident], POWER_OFF_TRIES if off else None)
         if known and heard:
             self._host.sleep(1)  # it was heard before, too, and the order came all the same
-        return off
+        jumps = step == RESTART and heard and self._answered[ident]["ok"] is True
+        return step if off or jumps else ""
 
     def _do(self, ident: str, step: str, order: Mapping[str, Any]) -> dict[str, Any]:
         """:returns: the body of the result."""

@@ -33,6 +33,7 @@ class FakeHost(LinuxHost):
         self.time = 1_700_000_000.0
         self.slept: list[float] = []
         self.off = False
+        self.jumped = False
         self.tables = b""
         self.frames: dict[str, bytes] = {}
         self.kvm = False
@@ -129,6 +130,9 @@ class FakeHost(LinuxHost):
 
     def power_off(self) -> None:
         self.off = True
+
+    def jump(self) -> None:
+        self.jumped = True
 
     def _is_own(self, path: str) -> bool:
         return Path(path).is_relative_to(self.folder)

@@ -171,6 +171,9 @@ class Host(Protocol):
 
     def power_off(self) -> None: ...
 
+    def jump(self) -> None:
+        """Give way to the kernel that was loaded (kexec(8)); comes back only if that fails."""
+
 
 def run_checked(host: Host, argv: Sequence[str], summary: str, *, stdin: str = "", limit: float = LIMIT) -> str:
     """The output of a program that must succeed. :raises OrderFailed: with ``summary`` and what it said."""
@@ -450,6 +453,10 @@ class LinuxHost:
     def power_off(self) -> None:
         os.sync()
         self.run(["poweroff", "-f"])
+
+    def jump(self) -> None:
+        os.sync()
+        self.run(["kexec", "--exec"])
 
 
 def _ask_bmc(door: int, function: int, command: int, data: bytes) -> bytes | None:

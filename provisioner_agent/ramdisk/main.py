@@ -24,6 +24,7 @@ from provisioner_agent.ramdisk.inspect import do_inspect
 from provisioner_agent.ramdisk.loader import do_boot_loader
 from provisioner_agent.ramdisk.nettest import do_test_network
 from provisioner_agent.ramdisk.progress import NoMeter
+from provisioner_agent.ramdisk.restart import do_restart
 from provisioner_agent.ramdisk.seed import do_seed
 from provisioner_agent.ramdisk.storage import do_storage
 
@@ -71,6 +72,7 @@ def build_works(host: Host, source: Source) -> dict[str, Work]:
         "storage": lambda order, meter: do_storage(host, order),
         "write-image": lambda order, meter: do_write_image(host, source, order, meter),
         "seed-instance": lambda order, meter: do_seed(host, order),
+        "restart": lambda order, meter: do_restart(host, order),
         "boot-loader": lambda order, meter: do_boot_loader(host, order),
     }
 

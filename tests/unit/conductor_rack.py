@@ -373,6 +373,8 @@ class Rack:
             server.applied = server.permit = 0
         if step == "boot-loader":
             server.loader = True
+        if step == "restart" and server.loader:
+            server.running = "instance"
         detail: dict[str, Any] = {"seen": step}
         if step == "storage":
             names = [partition["name"] for disk in order["disks"] for partition in disk["partitions"]]

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conductor_rack import Killed, Rack
+from conductor_rack import Killed, Rack, cloud, role
 
 from provisioner.model.deployment import STEPS, StepName, StepState
 
@@ -45,6 +45,28 @@ def test_three_nodes_from_power_off_to_a_ready_cloud(tmp_path: Path) -> None:
     detail = next(step.detail for step in written.steps if step.name is StepName.WRITE_IMAGE)
     assert (detail["bytes"], detail["seen"]) == (50, "write-image")
     assert rack.max_at_once == 1
+
+
+def test_an_instance_may_be_started_without_the_firmware(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1, cloud(1, (role(start="kexec"),)))
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    check_active(rack)
+    assert rack.servers["node1"].orders[-1] == "restart" and rack.servers["node1"].boot == 1
+    assert "root=PARTUUID=" in rack.servers["node1"].order_bodies["restart"]["cmdline"]
+    assert [call for _, call in rack.bmcs.calls].count("on") == 1
+
+
+def test_what_the_ramdisk_cannot_start_is_started_by_its_power(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1, cloud(1, (role(start="kexec"),)))
+    rack.enroll()
+    rack.servers["node1"].fail_orders["restart"] = "the kernel does not allow it"
+    rack.apply()
+    rack.play()
+    check_active(rack)
+    assert rack.servers["node1"].boot == 2
+    assert any("the kernel does not allow it; its power is switched" in event for event in rack.events())
 
 
 def test_nothing_secret_is_told(tmp_path: Path) -> None:

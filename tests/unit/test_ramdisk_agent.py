@@ -59,7 +59,14 @@ class Bench:
         self.server = Server(*orders)
         self.link = FakeLink(self.server)
         self.done: list[str] = []
-        self.agent = Agent(self.host, self.link, {"storage": self.work, "seed-instance": self.fail}, lambda: HARDWARE)
+        works = {"storage": self.work, "seed-instance": self.fail, "restart": self.restart}
+        self.may_restart = True
+        self.agent = Agent(self.host, self.link, works, lambda: HARDWARE)
+
+    def restart(self, order: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
+        if not self.may_restart:
+            raise OrderFailed("the kernel does not allow it")
+        return {}
 
     def work(self, order: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
         self.done.append(str(order["id"]))
@@ -115,6 +122,32 @@ def test_the_end_is_not_held_up_by_a_silent_server(tmp_path: Path) -> None:
     assert bench.host.off
 
 
+RESTART = {"id": "r", "step": "restart"}
+
+
+def test_the_instance_is_started_when_the_server_has_heard_that_it_can(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, RESTART)
+    bench.server.trouble[messages.RESULT] = [ServerAway("cut")] * 9
+    bench.agent.run()
+    assert bench.host.jumped and not bench.host.off
+    assert [result["order"] for result in bench.server.results] == ["r"]
+
+
+def test_an_instance_that_cannot_be_started_leaves_the_ramdisk_running(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, RESTART, OFF)
+    bench.may_restart = False
+    bench.agent.run()
+    assert bench.host.off and not bench.host.jumped
+    assert bench.server.results[0]["error"]["summary"] == "the kernel does not allow it"
+
+
+def test_a_start_that_the_server_does_not_want_any_more_is_not_made(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, RESTART, OFF)
+    bench.server.trouble[messages.RESULT] = [Refused("the deployment has ended")]
+    bench.agent.serve_once()
+    assert not bench.host.jumped
+
+
 @pytest.mark.parametrize(("difference", "set_to"), [(59.0, 0.0), (-61.0, -61.0), (86400.0, 86400.0)])
 def test_the_clock_is_set_when_it_is_wrong(tmp_path: Path, difference: float, set_to: float) -> None:
     bench = Bench(tmp_path)
@@ -126,7 +159,7 @@ def test_the_clock_is_set_when_it_is_wrong(tmp_path: Path, difference: float, se
 
 def test_a_server_that_does_not_hold_requests_is_not_flooded(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    assert bench.agent.serve_once() is False
+    assert bench.agent.serve_once() == ""
     assert bench.host.slept == [1]
 
 
