@@ -13,7 +13,7 @@ from rich.text import Text
 from provisioner.cli.options import Options, clean
 from provisioner.cli.show import build_table, describe, seconds, terminal
 from provisioner.client.client import Client
-from provisioner.errors import DeadlinePassed, ServerUnreachable
+from provisioner.errors import DeadlinePassed, DeployError, ServerUnreachable
 from provisioner.model.deployment import Deployment, StepName, StepState
 from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, MemberStatus, NodeView
@@ -48,7 +48,7 @@ class Face(Protocol):
 def watch(client: Client, status: CloudStatus, *, clock: Clock, timeout: float, face: Face) -> CloudStatus:
     """Look until the cloud is ready or failed.
 
-    :raises DeadlinePassed: neither within ``timeout`` seconds.
+    :raises DeadlinePassed: neither within ``timeout`` seconds. :raises DeployError: a member was taken out meanwhile.
     :raises ServerUnreachable: the service was away for longer than :data:`PATIENCE`.
     """
     begun = heard = clock.monotonic()
@@ -62,13 +62,28 @@ def watch(client: Client, status: CloudStatus, *, clock: Clock, timeout: float, 
                 raise _passed(status, timeout)
             clock.sleep(min(LOOK, max(0.05, timeout - (now - begun))))
             try:
-                status = client.cloud_status(status.cloud)
+                before, status = status, client.cloud_status(status.cloud)
                 heard = clock.monotonic()
+                _check_members(before, status)
             except ServerUnreachable:
                 if clock.monotonic() - heard >= PATIENCE:
                     raise
     finally:
         face.close()
+
+
+def _check_members(before: CloudStatus, status: CloudStatus) -> None:
+    """Whoever was aborted, released or forgotten by somebody is not waited for."""
+    gone = {member.hostname: member.node for member in before.members}
+    for member in status.members:
+        gone.pop(member.hostname, None)
+    if gone:
+        raise DeployError(
+            f"{', '.join(gone)} was taken out of the cloud while it was waited for",
+            where=", ".join(gone.values()),
+            cause="its node was aborted, released or forgotten; the others go on",
+            hint="provisioner apply the cloud file again",
+        )
 
 
 def _passed(status: CloudStatus, timeout: float) -> DeadlinePassed:

@@ -89,14 +89,16 @@ def more_parts(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
     hardware["nodes"][0]["root_disk"] = {"serial": "node1-root"}
 
 
-def write_cloud(folder: Path, boots: str, **use: Any) -> Path:
+def write_cloud(folder: Path, boots: str, start: str, **use: Any) -> Path:
     """The cloud file, its role beside it. :param boots: how often the kept volume must have been booted with."""
     (folder / "roles").mkdir(parents=True, exist_ok=True)
     probes = [
         {"name": name, "command": ["sh", "-c", command], "expect": boots if name == "boots" else expect}
         for name, (command, expect) in PROBES.items()
     ]
-    (folder / "roles" / "stack.yaml").write_text(yaml.safe_dump(ROLE | {"health": {"wait": 300, "node": probes}}))
+    (folder / "roles" / "stack.yaml").write_text(
+        yaml.safe_dump(ROLE | {"start": start, "health": {"wait": 300, "node": probes}})
+    )
     cloud = CLOUD | {"roles": {"stack": {"count": 1} | use}}
     (folder / "cloud.yaml").write_text(yaml.safe_dump(cloud))
     return folder / "cloud.yaml"
@@ -128,7 +130,7 @@ sys.exit(1)
 
 @pytest.mark.integration
 def test_a_layout_and_what_is_kept_of_it(tmp_path: Path) -> None:
-    cloud = write_cloud(tmp_path / "stack", "1")
+    cloud = write_cloud(tmp_path / "stack", "1", "power")
     with started_rack(tmp_path, 1, cloud=cloud, change=more_parts) as rack:
         rack.run("node", "enroll", str(tmp_path / "hardware.yaml"))
         listener = subprocess.Popen([*INSIDE, "python3", "-c", LISTEN, *TAPS], stdin=subprocess.DEVNULL)
@@ -145,7 +147,8 @@ def test_a_layout_and_what_is_kept_of_it(tmp_path: Path) -> None:
         assert untouched.st_blocks == 0, "the disk that nobody chose was not written"
 
         rack.run("node", "release", "node1")
-        cloud = write_cloud(tmp_path / "stack", "2", wipe=["node1"])
+        cloud = write_cloud(tmp_path / "stack", "2", "kexec", wipe=["node1"])
         rack.run("apply", str(cloud), "--wait")
         steps = {step["name"]: step for step in rack.json("node", "show", "node1")["deployment"]["steps"]}
         assert set(steps["storage"]["detail"]["made"]) == {"efi", "swap", "log"}, "srv is kept"
+        assert steps["restart"]["detail"]["how"] == "kexec", "the firmware was started once"

@@ -170,6 +170,15 @@ def test_a_deadline_that_passes_ends_with_3(bench: Bench) -> None:
     assert "next:  provisioner cloud status lab" in done.stderr
 
 
+def test_a_member_that_somebody_takes_out_is_not_waited_for(bench: Bench) -> None:
+    bench.conductor.actions = (make_deploy(),)
+    gone = make_status().model_copy(update={"members": ()})
+    bench.conductor.statuses = [make_status(step="hello"), gone]
+    done = bench.call("apply", str(bench.cloud), "--wait")
+    assert done.exit_code == 1
+    assert "galera-0 was taken out of the cloud" in done.stderr and "where: node1" in done.stderr
+
+
 def test_without_waiting(bench: Bench) -> None:
     bench.conductor.actions = (make_deploy(),)
     bench.conductor.statuses = [make_status(step="reserve")]
