@@ -84,12 +84,18 @@ def _neighbour(nic: Nic) -> str:
     return f"{nic.neighbour.switch} {nic.neighbour.port}" if nic.neighbour else ""
 
 
+stay_option = click.option(
+    "--stay", is_flag=True, help="Leave it in the ramdisk: what comes next, a deployment too, needs no other start."
+)
+
+
 @click.command("inspect")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until all are inspected.")
+@stay_option
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are inspected.")
 @output_option
 @pass_options
-def inspect(options: Options, names: tuple[str, ...], wait: bool) -> int:
+def inspect(options: Options, names: tuple[str, ...], stay: bool, wait: bool) -> int:
     """Boot each of NAMES into the ramdisk once, take on record what it is made of, and switch it off.
 
     Disks are not changed. Where a node is not what its hardware file says, each difference is a line. Switches are
@@ -99,7 +105,9 @@ def inspect(options: Options, names: tuple[str, ...], wait: bool) -> int:
     Example:
       provisioner node inspect a01 a02
     """
-    views = _run(options, names, lambda client, name: client.verb(name, "inspect"), INSPECT_SECONDS if wait else None)
+    views = _run(
+        options, names, lambda client, name: client.inspect(name, stays=stay), INSPECT_SECONDS if wait else None
+    )
     for view in views if not options.json else ():
         click.echo(_inspected(view))
         for difference in view.differences if wait else ():
@@ -136,10 +144,13 @@ def _inspected(view: NodeView) -> str:
     show_default=True,
     help="How long all processors are loaded.",
 )
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until all are tested.")
+@stay_option
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are tested.")
 @output_option
 @pass_options
-def test(options: Options, names: tuple[str, ...], parts: tuple[str, ...], burn_seconds: float, wait: bool) -> int:
+def test(
+    options: Options, names: tuple[str, ...], parts: tuple[str, ...], burn_seconds: float, stay: bool, wait: bool
+) -> int:
     """Boot each of NAMES into the ramdisk and put its hardware to the test; nothing is written to disks.
 
     \b
@@ -157,7 +168,7 @@ def test(options: Options, names: tuple[str, ...], parts: tuple[str, ...], burn_
     """
     wanted = [HardwarePart(part) for part in parts]
     limit = TEST_SECONDS if wait else None
-    views = _run(options, names, lambda client, name: client.test(name, wanted, burn_seconds), limit)
+    views = _run(options, names, lambda client, name: client.test(name, wanted, burn_seconds, stays=stay), limit)
     for view in views if not options.json else ():
         click.echo(f"{view.node.name} is {view.node.state}")
         if wait:

@@ -147,11 +147,14 @@ class Client:
         """One of the exits of the node's state: ``retry``, ``abort``, ``release``, ``forget``."""
         return Node.model_validate(self._post({}, "nodes", name, verb))
 
-    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+    def inspect(self, name: str, *, stays: bool = False) -> Node:
+        """Boot a node into the ramdisk and find out what it is made of. ``stays``: the ramdisk runs on afterwards."""
+        return Node.model_validate(self._post({"stays": stays}, "nodes", name, "inspect"))
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float, *, stays: bool = False) -> Node:
         """Put a node's hardware to the test, all parts if none is named; the processors are loaded for so long."""
-        return Node.model_validate(
-            self._post({"parts": list(parts), "burn_seconds": burn_seconds}, "nodes", name, "test")
-        )
+        wanted = {"parts": list(parts), "burn_seconds": burn_seconds, "stays": stays}
+        return Node.model_validate(self._post(wanted, "nodes", name, "test"))
 
     def plan(self, desired: Desired) -> Plan:
         return Plan.model_validate(self._post(desired.model_dump(mode="json"), "plan"))

@@ -19,7 +19,7 @@ from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.verbs import begin_tests, do_verb
+from provisioner.conductor.verbs import begin_inspection, begin_tests, do_verb
 from provisioner.conductor.walk import Walker
 from provisioner.events import Event
 from provisioner.model.deployment import Node
@@ -142,9 +142,13 @@ class Conductor(Guests):
         """:raises Conflict: the node's state does not offer the verb."""
         return do_verb(self._doors, name, verb)
 
-    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+    def inspect(self, name: str, *, stays: bool = False) -> Node:
         """:raises Conflict: the node's state does not offer it."""
-        return begin_tests(self._doors, name, parts, burn_seconds)
+        return begin_inspection(self._doors, name, stays=stays)
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float, *, stays: bool = False) -> Node:
+        """:raises Conflict: the node's state does not offer it."""
+        return begin_tests(self._doors, name, parts, burn_seconds, stays=stays)
 
     def plan(self, desired: Desired) -> Plan:
         return plan_cloud(self._doors, desired)

@@ -27,6 +27,8 @@ RAMDISK_STEPS = (
     StepName.BOOT_LOADER,
 )
 """Steps whose work is lost when the ramdisk boots anew."""
+STANDBY = (NodeState.AVAILABLE, NodeState.DEPLOYING, NodeState.INSPECTING)
+"""States in which a ramdisk that stays waits for what comes next."""
 PROGRESS_KEYS = ("bytes", "total", "rate", "remaining")
 PROGRESS_PHASES = frozenset({"write", "read back", *TESTS.values()})
 RESTARTED: Mapping[str, Any] = {
@@ -146,7 +148,8 @@ class Guests:
         token = self._token(token_id)
         deployment = self._store.deployments.get(token.deployment)
         if deployment.state is DeploymentState.ENDED:
-            return {"id": f"end-{deployment.id}", "step": "power-off"}
+            waits = deployment.placement.stays and self._store.nodes.get(token.node).state in STANDBY
+            return None if waits else {"id": f"end-{deployment.id}", "step": "power-off"}
         order = self._store.deployments.order(token.deployment)
         if order is None or order.result is not None or deployment.state is not DeploymentState.RUNNING:
             return None

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from provisioner.conductor.disk import choose_disks
-from provisioner.conductor.doors import RAMDISK, Doors
-from provisioner.conductor.instance import build_files
-from provisioner.conductor.layout import Layout
+from provisioner.conductor.doors import RAMDISK
+from provisioner.conductor.orders import ORDERS
+from provisioner.conductor.standby import adopt, ask_standby, find_standby
+from provisioner.conductor.work import TOKEN_SECONDS, Outcome, Work, done, wait
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError
-from provisioner.model.deployment import TESTS, Deployment, Node, Step, StepName
+from provisioner.model.deployment import TESTS, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
-from provisioner.model.role import Role
 from provisioner.model.storage import ROOT_DISK
 from provisioner.store.deployments import Order
-from provisioner.store.tokens import BOOT, INSTANCE
+from provisioner.store.tokens import BOOT
 from provisioner.trust.keys import new_token
 
 BMC_SECONDS = 30.0
 POWER_SECONDS = 120.0
-LLDP_SECONDS = 32.0
-"""Switches tell of themselves every 30 s (IEEE 802.1AB, 9.2.5.7)."""
 HELLO_SECONDS = 600.0
 AGENT_SECONDS = 1800.0
 TEST_SECONDS = 3 * 3600.0
@@ -36,45 +33,6 @@ POWER_LOOK = 20.0
 CONFIGURE_SECONDS = 900.0
 PROBE_SLACK = 120.0
 """Seconds until a waiting step has failed; the agent's own waiting for a probe is the role's, and some more."""
-TOKEN_SECONDS = 4 * 3600.0
-CMDLINE = "console=tty0 console=ttyS0,115200"
-
-
-@dataclass(frozen=True)
-class Work:
-    """A step at hand, with everything on record that it needs. ``now``: when this pass began."""
-
-    doors: Doors
-    node: Node
-    deployment: Deployment
-    role: Role
-    step: Step
-    now: float
-
-    def detail(self, name: StepName) -> Mapping[str, Any]:
-        return next(step.detail for step in self.deployment.steps if step.name is name)
-
-    def check_deadline(self, seconds: float, since: float, what: str) -> None:
-        """Raise :class:`DeployError` when ``seconds`` have passed ``since``."""
-        if self.now - since > seconds:
-            raise DeployError(f"{what} within {seconds:.0f} s", where=self.node.name)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """``done``, or what the step waits for. ``detail`` is merged into the journal."""
-
-    done: bool
-    detail: dict[str, Any] = field(default_factory=dict)
-    waiting: str | None = None
-
-
-def done(**detail: Any) -> Outcome:
-    return Outcome(True, detail)
-
-
-def wait(reason: str, **detail: Any) -> Outcome:
-    return Outcome(False, detail, reason)
 
 
 def reserve(work: Work) -> Outcome:
@@ -117,6 +75,19 @@ def _set_boot_device(work: Work, device: BootDevice) -> Outcome:
     password = work.doors.store.nodes.password(spec.name)
     work.doors.bmcs.set_boot_device(work.node.bmc, password, device, spec.firmware is Firmware.UEFI, BMC_SECONDS)
     return done(device=str(device))
+
+
+def power(work: Work) -> Outcome:
+    """A ramdisk that runs there since an inspection takes the deployment on; without one, or an answer, a new start."""
+    before = find_standby(work)
+    if "adopts" in work.step.detail:
+        outcome = adopt(work)
+        if outcome is not None:
+            return outcome
+    elif before is not None and "asleep" not in work.step.detail:
+        ask_standby(work, before)
+        return wait("the ramdisk that runs there takes it on")
+    return power_cycle(work)
 
 
 def power_cycle(work: Work) -> Outcome:
@@ -269,35 +240,6 @@ def _record_test(work: Work, result: HardwareTest) -> None:
         work.doors.tell(f"test.{result.verdict}", message, work.node.name, work.deployment.id)
 
 
-def _cpu_order(work: Work) -> dict[str, Any]:
-    return {"seconds": work.deployment.placement.burn_seconds}
-
-
-def _network_order(work: Work) -> dict[str, Any]:
-    """The ramdisk's own initramfs is what every node could fetch once already."""
-    image = work.doors.catalogue.get(str(work.detail(StepName.BOOT_FILES)["ramdisk"]))
-    return {
-        "macs": [port.mac for port in work.node.spec.ports],
-        "image": image.id,
-        "name": "initramfs",
-        "size": image.sizes["initramfs"],
-        "sha256": image.files["initramfs"],
-    }
-
-
-def _restart_order(work: Work) -> dict[str, Any]:
-    layout = _layout(work)
-    return {
-        "root": _devices(work)[work.role.storage.root.name],
-        "stacked": layout.stacked(),
-        "cmdline": f"root={layout.root_device()} ro {CMDLINE}",
-    }
-
-
-def _inspect_order(work: Work) -> dict[str, Any]:
-    return {"lldp_seconds": LLDP_SECONDS}
-
-
 def _finished(work: Work, order: Order) -> Outcome:
     result = order.result or {}
     if result.get("ok") is True:
@@ -316,60 +258,6 @@ def _give_order(work: Work) -> None:
     with store.transaction():
         body = {"id": ident, "step": str(work.step.name)} | ORDERS[work.step.name](work)
         store.deployments.put_order(work.deployment.id, ident, work.step.name, body)
-
-
-def _layout(work: Work) -> Layout:
-    disks = work.detail(StepName.CHOOSE_DISK)["disks"]
-    return Layout(work.role.storage, disks, work.deployment.id, work.deployment.placement, work.node.spec.firmware)
-
-
-def _storage_order(work: Work) -> dict[str, Any]:
-    return _layout(work).order(work.doors.catalogue.index(work.deployment.placement.image).size)
-
-
-def _devices(work: Work) -> Mapping[str, str]:
-    """The devices of volumes by name, as the step before found them in this boot of the ramdisk."""
-    devices: Mapping[str, str] = work.detail(StepName.STORAGE)["devices"]
-    return devices
-
-
-def _image_order(work: Work) -> dict[str, Any]:
-    image = work.doors.catalogue.get(work.deployment.placement.image)
-    return {
-        "root": _devices(work)[work.role.storage.root.name],
-        "image": image.id,
-        "index_sha256": image.files["index.json"],
-        "grow": work.role.storage.grow,
-        "filesystem": work.role.storage.filesystem,
-    }
-
-
-def _seed_order(work: Work) -> dict[str, Any]:
-    """The instance's identity, with a fresh token: an instance that the node ran before is not heard any more."""
-    ident, placement = work.deployment.id, work.deployment.placement
-    token = new_token()
-    work.doors.store.tokens.replace(token, INSTANCE, work.node.name, ident, None)
-    members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
-    layout, devices = _layout(work), _devices(work)
-    files = build_files(placement, members, fstab=layout.fstab(), url=work.doors.settings.url, token=token)
-    mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]
-    made = work.detail(StepName.STORAGE)["made"]
-    return {"root": devices[work.role.storage.root.name], "mounts": mounts, "made": made, "files": files}
-
-
-def _loader_order(work: Work) -> dict[str, Any]:
-    layout, devices, storage = _layout(work), _devices(work), work.role.storage
-    disks = work.detail(StepName.CHOOSE_DISK)["disks"]
-    return {
-        "disks": [disks[name] for name in storage.disks_of(storage.root)],
-        "root": devices[storage.root.name],
-        "root_device": layout.root_device(),
-        "grub_partition": layout.grub_partition(),
-        "stacked": layout.stacked(),
-        "esp": devices.get("efi") or devices.get("esp"),
-        "firmware": str(work.node.spec.firmware),
-        "cmdline": CMDLINE,
-    }
 
 
 def configure(work: Work) -> Outcome:
@@ -436,24 +324,11 @@ def red_probes(report: Mapping[str, Any], scope: str) -> dict[str, Mapping[str, 
     }
 
 
-ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
-    StepName.STORAGE: _storage_order,
-    StepName.WRITE_IMAGE: _image_order,
-    StepName.SEED_INSTANCE: _seed_order,
-    StepName.BOOT_LOADER: _loader_order,
-    StepName.RESTART: _restart_order,
-    StepName.INSPECT: _inspect_order,
-    StepName.TEST_NETWORK: _network_order,
-    StepName.TEST_DISK: lambda work: {},
-    StepName.TEST_MEMORY: lambda work: {},
-    StepName.TEST_CPU: _cpu_order,
-}
-
 ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.RESERVE: reserve,
     StepName.BOOT_FILES: boot_files,
     StepName.BOOT_DEVICE: boot_device,
-    StepName.POWER: power_cycle,
+    StepName.POWER: power,
     StepName.HELLO: hello,
     StepName.CHOOSE_DISK: choose,
     StepName.STORAGE: order_agent,

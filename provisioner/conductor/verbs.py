@@ -14,6 +14,8 @@ from provisioner.model.deployment import (
     TESTS,
     DeploymentState,
     Node,
+    Placement,
+    StepName,
     build_inspection,
     build_test,
 )
@@ -23,7 +25,7 @@ from provisioner.store.deployments import LIVE
 
 
 def do_verb(doors: Doors, name: str, verb: str) -> Node:
-    """Do ``inspect``, ``retry``, ``abort``, ``release`` or ``forget``; the node as it is then, or was for ``forget``.
+    """Do ``retry``, ``abort``, ``release`` or ``forget``; the node as it is then, or was for ``forget``.
 
     :raises UsageError: there is no such verb. :raises Conflict: the node's state does not offer it.
     """
@@ -37,18 +39,31 @@ def do_verb(doors: Doors, name: str, verb: str) -> Node:
         return action(doors, node)
 
 
-def begin_tests(doors: Doors, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+def begin_inspection(doors: Doors, name: str, *, stays: bool) -> Node:
+    """Boot the ramdisk once, take on record what it finds, and switch the node off again.
+
+    :param stays: the ramdisk runs on instead, ready for what comes next. :raises Conflict: the state does not offer it.
+    """
+    return _begin(doors, name, "inspect", build_inspection(name, stays), INSPECTION_STEPS)
+
+
+def begin_tests(doors: Doors, name: str, parts: Sequence[HardwarePart], burn_seconds: float, *, stays: bool) -> Node:
     """Boot the ramdisk, put ``parts`` to the test, all if none is named, and switch the node off again.
 
-    :param burn_seconds: for how long the processors are loaded. :raises Conflict: the node's state does not offer it.
+    :param burn_seconds: for how long the processors are loaded. :param stays: as for an inspection.
+    :raises Conflict: the node's state does not offer it.
     """
     wanted = [step for step, part in TESTS.items() if part in parts or not parts]
+    return _begin(doors, name, "test", build_test(name, burn_seconds, stays), (*RAMDISK_BOOT, *wanted))
+
+
+def _begin(doors: Doors, name: str, verb: str, placement: Placement, steps: Sequence[StepName]) -> Node:
     ident, now = str(uuid.uuid4()), doors.clock.now()
     with doors.store.transaction():
         node = doors.store.nodes.get(name)
-        check_verb(name, node.state, "test")
-        doors.tell("node.test", f"asked for by an operator: {', '.join(TESTS[step] for step in wanted)}", name)
-        doors.store.deployments.add(ident, build_test(name, burn_seconds), now, (*RAMDISK_BOOT, *wanted))
+        check_verb(name, node.state, verb)
+        doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name)
+        doors.store.deployments.add(ident, placement, now, steps)
         return doors.store.nodes.move(node, NodeState.INSPECTING, now=now, deployment=ident)
 
 
@@ -78,13 +93,6 @@ def _retry(doors: Doors, node: Node) -> Node:
     return store.nodes.get(node.name)
 
 
-def _inspect(doors: Doors, node: Node) -> Node:
-    """Boot the ramdisk once, take on record what it finds, and switch the node off again."""
-    ident, now = str(uuid.uuid4()), doors.clock.now()
-    doors.store.deployments.add(ident, build_inspection(node.name), now, INSPECTION_STEPS)
-    return doors.store.nodes.move(node, NodeState.INSPECTING, now=now, deployment=ident)
-
-
 def _abort(doors: Doors, node: Node) -> Node:
     if node.state is not NodeState.CLEANING:
         return end_deployment(doors, node, NodeState.CLEANING, "aborted by an operator")
@@ -109,7 +117,6 @@ def _forget(doors: Doors, node: Node) -> Node:
 
 
 VERBS: Mapping[str, Callable[[Doors, Node], Node]] = {
-    "inspect": _inspect,
     "retry": _retry,
     "abort": _abort,
     "release": _release,

@@ -9,8 +9,9 @@ from typing import Any
 from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.status import ready_roles
-from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS, Outcome, Work
+from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS
 from provisioner.conductor.tapes import Tapes
+from provisioner.conductor.work import Outcome, Work
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
 from provisioner.model.deployment import TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
@@ -249,11 +250,14 @@ class Walker:
             self._doors.tell("deployment.active", message, node.name, deployment.id, seconds=seconds)
 
     def _end_inspection(self, node: Node, deployment: Deployment) -> None:
-        """The ramdisk is told to halt, and cleaning sees to it that the power is off."""
+        """The ramdisk is told to halt, and cleaning sees to it that the power is off; or it stays as it is."""
         self._tapes.end(node.name)
+        stays = deployment.placement.stays
         with self._store.transaction():
             what = "tested" if deployment.placement.role == TEST else "inspected"
-            end_deployment(self._doors, node, NodeState.CLEANING, what)
+            if stays:
+                what += "; it stays in the ramdisk"
+            end_deployment(self._doors, node, NodeState.AVAILABLE if stays else NodeState.CLEANING, what)
             self._store.leases.end(node.name, self._doors.holder)
 
     def _clean(self, node: Node) -> None:

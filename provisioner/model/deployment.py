@@ -114,7 +114,7 @@ class Address(Value):
 class Placement(Value):
     """One slot of a role: which node takes it, under which host name, with which image, interfaces and addresses.
 
-    ``burn_seconds``: for how long a hardware test loads the processors.
+    ``burn_seconds``: for how long a hardware test loads the processors. ``stays``: the ramdisk runs on afterwards.
     """
 
     cloud: str
@@ -127,6 +127,7 @@ class Placement(Value):
     interfaces: tuple[Interface, ...] = ()
     wipe: bool = False
     burn_seconds: float = 0.0
+    stays: bool = False
 
     @property
     def inspects(self) -> bool:
@@ -152,18 +153,19 @@ class Deployment(Value):
     failure: dict[str, Any] | None = None
 
 
-def build_inspection(node: str) -> Placement:
+def build_inspection(node: str, stays: bool) -> Placement:
     """What stands in the place of a slot while a node is inspected."""
-    return Placement(cloud="", role="inspection", index=0, hostname=node, node=node, image="", addresses=())
+    place = {"cloud": "", "role": "inspection", "index": 0, "hostname": node, "node": node, "image": ""}
+    return Placement.model_validate(place | {"addresses": (), "stays": stays})
 
 
 TEST = "test"
 """What stands in the place of a role then."""
 
 
-def build_test(node: str, burn_seconds: float) -> Placement:
+def build_test(node: str, burn_seconds: float, stays: bool) -> Placement:
     """What stands in the place of a slot while a node's hardware is tested."""
-    return build_inspection(node).model_copy(update={"role": TEST, "burn_seconds": burn_seconds})
+    return build_inspection(node, stays).model_copy(update={"role": TEST, "burn_seconds": burn_seconds})
 
 
 class Node(Value):

@@ -48,7 +48,13 @@ class AuditRequest(Value):
     names: tuple[str, ...] = ()
 
 
-class HardwareTestRequest(Value):
+class InspectRequest(Value):
+    """``stays``: the ramdisk runs on afterwards."""
+
+    stays: bool = False
+
+
+class HardwareTestRequest(InspectRequest):
     """``parts``: which hardware tests, none for all. ``burn_seconds``: for how long the processors are loaded."""
 
     parts: tuple[HardwarePart, ...] = ()
@@ -91,6 +97,7 @@ def operator_app(
             Route("/v1/nodes/{name}/console", api.consoles.show, methods=["POST"]),
             Route("/v1/consoles/{id}", api.consoles.type, methods=["POST"]),
             Route("/v1/nodes/{name}/credentials", api.rotate, methods=["POST"]),
+            Route("/v1/nodes/{name}/inspect", api.inspect, methods=["POST"]),
             Route("/v1/nodes/{name}/test", api.test, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
@@ -200,10 +207,15 @@ class _Api:
         path = request.path_params
         return JSONResponse(_json(await self._call(self._conductor.verb, path["name"], path["verb"])))
 
+    async def inspect(self, request: Request) -> Response:
+        wanted = await read_value(request, InspectRequest)
+        node = await self._call(self._conductor.inspect, request.path_params["name"], stays=wanted.stays)
+        return JSONResponse(_json(node))
+
     async def test(self, request: Request) -> Response:
         wanted = await read_value(request, HardwareTestRequest)
-        name = request.path_params["name"]
-        return JSONResponse(_json(await self._call(self._conductor.test, name, wanted.parts, wanted.burn_seconds)))
+        name, parts, seconds = request.path_params["name"], wanted.parts, wanted.burn_seconds
+        return JSONResponse(_json(await self._call(self._conductor.test, name, parts, seconds, stays=wanted.stays)))
 
     async def plan(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.plan, await read_value(request, Desired))))

@@ -114,11 +114,11 @@ class Deployments:
             found: str | None = tx.execute(select(DEPLOYMENTS.c.console).where(DEPLOYMENTS.c.id == ident)).scalar()
         return found
 
-    def last_of(self, node: str) -> str | None:
-        """The id of a node's newest deployment."""
-        query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node).order_by(DEPLOYMENTS.c.created.desc())
+    def last_of(self, node: str, before: str | None = None) -> str | None:
+        """The id of a node's newest deployment, but for ``before``."""
+        query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node, DEPLOYMENTS.c.id != (before or ""))
         with self._db.read() as tx:
-            found: str | None = tx.execute(query.limit(1)).scalar()
+            found: str | None = tx.execute(query.order_by(DEPLOYMENTS.c.created.desc()).limit(1)).scalar()
         return found
 
     def run_of(self, ident: str) -> int:

@@ -47,6 +47,13 @@ class Tokens:
                 )
             )
 
+    def rebind(self, old: str, new: str, kind: str, expiry: float) -> None:
+        """The token of one deployment is from now on that of another, whose own ends: its guest stays the same."""
+        with self._db.write() as tx:
+            tx.execute(delete(TOKENS).where(TOKENS.c.deployment == new, TOKENS.c.kind == kind))
+            mine = (TOKENS.c.deployment == old, TOKENS.c.kind == kind)
+            tx.execute(update(TOKENS).where(*mine).values(deployment=new, expiry=expiry))
+
     def token(self, deployment: str, kind: str) -> str | None:
         """``ID.SECRET`` as it was made; None when the deployment has none."""
         query = select(TOKENS.c.id, TOKENS.c.secret_sealed).where(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink
@@ -57,13 +59,18 @@ def run(host: Host) -> int:
         return 1
     host.say(f"the server is {url}; this node boots by {arguments.get(RAMDISK_MAC_ARGUMENT, 'an unknown port')}")
     mac = arguments.get(RAMDISK_MAC_ARGUMENT, "")
-    Agent(host, link, build_works(host, HttpSource(url)), lambda: read_hardware(host) | {"boot_mac": mac}).run()
+
+    def hardware() -> Mapping[str, Any]:
+        return read_hardware(host) | {"boot_mac": mac}
+
+    Agent(host, link, build_works(host, HttpSource(url), hardware), hardware).run()
     return 0
 
 
-def build_works(host: Host, source: Source) -> dict[str, Work]:
-    """What is done for each step that the server may order."""
+def build_works(host: Host, source: Source, hardware: Callable[[], Mapping[str, Any]]) -> dict[str, Work]:
+    """What is done for each step that the server may order. :param hardware: reads the report."""
     return {
+        "hello": lambda order, meter: {"hardware": hardware()},
         "inspect": lambda order, meter: do_inspect(host, order),
         "test-cpu": lambda order, meter: do_test_cpu(host, order),
         "test-memory": lambda order, meter: do_test_memory(host, meter),

@@ -26,6 +26,8 @@ TYPES = {
 MIB = 1 << 20
 ENDS_MIB = 1
 """At the beginning and at the end of a disk, for the tables; with an MBR the loader lies at the beginning too."""
+FAT32_CLUSTERS = 66_600
+"""The least that a FAT32 has, 65525, and what its own tables take of them."""
 TRIES = 40
 PAUSE = 0.25
 MAKE_SECONDS = 1800.0
@@ -178,7 +180,7 @@ def _make_filesystem(host: Host, item: Mapping[str, Any], paths: Mapping[str, st
             return False
     label = str(item["label"])
     argv = {
-        "vfat": ["mkfs.fat", "-F", "32", "-i", uuid.replace("-", ""), "-n", label or "ESP", device],
+        "vfat": ["mkfs.fat", "-F", _fat_bits(host, device), "-i", uuid.replace("-", ""), "-n", label or "ESP", device],
         "ext4": ["mke2fs", "-q", "-F", "-t", "ext4", "-U", uuid, "-L", label, device],
         "xfs": ["mkfs.xfs", "-q", "-f", "-m", f"uuid={uuid}", *(["-L", label] if label else []), device],
         "swap": ["mkswap", "--uuid", uuid, *(["--label", label] if label else []), device],
@@ -186,3 +188,13 @@ def _make_filesystem(host: Host, item: Mapping[str, Any], paths: Mapping[str, st
     host.say(f"{device}: {kind} for {item['volume']}")
     run_checked(host, argv, f"no {kind} can be made on {device}", limit=MAKE_SECONDS)
     return True
+
+
+def _fat_bits(host: Host, device: str) -> str:
+    """A FAT with so few clusters that its number says 16 is read as one, whatever else is written in it.
+
+    With sectors of 4096 bytes that is so below 260 MiB (Microsoft, FAT32 File System Specification 1.03, "FAT Type").
+    """
+    said = host.run(["blockdev", "--getss", device]).output.strip()
+    sector = int(said) if said.isdigit() else 512
+    return "32" if device_size(host, device) // sector > FAT32_CLUSTERS else "16"

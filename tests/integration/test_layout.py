@@ -135,12 +135,14 @@ def test_a_layout_and_what_is_kept_of_it(tmp_path: Path) -> None:
         rack.run("node", "enroll", str(tmp_path / "hardware.yaml"))
         listener = subprocess.Popen([*INSIDE, "python3", "-c", LISTEN, *TAPS], stdin=subprocess.DEVNULL)
         try:
+            rack.run("node", "inspect", "node1", "--stay")
             rack.run("apply", str(cloud), "--wait")
             assert listener.wait(timeout=60) == 0, "frames of the storage network carry its tag"
         finally:
             listener.kill()
             listener.wait()
         steps = {step["name"]: step for step in rack.json("node", "show", "node1")["deployment"]["steps"]}
+        assert steps["power"]["detail"]["adopted"] is True, "the ramdisk of the inspection was taken on"
         assert steps["choose-disk"]["detail"]["disks"].keys() == {"root", "mirror", "data"}
         assert set(steps["storage"]["detail"]["made"]) == {"efi", "swap", "log", "srv"}
         untouched = (rack.state / "lab" / "node1" / "disk-wrong.raw").stat()

@@ -86,6 +86,7 @@ class FakeConductor:
         self.wrong_passwords: set[str] = set()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+        self.stayed: list[tuple[str, bool]] = []
         self.tested: list[tuple[str, tuple[HardwarePart, ...], float]] = []
         self.powers: list[tuple[str, str | None]] = []
         self.scans: list[ScanResult] = []
@@ -167,9 +168,16 @@ class FakeConductor:
         check_verb(name, node.state, verb)
         return node
 
-    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float) -> Node:
+    def inspect(self, name: str, *, stays: bool) -> Node:
+        node = self._find(name)
+        check_verb(name, node.state, "inspect")
+        self.stayed.append((name, stays))
+        return node
+
+    def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float, *, stays: bool) -> Node:
         node = self._find(name)
         check_verb(name, node.state, "test")
+        self.stayed.append((name, stays))
         self.tested.append((name, tuple(parts), burn_seconds))
         return node
 

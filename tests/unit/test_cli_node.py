@@ -210,6 +210,11 @@ def test_hardware_tests_are_shown_and_a_bad_one_is_an_error(bench: Bench) -> Non
     shown = bench.call("node", "show", "node1").stdout
     assert "degraded" in shown and "8 sectors" in shown and "\x1b" not in shown
     assert bench.call("node", "test", "node1", "--only", "fans").exit_code == 64
+    bench.conductor.stayed.clear()
+    bench.call("node", "test", "node1", "--stay")
+    assert bench.call("node", "inspect", "node1", "--stay", "--no-wait").exit_code == 0
+    bench.call("node", "inspect", "node1")
+    assert bench.conductor.stayed == [("node1", True), ("node1", True), ("node1", False)]
     assert bench.call("node", "test").exit_code == 64
 
 

@@ -18,7 +18,7 @@ def recorded(folder: Path) -> Rack:
 
 def test_the_last_lines_stay_with_an_inspection(tmp_path: Path) -> None:
     rack = recorded(tmp_path)
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: rack.states() == {"node1": "available"})
     assert rack.conductor.console_lines("node1") == ["login:"]
     assert [call for _, call in rack.bmcs.calls].count("console") == 1
@@ -27,7 +27,7 @@ def test_the_last_lines_stay_with_an_inspection(tmp_path: Path) -> None:
 def test_a_failure_names_the_last_line(tmp_path: Path) -> None:
     rack = recorded(tmp_path)
     rack.servers["node1"].fail_orders["inspect"] = "no"
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: rack.states() == {"node1": "failed"})
     failure = rack.conductor.node("node1").node.failure
     assert failure is not None and "Last on its console: login:" in failure["cause"]
@@ -35,7 +35,7 @@ def test_a_failure_names_the_last_line(tmp_path: Path) -> None:
 
 def test_an_abort_ends_the_recording(tmp_path: Path) -> None:
     rack = recorded(tmp_path)
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: rack.servers["node1"].running == "ramdisk")
     rack.conductor.verb("node1", "abort")
     rack.play(until=lambda: rack.states() == {"node1": "available"})

@@ -40,7 +40,7 @@ def test_a_node_without_ports_is_enrolled_and_known_after_an_inspection(tmp_path
     rack = rack_of(tmp_path, 1)
     assert rack.states() == {"node1": "enrolled"}
     assert rack.conductor.boot_script(STRANGER) is None
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: bool(window(rack)))
     (address,) = [record.address for record in rack.conductor.ports()]
     rack.play(until=lambda: settled(rack))
@@ -54,7 +54,7 @@ def test_a_node_without_ports_is_enrolled_and_known_after_an_inspection(tmp_path
 def test_windows_are_open_one_at_a_time(tmp_path: Path) -> None:
     rack = rack_of(tmp_path, 3)
     for name in rack.servers:
-        rack.conductor.verb(name, "inspect")
+        rack.conductor.inspect(name)
     most = 0
 
     def watch() -> bool:
@@ -70,7 +70,7 @@ def test_windows_are_open_one_at_a_time(tmp_path: Path) -> None:
 
 def test_another_server_in_the_window_is_refused_and_named(tmp_path: Path) -> None:
     rack = rack_of(tmp_path, 1)
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: bool(window(rack)))
     token = rack.store.tokens.token(rack.conductor.nodes()[0].deployment or "", "boot")
     assert token is not None
@@ -86,7 +86,7 @@ def test_another_server_in_the_window_is_refused_and_named(tmp_path: Path) -> No
 def test_a_controller_without_a_number_is_known_by_its_address_inside(tmp_path: Path) -> None:
     rack = rack_of(tmp_path, 1)
     server = rack.servers["node1"]
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: bool(window(rack)))
     server.says_uuid = False
     rack.play(until=lambda: any("window.stranger" in event for event in rack.events()))
@@ -97,7 +97,7 @@ def test_a_controller_without_a_number_is_known_by_its_address_inside(tmp_path: 
 
 def test_an_abort_and_a_failure_close_the_window(tmp_path: Path) -> None:
     rack = rack_of(tmp_path, 1)
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: bool(window(rack)))
     rack.conductor.verb("node1", "abort")
     assert window(rack) == []
@@ -105,14 +105,14 @@ def test_an_abort_and_a_failure_close_the_window(tmp_path: Path) -> None:
     assert rack.states() == {"node1": "enrolled"}
     rack.servers["node1"].fail_orders["inspect"] = "no"
     rack.servers["node1"].device = rack.servers["node1"].device
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: settled(rack))
     assert rack.states() == {"node1": "failed"} and window(rack) == []
 
 
 def test_enrolling_again_keeps_the_ports_that_were_found(tmp_path: Path) -> None:
     rack = rack_of(tmp_path, 1)
-    rack.conductor.verb("node1", "inspect")
+    rack.conductor.inspect("node1")
     rack.play(until=lambda: settled(rack))
     found = ports(rack)
     (result,) = rack.conductor.enroll([EnrollItem(spec=rack.servers["node1"].spec, password=PASSWORD)])

@@ -83,7 +83,7 @@ def host(tmp_path: Path) -> FakeHost:
     host.texts["/sys/block/vda/size"] = str(1024 * MIB // 512)
     host.texts["/sys/block/vda/vda1/start"] = "2048"
     host.programs["sfdisk"] = lambda argv, stdin: answer_table() if "--json" in argv else Finished(0)
-    host.programs["blockdev"] = lambda argv, stdin: Finished(0, f"{900 * MIB}\n")
+    host.programs["blockdev"] = lambda argv, stdin: Finished(0, "512\n" if "--getss" in argv else f"{900 * MIB}\n")
     host.programs["blkid"] = lambda argv, stdin: Finished(0, f"{FILESYSTEM}\n")
     return host
 

@@ -137,6 +137,14 @@ def test_file_systems_are_made_with_the_identity_that_the_instance_looks_for(nod
     assert node.ran("mkswap") == [("mkswap", "--uuid", UUID, "--label", "l", "/dev/vda3")]
 
 
+@pytest.mark.parametrize(("sector", "mib", "bits"), [(512, 128, "32"), (4096, 128, "16"), (4096, 300, "32")])
+def test_a_boot_partition_is_the_fat_that_firmware_takes_it_for(node: Node, sector: int, mib: int, bits: str) -> None:
+    sizes = {"--getss": sector, "--getsize64": mib * MIB}
+    node.programs["blockdev"] = lambda argv, stdin: Finished(0, f"{sizes.get(argv[1], 0)}\n")
+    do_storage(node, order(part("a", mib), filesystems=[filesystem("a", "vfat") | {"uuid": "ABCD-0123"}]))
+    assert node.ran("mkfs.fat")[0][:3] == ("mkfs.fat", "-F", bits)
+
+
 KEPT = (part("a", 100, "root"), part("b", 300, keep=True), part("c", None))
 
 

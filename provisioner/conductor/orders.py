@@ -1,0 +1,114 @@
+"""What the ramdisk agent is told to do for a step; see :mod:`provisioner_agent.protocol.messages`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from provisioner.conductor.instance import build_files
+from provisioner.conductor.layout import Layout
+from provisioner.conductor.work import Work
+from provisioner.model.deployment import StepName
+from provisioner.store.tokens import INSTANCE
+from provisioner.trust.keys import new_token
+
+LLDP_SECONDS = 32.0
+"""Switches tell of themselves every 30 s (IEEE 802.1AB, 9.2.5.7)."""
+CMDLINE = "console=tty0 console=ttyS0,115200"
+
+
+def _layout(work: Work) -> Layout:
+    disks = work.detail(StepName.CHOOSE_DISK)["disks"]
+    return Layout(work.role.storage, disks, work.deployment.id, work.deployment.placement, work.node.spec.firmware)
+
+
+def _storage_order(work: Work) -> dict[str, Any]:
+    return _layout(work).order(work.doors.catalogue.index(work.deployment.placement.image).size)
+
+
+def _devices(work: Work) -> Mapping[str, str]:
+    """The devices of volumes by name, as the step before found them in this boot of the ramdisk."""
+    devices: Mapping[str, str] = work.detail(StepName.STORAGE)["devices"]
+    return devices
+
+
+def _image_order(work: Work) -> dict[str, Any]:
+    image = work.doors.catalogue.get(work.deployment.placement.image)
+    return {
+        "root": _devices(work)[work.role.storage.root.name],
+        "image": image.id,
+        "index_sha256": image.files["index.json"],
+        "grow": work.role.storage.grow,
+        "filesystem": work.role.storage.filesystem,
+    }
+
+
+def _seed_order(work: Work) -> dict[str, Any]:
+    """The instance's identity, with a fresh token: an instance that the node ran before is not heard any more."""
+    ident, placement = work.deployment.id, work.deployment.placement
+    token = new_token()
+    work.doors.store.tokens.replace(token, INSTANCE, work.node.name, ident, None)
+    members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
+    layout, devices = _layout(work), _devices(work)
+    files = build_files(placement, members, fstab=layout.fstab(), url=work.doors.settings.url, token=token)
+    mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]
+    made = work.detail(StepName.STORAGE)["made"]
+    return {"root": devices[work.role.storage.root.name], "mounts": mounts, "made": made, "files": files}
+
+
+def _loader_order(work: Work) -> dict[str, Any]:
+    layout, devices, storage = _layout(work), _devices(work), work.role.storage
+    disks = work.detail(StepName.CHOOSE_DISK)["disks"]
+    return {
+        "disks": [disks[name] for name in storage.disks_of(storage.root)],
+        "root": devices[storage.root.name],
+        "root_device": layout.root_device(),
+        "grub_partition": layout.grub_partition(),
+        "stacked": layout.stacked(),
+        "esp": devices.get("efi") or devices.get("esp"),
+        "firmware": str(work.node.spec.firmware),
+        "cmdline": CMDLINE,
+    }
+
+
+def _cpu_order(work: Work) -> dict[str, Any]:
+    return {"seconds": work.deployment.placement.burn_seconds}
+
+
+def _network_order(work: Work) -> dict[str, Any]:
+    """The ramdisk's own initramfs is what every node could fetch once already."""
+    image = work.doors.catalogue.get(str(work.detail(StepName.BOOT_FILES)["ramdisk"]))
+    return {
+        "macs": [port.mac for port in work.node.spec.ports],
+        "image": image.id,
+        "name": "initramfs",
+        "size": image.sizes["initramfs"],
+        "sha256": image.files["initramfs"],
+    }
+
+
+def _restart_order(work: Work) -> dict[str, Any]:
+    layout = _layout(work)
+    return {
+        "root": _devices(work)[work.role.storage.root.name],
+        "stacked": layout.stacked(),
+        "cmdline": f"root={layout.root_device()} ro {CMDLINE}",
+    }
+
+
+def _inspect_order(work: Work) -> dict[str, Any]:
+    return {"lldp_seconds": LLDP_SECONDS}
+
+
+ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
+    StepName.STORAGE: _storage_order,
+    StepName.WRITE_IMAGE: _image_order,
+    StepName.SEED_INSTANCE: _seed_order,
+    StepName.BOOT_LOADER: _loader_order,
+    StepName.RESTART: _restart_order,
+    StepName.INSPECT: _inspect_order,
+    StepName.TEST_NETWORK: _network_order,
+    StepName.TEST_DISK: lambda work: {},
+    StepName.TEST_MEMORY: lambda work: {},
+    StepName.TEST_CPU: _cpu_order,
+}
