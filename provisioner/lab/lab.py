@@ -15,7 +15,7 @@ from provisioner.errors import LabError, NotFound, ProvisionerError
 from provisioner.events import Event, Observer
 from provisioner.lab import chassis
 from provisioner.lab.controller import EMULATION, controller_command, controller_config
-from provisioner.lab.machine import FIRST_DISK, OVMF_VARS, disk_file, kvm_works, machine_command
+from provisioner.lab.machine import FIRST_DISK, OVMF_VARS, WRITE_LOG, disk_file, kvm_works, machine_command
 from provisioner.lab.rack import Machine, Rack
 from provisioner.lab.wire import ensure_network, namespaces, remove_network
 from provisioner.model.hardware import Firmware
@@ -100,6 +100,8 @@ def _ensure_machine(machine: Machine, bench: Bench, *, kvm: bool) -> None:
         if not (folder / name).exists():
             with (folder / name).open("wb") as file:
                 file.truncate(gib * GIB)
+    if machine.log_writes:
+        (folder / WRITE_LOG).touch()
     if machine.firmware is Firmware.UEFI and not (folder / "vars.fd").exists():
         if not OVMF_VARS.exists():
             raise LabError("the UEFI firmware is not installed", where=str(OVMF_VARS), hint="apt-get install ovmf")

@@ -16,7 +16,7 @@ SYSTEM_PORT = 9002
 SERIAL_PORT = 9003
 """At the controller's address; the controller carries it to whoever asks for serial over LAN."""
 QEMU = "qemu-system-x86_64"
-FIRST_DISK = "disk.raw"
+FIRST_DISK, WRITE_LOG = "disk.raw", "writes.log"
 DEVICES = {
     Bus.VIRTIO: ("virtio-blk-pci,drive={0}",),
     Bus.SATA: ("ide-hd,drive={0}",),
@@ -84,18 +84,32 @@ def _ports(machine: Machine, bootindex: int) -> Iterator[str]:
 
 def _disks(machine: Machine, folder: Path, bootindex: int) -> Iterator[str]:
     """In the order in which the machine finds them."""
-    first = LabDisk(serial=f"{machine.name[:15]}-root", sector=machine.sector)
+    first = LabDisk(serial=f"{machine.name[:15]}-root", sector=machine.sector, bad_mib=machine.bad_mib)
     before = [disk for disk in machine.disks if disk.before]
     after = [disk for disk in machine.disks if not disk.before]
     for number, disk in enumerate((*before, first, *after)):
         ident = f"disk{number}"
         path = folder / (FIRST_DISK if disk is first else disk_file(disk))
-        yield from ("-drive", f"if=none,id={ident},format=raw,file={path},cache=unsafe,discard=unmap")
+        log = folder / WRITE_LOG if disk is first and machine.log_writes else None
+        yield from ("-drive", f"if=none,id={ident},{_file(path, disk.bad_mib, log)},discard=unmap")
         sizes = f",logical_block_size={disk.sector},physical_block_size={disk.sector}" if disk.sector != 512 else ""
         boots = f",bootindex={bootindex}" if disk is first else ""
         for device in DEVICES[disk.bus]:
             more = f",serial={disk.serial}{sizes}{boots}" if "drive=" in device else ""
             yield from ("-device", device.format(ident) + more)
+
+
+def _file(path: Path, bad_mib: int | None, log: Path | None) -> str:
+    """Where the bytes of a drive are, behind a filter that lets a place fail or logs what is written (qemu(1))."""
+    if bad_mib is not None:
+        fault = {"event": "none", "iotype": "write", "errno": 5, "sector": bad_mib * 2048, "once": "off"}
+        words = [f"file.inject-error.0.{key}={value}" for key, value in fault.items()]
+        return ",".join(["driver=raw,file.driver=blkdebug", f"file.image.filename={path}", *words, "cache=unsafe"])
+    if log is not None:
+        # Flushes must reach the filter: they are what a power cut is measured by.
+        words = [f"file.file.filename={path}", f"file.log.filename={log}", "cache=writeback"]
+        return ",".join(["driver=raw,file.driver=blklogwrites,file.file.driver=file,file.log.driver=file", *words])
+    return f"format=raw,file={path},cache=unsafe"
 
 
 def disk_file(disk: LabDisk) -> str:

@@ -29,7 +29,7 @@ class Bus(StrEnum):
 class LabDisk(Value):
     """A disk beside the machine's first. ``sector``: bytes of its logical and physical sectors.
 
-    ``before``: the machine finds it before its first one.
+    ``before``: the machine finds it before its first one. ``bad_mib``: what lies there cannot be written.
     """
 
     serial: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
@@ -37,12 +37,15 @@ class LabDisk(Value):
     bus: Bus = Bus.VIRTIO
     sector: Literal[512, 4096] = 512
     before: bool = False
+    bad_mib: int | None = Field(default=None, ge=0)
 
 
 class Machine(Value):
     """One virtual server: its controller's address, and the sizes of what it is made of.
 
-    ``more_macs``: of further ports, all on the rack's network. ``sector``: bytes of a sector of its first disk.
+    ``more_macs``: of further ports, all on the rack's network. ``sector``: bytes of a sector of its first disk,
+    ``bad_mib``: where it cannot be written. ``log_writes``: all that is written to it is logged, so that
+    :mod:`provisioner.lab.powercut` can say what of it a power cut would have left.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Machine(Value):
     cpus: int = Field(default=1, ge=1)
     disk_gib: int = Field(default=8, ge=1)
     sector: Literal[512, 4096] = 512
+    bad_mib: int | None = Field(default=None, ge=0)
+    log_writes: bool = False
     more_macs: tuple[str, ...] = Field(default=(), max_length=7)
     disks: tuple[LabDisk, ...] = Field(default=(), max_length=8)
     firmware: Firmware = Firmware.UEFI

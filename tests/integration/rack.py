@@ -134,7 +134,8 @@ def started_rack(
 
     The third node has a BIOS, the others UEFI.
 
-    :param cloud: whose images are built. :param change: changes what the lab file and the hardware file say.
+    :param cloud: whose images are built. :param change: changes what the lab file and the hardware file say,
+        when the images are there.
 
     Records and images stay in ``.tox/rack`` so that a second run of the tests starts with warm layers.
     """
@@ -142,6 +143,11 @@ def started_rack(
     for name in ("provisioner.db", "provisioner.db-wal", "provisioner.db-shm"):
         (state / name).unlink(missing_ok=True)
     rack = Rack(folder, state)
+    rack.config.write_text(
+        f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
+        "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
+    )
+    rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
     lab = yaml.safe_load((ROOT / "seed" / "lab.yaml").read_text())
     lab["namespace"] = NAMESPACE
     lab["nodes"] = lab["nodes"][:nodes]
@@ -155,12 +161,7 @@ def started_rack(
     (folder / "lab.yaml").write_text(yaml.safe_dump(lab))
     text = yaml.safe_dump(hardware).replace("/var/lib/provisioner/lab", str(state / "lab"))
     (folder / "hardware.yaml").write_text(text)
-    rack.config.write_text(
-        f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
-        "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
-    )
     try:
-        rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
         rack.run("lab", "up", "--file", str(folder / "lab.yaml"))
         rack.start()
         yield rack

@@ -1,0 +1,68 @@
+"""What a power cut leaves: everything up to the last flush."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioner.errors import LabError
+from provisioner.lab.powercut import DISCARD, ENTRY, FLUSH, FUA, MAGIC, SUPERBLOCK, VERSION, cut_power
+
+SECTOR = 512
+Entry = tuple[int, int, bytes]
+"""(sector, flags, data)."""
+
+
+def write_log(path: Path, entries: list[Entry], count: int | None = None, discarded: int = 2) -> None:
+    head = SUPERBLOCK.pack(MAGIC, VERSION, len(entries) if count is None else count, SECTOR)
+    parts = [head.ljust(SECTOR, b"\0")]
+    for sector, flags, data in entries:
+        sectors = discarded if flags & DISCARD else len(data) // SECTOR
+        parts += [ENTRY.pack(sector, sectors, flags, 0).ljust(SECTOR, b"\0"), data]
+    path.write_bytes(b"".join(parts))
+
+
+def block(letter: str, sectors: int = 1) -> bytes:
+    return letter.encode() * SECTOR * sectors
+
+
+def after(tmp_path: Path, entries: list[Entry], count: int | None = None) -> tuple[int, bytes]:
+    """(writes that were lost, the disk)."""
+    log, disk = tmp_path / "log", tmp_path / "disk"
+    write_log(log, entries, count)
+    disk.write_bytes(b"?" * SECTOR * 8)
+    return cut_power(log, disk), disk.read_bytes()
+
+
+def test_what_was_flushed_is_there_and_nothing_else(tmp_path: Path) -> None:
+    lost, disk = after(tmp_path, [(0, 0, block("a")), (2, 0, block("b", 2)), (0, FLUSH, b""), (5, 0, block("c"))])
+    assert lost == 1
+    assert disk == block("a") + bytes(SECTOR) + block("b", 2) + bytes(4 * SECTOR)
+
+
+def test_a_write_past_the_cache_counts_as_a_flush(tmp_path: Path) -> None:
+    lost, disk = after(tmp_path, [(0, 0, block("a")), (1, FUA, block("b")), (2, 0, block("c"))])
+    assert (lost, disk[: 2 * SECTOR]) == (1, block("a") + block("b"))
+
+
+def test_what_was_discarded_reads_as_zeros(tmp_path: Path) -> None:
+    _, disk = after(tmp_path, [(0, 0, block("a", 4)), (1, DISCARD, b""), (4, FLUSH, block("z"))])
+    assert disk[: 5 * SECTOR] == block("a") + bytes(2 * SECTOR) + block("a") + block("z")
+
+
+def test_without_a_flush_the_disk_is_as_it_was_made(tmp_path: Path) -> None:
+    assert after(tmp_path, [(0, 0, block("a"))]) == (1, bytes(8 * SECTOR))
+
+
+def test_entries_that_the_log_does_not_count_yet_are_not_there(tmp_path: Path) -> None:
+    lost, disk = after(tmp_path, [(0, FLUSH, block("a")), (1, FLUSH, block("b"))], count=1)
+    assert (lost, disk[SECTOR : 2 * SECTOR]) == (0, bytes(SECTOR))
+
+
+@pytest.mark.parametrize("data", [b"", b"not a log", bytes(4096)])
+def test_what_is_no_log_is_said(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "log").write_bytes(data)
+    (tmp_path / "disk").write_bytes(b"")
+    with pytest.raises(LabError):
+        cut_power(tmp_path / "log", tmp_path / "disk")
