@@ -43,12 +43,9 @@ def enroll(doors: Doors, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
 def _enroll(doors: Doors, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
     started = doors.clock.monotonic()
     left = {item.spec.name: item for item in items}
-    for name, item in list(left.items()):
-        try:
-            doors.store.nodes.check_free(item.spec)
-        except ProvisionerError as error:
-            yield _failed(doors, name, error, started)
-            del left[name]
+    for name, conflict in doors.store.nodes.conflicts([item.spec for item in items]).items():
+        yield _failed(doors, name, conflict, started)
+        left.pop(name, None)
     yield from _verify(doors, left, {}, started)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
@@ -26,6 +26,9 @@ class PortRecord:
     mac: str
     node: str
     address: str | None
+
+
+OWNED_PORTS = select(PORTS.c.mac, NODES.c.name).join(NODES, PORTS.c.node == NODES.c.uuid)
 
 
 def bmc_key(bmc: BmcAddress) -> str:
@@ -69,24 +72,23 @@ class Nodes:
     def check_free(self, spec: NodeSpec) -> None:
         """Raise :class:`Conflict` when its BMC, a MAC or its name is on record for another server."""
         macs = [port.mac for port in spec.ports]
+        bmcs = select(NODES.c.name, NODES.c.bmc).where(or_(NODES.c.bmc == bmc_key(spec.bmc), NODES.c.name == spec.name))
+        ports = OWNED_PORTS.where(or_(PORTS.c.mac.in_(macs), NODES.c.name == spec.name))
+        conflict = _conflict(spec, self._owners(bmcs, ports))
+        if conflict is not None:
+            raise conflict
+
+    def conflicts(self, specs: Sequence[NodeSpec]) -> dict[str, Conflict]:
+        """What :meth:`check_free` would raise, by name, for many at once."""
+        owners = self._owners(select(NODES.c.name, NODES.c.bmc), OWNED_PORTS)
+        found = ((spec.name, _conflict(spec, owners)) for spec in specs)
+        return {name: conflict for name, conflict in found if conflict is not None}
+
+    def _owners(self, bmcs: Select[Any], ports: Select[Any]) -> _Owners:
         with self._db.read() as tx:
-            row = tx.execute(select(NODES.c.name).where(NODES.c.bmc == bmc_key(spec.bmc))).one_or_none()
-            if row is not None and row.name != spec.name:
-                raise _taken(spec.name, f"the BMC {spec.bmc.address}:{spec.bmc.port}", row.name)
-            owners = select(PORTS.c.mac, NODES.c.name).join(NODES, PORTS.c.node == NODES.c.uuid)
-            for port in tx.execute(owners.where(PORTS.c.mac.in_(macs)).order_by(PORTS.c.mac)):
-                if port.name != spec.name:
-                    raise _taken(spec.name, f"the MAC address {port.mac}", port.name)
-        known = self.find(spec.name)
-        if known is None or bmc_key(known.spec.bmc) == bmc_key(spec.bmc):
-            return
-        if not {port.mac for port in known.spec.ports} & set(macs):
-            raise Conflict(
-                "the name belongs to another server",
-                where=spec.name,
-                cause=f"on record it has the BMC {known.spec.bmc.address} and none of these MAC addresses",
-                hint=f"give this server another name, or: provisioner node forget {spec.name}",
-            )
+            by_name = {row.name: row.bmc for row in tx.execute(bmcs)}
+            by_mac = {row.mac: row.name for row in tx.execute(ports.order_by(PORTS.c.mac))}
+        return _Owners({bmc: name for name, bmc in by_name.items()}, by_name, by_mac)
 
     def add(
         self,
@@ -338,6 +340,34 @@ class Nodes:
         """Forget a node with its ports, tokens, metadata and reports."""
         with self._db.write() as tx:
             tx.execute(delete(NODES).where(NODES.c.name == name))
+
+
+@dataclass(frozen=True)
+class _Owners:
+    """Names of nodes by what is theirs, and BMCs by name."""
+
+    bmcs: Mapping[str, str]
+    names: Mapping[str, str]
+    macs: Mapping[str, str]
+
+
+def _conflict(spec: NodeSpec, owners: _Owners) -> Conflict | None:
+    key, macs = bmc_key(spec.bmc), [port.mac for port in spec.ports]
+    owner = owners.bmcs.get(key, spec.name)
+    if owner != spec.name:
+        return _taken(spec.name, f"the BMC {spec.bmc.address}:{spec.bmc.port}", owner)
+    for mac in sorted(macs):
+        if (owner := owners.macs.get(mac, spec.name)) != spec.name:
+            return _taken(spec.name, f"the MAC address {mac}", owner)
+    known = owners.names.get(spec.name, key)
+    if known == key or any(owners.macs.get(mac) == spec.name for mac in macs):
+        return None
+    return Conflict(
+        "the name belongs to another server",
+        where=spec.name,
+        cause=f"on record it has the BMC {known} and none of these MAC addresses",
+        hint=f"give this server another name, or: provisioner node forget {spec.name}",
+    )
 
 
 def _taken(name: str, what: str, owner: str) -> Conflict:
