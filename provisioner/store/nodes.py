@@ -100,7 +100,7 @@ class Nodes:
         facts: Mapping[str, Any],
         pool: Sequence[str],
         now: float,
-    ) -> Node:
+    ) -> None:
         """Put a verified node on record: ``available``, or ``enrolled`` while its ports are not known.
 
         ``pool``: addresses that its ports may get.
@@ -127,7 +127,6 @@ class Nodes:
             )
             tx.execute(insert(LEASES).values(node=uuid, holder="", purpose="", expiry=0.0, fence=0))
             self._set_ports(uuid, spec, pool)
-            return self.get(spec.name)
 
     def change(
         self,
