@@ -103,6 +103,10 @@ class Layout:
         """Whether there are RAIDs or volume groups."""
         return bool(self._storage.groups) or any(True for _ in self._raids())
 
+    def raids(self) -> dict[str, str]:
+        """UUIDs of RAIDs by name."""
+        return {raid["name"]: raid["uuid"] for raid in self._raids()}
+
     def uuid(self, name: str) -> str:
         """Of the file system on a volume, or of a RAID."""
         return str(uuid.uuid5(IDS, f"{self._owner(name)}/{name}/content"))

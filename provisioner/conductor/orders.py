@@ -65,6 +65,7 @@ def _loader_order(work: Work) -> dict[str, Any]:
         "root_device": layout.root_device(),
         "grub_partition": layout.grub_partition(),
         "stacked": layout.stacked(),
+        "raids": layout.raids(),
         "esp": devices.get("efi") or devices.get("esp"),
         "firmware": str(work.node.spec.firmware),
         "cmdline": CMDLINE,
@@ -92,6 +93,7 @@ def _restart_order(work: Work) -> dict[str, Any]:
     return {
         "root": _devices(work)[work.role.storage.root.name],
         "stacked": layout.stacked(),
+        "raids": layout.raids(),
         "cmdline": f"root={layout.root_device()} ro {CMDLINE}",
     }
 

@@ -21,8 +21,8 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
 ``seed-instance``  ``root``, ``mounts``: ``[{"volume", "device", "path", "filesystem"}]``, ``made``,
                    ``files``: ``[{"path", "mode" (int), "content" (text)}]``
 ``boot-loader``    ``root``, ``disks``, ``esp`` (device), ``root_device`` (for the kernel), ``grub_partition``,
-                   ``stacked`` (bool), ``firmware`` (``uefi``/``bios``), ``cmdline`` (extra kernel arguments)
-``restart``        ``root``, ``stacked``, ``cmdline``: load the instance's kernel, answer, give way to it
+                   ``stacked`` (bool), ``raids`` (UUIDs by name), ``firmware`` (``uefi``/``bios``), ``cmdline`` (extra kernel arguments)
+``restart``        ``root``, ``stacked``, ``raids``, ``cmdline``: load the instance's kernel, answer, give way to it
 ``hello``          nothing: read the hardware again, for another deployment; its result has ``hardware``
 ``inspect``        ``lldp_seconds``; its result has ``hardware``
 ``test-cpu``       ``seconds``; of this and the next three the result has ``verdict`` and ``summary``

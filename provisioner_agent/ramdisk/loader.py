@@ -60,7 +60,7 @@ def do_boot_loader(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     """:raises OrderFailed: the image lacks a kernel or a loader, or installing it failed."""
     root, disks = str(order["root"]), [disk_path(str(disk)) for disk in order["disks"]]
     if order["stacked"]:
-        open_stacks(host)  # the step may have been done before, to its end
+        open_stacks(host, order["raids"])  # the step may have been done before, to its end
     filesystem = read_uuid(host, root)
     device, partition = str(order["root_device"]), str(order["grub_partition"])
     menu = render_menu(filesystem, device, partition, str(order.get("cmdline", ""))).encode()

@@ -21,7 +21,7 @@ def do_restart(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     :raises OrderFailed: this kernel or this machine does not allow it.
     """
     if order["stacked"]:
-        open_stacks(host)
+        open_stacks(host, order["raids"])
     with mounted(host, str(order["root"]), "-o", "ro") as folder:
         kernel, initrd = (resolve_below(host, folder, path.split("/"), make=False) for path in (KERNEL, INITRD))
         argv = ["kexec", "--kexec-syscall-auto", "--load", kernel, f"--initrd={initrd}"]

@@ -19,11 +19,13 @@ def close_stacks(host: Host) -> None:
     """Let go of all volume groups and RAIDs, so that their disks can be written, or the power taken away."""
     host.run(lvm("vgchange", "--activate", "n"))
     host.run(["mdadm", "--stop", "--scan"])
+    host.run(["rm", "-rf", "/dev/md"])  # without udev the names stay, and the next array of a name gets another one
 
 
-def open_stacks(host: Host) -> None:
-    """Find again what :func:`close_stacks` let go of."""
-    host.run(["mdadm", "--assemble", "--scan", "--homehost=any"])
+def open_stacks(host: Host, raids: Mapping[str, str]) -> None:
+    """Find again what :func:`close_stacks` let go of. :param raids: UUIDs by name."""
+    for name, uuid in raids.items():
+        host.run(["mdadm", "--assemble", "--run", f"/dev/md/{name}", f"--uuid={uuid}"])
     host.run(lvm("vgchange", "--activate", "y"))
 
 

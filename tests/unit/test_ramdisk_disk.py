@@ -57,6 +57,7 @@ def loader_order(firmware: str = "uefi", **changes: Any) -> dict[str, Any]:
         "root_device": f"PARTUUID={ROOT_GUID}",
         "grub_partition": "gpt2",
         "stacked": False,
+        "raids": {},
         "firmware": firmware,
         "cmdline": "quiet",
     } | changes

@@ -12,7 +12,7 @@ from provisioner_agent.ramdisk.host import Finished
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.restart import do_restart
 
-ORDER = {"root": "/dev/vda2", "stacked": False, "cmdline": "root=PARTUUID=1 ro quiet"}
+ORDER = {"root": "/dev/vda2", "stacked": False, "raids": {"root": "1-2"}, "cmdline": "root=PARTUUID=1 ro quiet"}
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def test_kernel_and_initrd_of_the_image_are_loaded(host: FakeHost) -> None:
 def test_stacks_are_opened_for_it_and_closed_again(host: FakeHost) -> None:
     do_restart(host, ORDER | {"stacked": True})
     words = [argv[:2] for argv in host.runs]
+    assert ("mdadm", "--assemble", "--run", "/dev/md/root", "--uuid=1-2") in host.runs
     assert words.index(("mdadm", "--assemble")) < words.index(("kexec", "--kexec-syscall-auto"))
     assert words.index(("mdadm", "--stop")) > words.index(("kexec", "--kexec-syscall-auto"))
 
