@@ -21,7 +21,7 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
 ``seed-instance``  ``root``, ``mounts``: ``[{"volume", "device", "path", "filesystem"}]``, ``made``,
                    ``files``: ``[{"path", "mode" (int), "content" (text)}]``
 ``boot-loader``    ``root``, ``disks``, ``esp`` (device), ``root_device`` (for the kernel), ``grub_partition``,
-                   ``stacked`` (bool), ``raids`` (UUIDs by name), ``firmware`` (``uefi``/``bios``), ``cmdline`` (extra kernel arguments)
+                   ``stacked`` (bool), ``raids`` (UUIDs by name), ``firmware`` (``uefi``/``bios``), ``cmdline``
 ``restart``        ``root``, ``stacked``, ``raids``, ``cmdline``: load the instance's kernel, answer, give way to it
 ``hello``          nothing: read the hardware again, for another deployment; its result has ``hardware``
 ``inspect``        ``lldp_seconds``; its result has ``hardware``
