@@ -88,17 +88,11 @@ def build_archive(folder: Path, image: Path, rounds: int, port: int) -> Path:
         shutil.copy2(Path(found).resolve(), stage / "bench/bin" / name)
         listed = subprocess.run(["ldd", found], capture_output=True, text=True, check=False).stdout
         libraries |= {word for line in listed.splitlines() for word in line.split() if word.startswith("/")}
-    (stage / "bench/lib").mkdir()
+    # At the places where their loader looks, over the ramdisk's own, which are of the same Debian release.
+    place = stage / "usr/lib/x86_64-linux-gnu"
+    place.mkdir(parents=True)
     for library in sorted(libraries):
-        shutil.copy2(Path(library).resolve(), stage / "bench/lib" / Path(library).name)
-    # The ramdisk has the C library and its loader of the same release; the others are found here.
-    for name in PROGRAMS:
-        real = stage / "bench/bin" / f"{name}.real"
-        (stage / "bench/bin" / name).rename(real)
-        loader = "/bench/lib/ld-linux-x86-64.so.2 --library-path /bench/lib"
-        script = stage / "bench/bin" / name
-        script.write_text(f'#!/bin/busybox sh\nexec {loader} /bench/bin/{name}.real "$@"\n')
-        script.chmod(0o755)
+        shutil.copy2(Path(library).resolve(), place / Path(library).name)
     shutil.copy2(INSIDE, stage / "bench" / INSIDE.name)
     manifest = json.loads((image / "manifest.json").read_text())
     words = {"ROUNDS": rounds, "PORT": port, "IMAGE": image.name, "DIGEST": manifest["files"][INDEX]}
@@ -140,7 +134,8 @@ def boot(ramdisk: Path, archive: Path, folder: Path) -> dict[str, Any]:
 def rows(found: dict[str, Any]) -> list[Row]:
     def compared(work: str, name: str, bar: float) -> Row:
         ours, theirs = median(found[name]), median(found[f"programs_{name}"])
-        speeds = f"{found['mapped'] / ours:.1f} and {found['mapped'] / theirs:.1f} MiB/s of {found['mapped']:.0f} MiB"
+        speeds = f"{found['mapped'] / ours:.1f} and {found['mapped'] / theirs:.1f} MiB/s"
+        speeds += f" of {found['mapped']:.0f} MiB in {found['extents']} extents"
         return Row(work, ours / theirs, bar, "", speeds)
 
     return [

@@ -109,7 +109,7 @@ def main() -> None:
         wrote, compared = ours(url, image, index, peaks)
         times["write"].append(wrote)
         times["read"].append(compared)
-    result = {"mapped": index.mapped / MB, "peak": max(peaks, default=memory())} | times
+    result = {"mapped": index.mapped / MB, "extents": len(extents(index)), "peak": max(peaks, default=memory())} | times
     Path("/dev/ttyS1").write_text(json.dumps(result) + "\n")
 
 
