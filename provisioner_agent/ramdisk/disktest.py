@@ -72,6 +72,7 @@ def _test(host: Host, disk: Mapping[str, Any], meter: Meter) -> Read:
 
 def _read(host: Host, block: BlockFile, size: int, read: Read, meter: Meter) -> None:
     block.forget()
+    buffer = memoryview(bytearray(PIECE))
     begun, took, unreadable = host.monotonic(), list[tuple[float, int]](), list[int]()
     wanted = places(size)
     for offset, length in wanted:
@@ -79,7 +80,7 @@ def _read(host: Host, block: BlockFile, size: int, read: Read, meter: Meter) -> 
         if start - begun > DISK_SECONDS:
             break
         try:
-            came = len(block.read_at(offset, length))
+            came = block.read_into(offset, buffer[:length])
         except OSError:
             came = 0
         if came < length:

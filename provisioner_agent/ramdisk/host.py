@@ -59,10 +59,10 @@ class Finished:
 class BlockFile(Protocol):
     """A partition, open for writing. Offsets and lengths in bytes. Its calls may come from several threads."""
 
-    def read_at(self, offset: int, length: int) -> bytes:
-        """:returns: fewer bytes only at the end. :raises OSError:"""
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """:returns: bytes read; fewer than ``view`` has only at the end. :raises OSError:"""
 
-    def write_at(self, offset: int, data: bytes | bytearray) -> None:
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data`` and let the kernel begin to bring it to the disk. :raises OSError:"""
 
     def zero(self, offset: int, length: int) -> None:
@@ -85,8 +85,8 @@ class Decompressor(Protocol):
 
     def end_input(self) -> None: ...
 
-    def read(self, length: int) -> bytearray:
-        """:returns: ``length`` bytes, fewer when its output has ended."""
+    def read_into(self, view: memoryview) -> int:
+        """:returns: bytes read; fewer than ``view`` has when its output has ended."""
 
     def kill(self) -> None:
         """End it, whatever it does; called again, nothing."""
@@ -189,14 +189,13 @@ class FileBlocks:
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
-    def read_at(self, offset: int, length: int) -> bytes:
-        parts: list[bytes] = []
-        while length > 0 and (part := os.pread(self.fd, length, offset)):
-            parts.append(part)
-            offset, length = offset + len(part), length - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    def read_into(self, offset: int, view: memoryview) -> int:
+        have = 0
+        while have < len(view) and (count := os.preadv(self.fd, [view[have:]], offset + have)):
+            have += count
+        return have
 
-    def write_at(self, offset: int, data: bytes | bytearray) -> None:
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         done = 0
         while done < len(view):
@@ -253,15 +252,11 @@ class Zstd:
         with contextlib.suppress(OSError):
             self.input.close()
 
-    def read(self, length: int) -> bytearray:
-        data = bytearray(length)
-        view, have = memoryview(data), 0
-        while have < length:
-            count = os.readv(self.output.fileno(), [view[have:]])
-            if count == 0:
-                return data[:have]
+    def read_into(self, view: memoryview) -> int:
+        have = 0
+        while have < len(view) and (count := os.readv(self.output.fileno(), [view[have:]])):
             have += count
-        return data
+        return have
 
     def kill(self) -> None:
         if self.process.poll() is None:

@@ -7,6 +7,7 @@ them. So download, decompression, hashing and writing overlap, and order does no
 from __future__ import annotations
 
 import hashlib
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from provisioner_agent.ramdisk.progress import Meter
 
 ROOT_FILE = "root.zst"
 READ = 256 * 1024
+MOST_WORKERS = 4
+"""Threads that hash and write: more only need more memory, since four processors hash faster than disks write."""
 TRIES = 3
 """How often a damaged chunk is asked for again."""
 ZERO_STEP = 64 << 20
@@ -105,9 +108,12 @@ class ImageWriter:
     def __init__(self, host: Host, source: Source, image: str, index: Index, blocks: BlockFile, meter: Meter) -> None:
         self._host, self._source, self._image = host, source, image
         self._index, self._blocks, self._meter = index, blocks, meter
-        self._workers = host.cpus()
+        self._workers = min(host.cpus(), MOST_WORKERS)
         self._pool = ThreadPoolExecutor(self._workers + 1)  # one more, for the zeros
         self._running: deque[Future[None]] = deque()
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        for _ in range(self._workers + 1):  # one more, which is filled while the others are written
+            self._free.put(memoryview(bytearray(max((chunk.length for chunk in index.chunks), default=0))))
         self._bad: deque[int] = deque()
         self._patience = Patience(host)
         self.connections = 0
@@ -177,11 +183,12 @@ class ImageWriter:
         at, cut = first, ""
         try:
             while at < last and not self._bad:
-                data = pipe.read(chunks[at].length)
-                if len(data) < chunks[at].length:
+                buffer = self._free.get()
+                if pipe.read_into(buffer[: chunks[at].length]) < chunks[at].length:
+                    self._free.put(buffer)
                     cut = feeder.cut
                     break
-                self._hand_over(at, data)
+                self._hand_over(at, buffer)
                 at += 1
         finally:
             pipe.kill()
@@ -192,19 +199,23 @@ class ImageWriter:
             self._running.popleft().result()
         return at, cut
 
-    def _hand_over(self, number: int, data: bytearray) -> None:
-        """To the pool, which never holds more than a few chunks."""
-        if len(self._running) > self._workers:
+    def _hand_over(self, number: int, buffer: memoryview) -> None:
+        """To the pool; it raises what an earlier chunk's write raised."""
+        while self._running and self._running[0].done():
             self._running.popleft().result()
-        self._running.append(self._pool.submit(self._put, number, data))
+        self._running.append(self._pool.submit(self._put, number, buffer))
 
-    def _put(self, number: int, data: bytearray) -> None:
+    def _put(self, number: int, buffer: memoryview) -> None:
         chunk = self._index.chunks[number]
-        if hashlib.sha256(data).hexdigest() != chunk.sha256:
-            self._bad.append(number)
-            return
-        self._blocks.write_at(chunk.offset, data)
-        self._meter.add(chunk.length)
+        data = buffer[: chunk.length]
+        try:
+            if hashlib.sha256(data).hexdigest() != chunk.sha256:
+                self._bad.append(number)
+                return
+            self._blocks.write_at(chunk.offset, data)
+            self._meter.add(chunk.length)
+        finally:
+            self._free.put(buffer)
 
     def _fetch_again(self, number: int) -> None:
         """One chunk by itself. :raises OrderFailed: it is damaged each time."""
@@ -230,22 +241,42 @@ class ImageWriter:
         """Compare what the disk returns; what differs is written once more. :raises OrderFailed: it differs again."""
         self._blocks.forget()
         self._meter.begin("read back", self._index.mapped)
-        numbers = list(range(len(self._index.chunks)))
-        wrong = [
-            number for number, right in zip(numbers, self._pool.map(self._is_right, numbers), strict=True) if not right
-        ]
+        wrong = self._compare()
         for number in wrong:
             self._fetch_again(number)
         if wrong:
             self._blocks.flush()
             self._blocks.forget()
+        buffer = self._free.get()
         for number in wrong:
-            if not self._is_right(number):
+            if not self._is_right(number, buffer):
                 offset = self._index.chunks[number].offset
                 raise OrderFailed("the disk does not keep what is written to it", f"at byte {offset} of the partition")
+        self._free.put(buffer)
 
-    def _is_right(self, number: int) -> bool:
+    def _compare(self) -> list[int]:
+        """Numbers of chunks that the disk returns otherwise; the workers take turns. :raises OSError: of the disk."""
+        numbers, lock, wrong = iter(range(len(self._index.chunks))), threading.Lock(), list[int]()
+
+        def compare() -> None:
+            buffer = self._free.get()
+            try:
+                while True:
+                    with lock:
+                        number = next(numbers, None)
+                    if number is None:
+                        return
+                    if not self._is_right(number, buffer):
+                        wrong.append(number)
+            finally:
+                self._free.put(buffer)
+
+        for worker in [self._pool.submit(compare) for _ in range(self._workers)]:
+            worker.result()
+        return sorted(wrong)
+
+    def _is_right(self, number: int, buffer: memoryview) -> bool:
         chunk: Chunk = self._index.chunks[number]
-        right = hashlib.sha256(self._blocks.read_at(chunk.offset, chunk.length)).hexdigest() == chunk.sha256
+        data = buffer[: self._blocks.read_into(chunk.offset, buffer[: chunk.length])]
         self._meter.add(chunk.length)
-        return right
+        return hashlib.sha256(data).hexdigest() == chunk.sha256

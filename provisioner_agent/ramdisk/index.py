@@ -17,7 +17,7 @@ READ = 1 << 20
 TRIES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """``length`` bytes at ``offset`` of the partition; their zstd frame lies at ``frame`` of ``root.zst``."""
 

@@ -18,7 +18,7 @@ import zstandard
 from provisioner_agent.ramdisk.download import HttpSource
 from provisioner_agent.ramdisk.fakehost import FakeHost
 from provisioner_agent.ramdisk.host import BlockFile, FileBlocks, Finished
-from provisioner_agent.ramdisk.image import do_write_image
+from provisioner_agent.ramdisk.image import MOST_WORKERS, do_write_image
 from provisioner_agent.ramdisk.index import parse_index
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.progress import NoMeter
@@ -264,6 +264,38 @@ def test_what_the_disk_lost_is_written_again_once(bench: Bench, tmp_path: Path) 
     host.losses = 2
     with pytest.raises(OrderFailed, match="does not keep what is written"):
         do_write_image(host, bench.source, bench.order(), NoMeter())
+
+
+class Counting(FileBlocks):
+    """Counts how many of its calls run at once."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        super().write_at(offset, data)
+        with self.lock:
+            self.now -= 1
+
+
+def test_a_hundred_processors_do_not_need_a_hundred_times_the_memory(bench: Bench, tmp_path: Path) -> None:
+    class Large(FakeHost):
+        def cpus(self) -> int:
+            return 128
+
+        def open_block(self, path: str) -> BlockFile:
+            self.block = Counting(str(self.devices[path]))
+            return self.block
+
+    host = Large(tmp_path)
+    host.devices, host.programs = bench.host.devices, bench.host.programs
+    do_write_image(host, bench.source, bench.order(), NoMeter())
+    check(bench)
+    assert 1 <= host.block.most <= MOST_WORKERS
 
 
 def test_grow_checks_first(bench: Bench) -> None:
