@@ -34,7 +34,9 @@ class Write:
 def cut_power(log: Path, disk: Path) -> int:
     """Make ``disk`` what a power cut would have left of it. The machine has ended.
 
-    :returns: how many writes were lost. :raises LabError: the log is none.
+    QEMU counts in the log what was written up to the last flush; what comes after it is not counted, and lost too.
+
+    :returns: how many writes are left. :raises LabError: the log is none.
     """
     size = disk.stat().st_size
     with log.open("rb") as source:
@@ -46,7 +48,7 @@ def cut_power(log: Path, disk: Path) -> int:
             target.truncate(size)
             for write in kept:
                 _apply(write, source, target)
-    return len(writes) - len(kept)
+    return len(kept)
 
 
 def read_log(source: BinaryIO) -> Iterator[Write]:

@@ -21,6 +21,7 @@ from provisioner.system.run import Runner
 
 CLONE_NEWNS, MNT_DETACH = 0x00020000, 2
 MEMINFO = Path("/proc/meminfo")
+HOLD_TRIES = 1000
 
 
 def available_memory(meminfo: Path = MEMINFO) -> int:
@@ -61,15 +62,29 @@ def held_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
     It is locked meanwhile, and the kernel drops the lock when the process dies, however it dies: what
     :func:`sweep_folders` finds unlocked belongs to nobody.
+
+    :raises HostError: each folder was swept before it was locked.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+    folder, handle = _hold(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _hold(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A sweep may come between making a folder and locking it; then the lock is that of a folder that is gone."""
+    for _ in range(HOLD_TRIES):
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            yield Path(folder)
-        finally:
+            if folder.exists():
+                return folder, handle
             os.close(handle)
+    raise HostError("a folder to work in is removed again and again", where=str(parent))
 
 
 def sweep_folders(parent: Path, prefix: str) -> list[Path]:

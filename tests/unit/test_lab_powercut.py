@@ -28,7 +28,7 @@ def block(letter: str, sectors: int = 1) -> bytes:
 
 
 def after(tmp_path: Path, entries: list[Entry], count: int | None = None) -> tuple[int, bytes]:
-    """(writes that were lost, the disk)."""
+    """(writes that are left, the disk)."""
     log, disk = tmp_path / "log", tmp_path / "disk"
     write_log(log, entries, count)
     disk.write_bytes(b"?" * SECTOR * 8)
@@ -36,14 +36,14 @@ def after(tmp_path: Path, entries: list[Entry], count: int | None = None) -> tup
 
 
 def test_what_was_flushed_is_there_and_nothing_else(tmp_path: Path) -> None:
-    lost, disk = after(tmp_path, [(0, 0, block("a")), (2, 0, block("b", 2)), (0, FLUSH, b""), (5, 0, block("c"))])
-    assert lost == 1
+    kept, disk = after(tmp_path, [(0, 0, block("a")), (2, 0, block("b", 2)), (0, FLUSH, b""), (5, 0, block("c"))])
+    assert kept == 3
     assert disk == block("a") + bytes(SECTOR) + block("b", 2) + bytes(4 * SECTOR)
 
 
 def test_a_write_past_the_cache_counts_as_a_flush(tmp_path: Path) -> None:
-    lost, disk = after(tmp_path, [(0, 0, block("a")), (1, FUA, block("b")), (2, 0, block("c"))])
-    assert (lost, disk[: 2 * SECTOR]) == (1, block("a") + block("b"))
+    kept, disk = after(tmp_path, [(0, 0, block("a")), (1, FUA, block("b")), (2, 0, block("c"))])
+    assert (kept, disk[: 2 * SECTOR]) == (2, block("a") + block("b"))
 
 
 def test_what_was_discarded_reads_as_zeros(tmp_path: Path) -> None:
@@ -52,12 +52,12 @@ def test_what_was_discarded_reads_as_zeros(tmp_path: Path) -> None:
 
 
 def test_without_a_flush_the_disk_is_as_it_was_made(tmp_path: Path) -> None:
-    assert after(tmp_path, [(0, 0, block("a"))]) == (1, bytes(8 * SECTOR))
+    assert after(tmp_path, [(0, 0, block("a"))]) == (0, bytes(8 * SECTOR))
 
 
 def test_entries_that_the_log_does_not_count_yet_are_not_there(tmp_path: Path) -> None:
-    lost, disk = after(tmp_path, [(0, FLUSH, block("a")), (1, FLUSH, block("b"))], count=1)
-    assert (lost, disk[SECTOR : 2 * SECTOR]) == (0, bytes(SECTOR))
+    kept, disk = after(tmp_path, [(0, FLUSH, block("a")), (1, FLUSH, block("b"))], count=1)
+    assert (kept, disk[SECTOR : 2 * SECTOR]) == (1, bytes(SECTOR))
 
 
 @pytest.mark.parametrize("data", [b"", b"not a log", bytes(4096)])

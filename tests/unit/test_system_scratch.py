@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from provisioner.system.scratch import available_memory, held_folder, sweep_folders
@@ -42,3 +43,26 @@ def test_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     2048 kB\n")
     assert available_memory(tmp_path / "meminfo") == 2 << 20
     assert available_memory(tmp_path / "none") == 0
+
+
+def test_a_folder_that_was_just_made_is_not_swept_before_it_is_held(tmp_path: Path) -> None:
+    """Two builds of one process: while one makes its folder, the other removes what it takes for left over."""
+    end = threading.Event()
+
+    def sweep() -> None:
+        while not end.is_set():
+            sweep_folders(tmp_path, "work.")
+
+    sweepers = [threading.Thread(target=sweep) for _ in range(3)]
+    for sweeper in sweepers:
+        sweeper.start()
+    try:
+        for _ in range(500):
+            with held_folder(tmp_path, "work.") as folder:
+                (folder / "file").write_text("mine")
+                assert (folder / "file").read_text() == "mine"
+    finally:
+        end.set()
+        for sweeper in sweepers:
+            sweeper.join()
+    assert list(tmp_path.iterdir()) == []
