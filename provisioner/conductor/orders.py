@@ -17,13 +17,13 @@ LLDP_SECONDS = 32.0
 CMDLINE = "console=tty0 console=ttyS0,115200"
 
 
-def _layout(work: Work) -> Layout:
+def build_layout(work: Work) -> Layout:
     disks = work.detail(StepName.CHOOSE_DISK)["disks"]
     return Layout(work.role.storage, disks, work.deployment.id, work.deployment.placement, work.node.spec.firmware)
 
 
 def _storage_order(work: Work) -> dict[str, Any]:
-    return _layout(work).order(work.doors.catalogue.index(work.deployment.placement.image).size)
+    return build_layout(work).order(work.doors.catalogue.index(work.deployment.placement.image).size)
 
 
 def _devices(work: Work) -> Mapping[str, str]:
@@ -49,7 +49,7 @@ def _seed_order(work: Work) -> dict[str, Any]:
     token = new_token()
     work.doors.store.tokens.replace(token, INSTANCE, work.node.name, ident, None)
     members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
-    layout, devices = _layout(work), _devices(work)
+    layout, devices = build_layout(work), _devices(work)
     files = build_files(placement, members, fstab=layout.fstab(), url=work.doors.settings.url, token=token)
     mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]
     made = work.detail(StepName.STORAGE)["made"]
@@ -57,7 +57,7 @@ def _seed_order(work: Work) -> dict[str, Any]:
 
 
 def _loader_order(work: Work) -> dict[str, Any]:
-    layout, devices, storage = _layout(work), _devices(work), work.role.storage
+    layout, devices, storage = build_layout(work), _devices(work), work.role.storage
     disks = work.detail(StepName.CHOOSE_DISK)["disks"]
     return {
         "disks": [disks[name] for name in storage.disks_of(storage.root)],
@@ -67,6 +67,7 @@ def _loader_order(work: Work) -> dict[str, Any]:
         "stacked": layout.stacked(),
         "raids": layout.raids(),
         "esp": devices.get("efi") or devices.get("esp"),
+        "gone": list(work.detail(StepName.STORAGE).get("gone") or ()),
         "firmware": str(work.node.spec.firmware),
         "cmdline": CMDLINE,
     }
@@ -89,7 +90,7 @@ def _network_order(work: Work) -> dict[str, Any]:
 
 
 def _restart_order(work: Work) -> dict[str, Any]:
-    layout = _layout(work)
+    layout = build_layout(work)
     return {
         "root": _devices(work)[work.role.storage.root.name],
         "stacked": layout.stacked(),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from provisioner.conductor.disk import choose_disks
 from provisioner.conductor.doors import RAMDISK
-from provisioner.conductor.orders import ORDERS
+from provisioner.conductor.orders import ORDERS, build_layout
 from provisioner.conductor.standby import adopt, ask_standby, find_standby
 from provisioner.conductor.work import TOKEN_SECONDS, Outcome, Work, done, wait
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError
@@ -264,13 +264,27 @@ def configure(work: Work) -> Outcome:
     """Done when the config agent says that the newest generation is in force."""
     report = _report(work)
     if report.get("state") == "applied" and int(report.get("generation", 0)) >= work.node.generation:
-        return done(generation=work.node.generation)
+        return done(generation=work.node.generation, root=_check_root(work, report))
     reason, asked = work.doors.store.nodes.waiting(work.node.name)
     since = max(asked, work.doors.store.deployments.touched(work.deployment.id, StepName.CONFIGURE))
     limit = CONFIGURE_SECONDS + work.role.health.wait
     work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
     check_power(work, since)
     return wait(reason or "the instance boots and applies its metadata")
+
+
+def _check_root(work: Work, report: Mapping[str, Any]) -> str | None:
+    """What the instance runs from. :raises DeployError: it is not what was written, though it knows its token."""
+    booted, written = str(report.get("root") or ""), build_layout(work).root_device()
+    if booted and booted != written:
+        raise DeployError(
+            "the node did not boot from the disk that was written",
+            where=work.node.name,
+            cause=f"its root is {booted}; {written} was written",
+            hint=f"provisioner node boot-device {work.node.name} disk --persistent, then provisioner node retry "
+            f"{work.node.name}",
+        )
+    return booted or None
 
 
 def probe(work: Work) -> Outcome:

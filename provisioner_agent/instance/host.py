@@ -70,6 +70,9 @@ class Host(Protocol):
     def boot_id(self) -> str:
         """Differs after each boot of the kernel."""
 
+    def root_argument(self) -> str:
+        """The root file system that the kernel was told to use, as it was told (``PARTUUID=...``)."""
+
     def now(self) -> float:
         """Seconds since the epoch."""
 
@@ -174,6 +177,10 @@ class LinuxHost:
     def boot_id(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
+    def root_argument(self) -> str:
+        words = Path("/proc/cmdline").read_text().split()
+        return next((word.partition("=")[2] for word in reversed(words) if word.startswith("root=")), "")
+
     def now(self) -> float:
         return time.time()
 
@@ -276,6 +283,9 @@ class FakeHost:
 
     def boot_id(self) -> str:
         return self.boot
+
+    def root_argument(self) -> str:
+        return "PARTUUID=1"
 
     def now(self) -> float:
         return self.time

@@ -56,6 +56,7 @@ class Reporter:
             "phases": list(record.phases),
             "error": record.error,
             "boot_id": self.host.boot_id(),
+            "root": self.host.root_argument(),
             "warnings": [problem] if problem else [],
         }
         status = now | {"waiting": waiting, "refused": record.refused, "updated": self.host.now()}

@@ -16,12 +16,14 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
                    ``size_mib`` (null: the rest), ``keep``; ``raids``: ``name``, ``level``, ``members``, ``metadata``,
                    ``uuid``, ``keep``; ``groups``: ``name``, ``members``, ``keep``; ``logicals``: ``name``, ``group``,
                    ``size_mib``, ``keep``; ``filesystems``: ``volume``, ``type``, ``uuid``, ``label``, ``keep``.
-                   Its result has ``devices`` by name, and ``made``: names of file systems that are new
+                   Its result has ``devices`` by name, ``made``: names of file systems that are new, and ``gone``:
+                   GUIDs of partitions that were there before
 ``write-image``    ``root`` (device), ``image`` (id), ``index_sha256``, ``grow`` (bool), ``filesystem``
 ``seed-instance``  ``root``, ``mounts``: ``[{"volume", "device", "path", "filesystem"}]``, ``made``,
                    ``files``: ``[{"path", "mode" (int), "content" (text)}]``
 ``boot-loader``    ``root``, ``disks``, ``esp`` (device), ``root_device`` (for the kernel), ``grub_partition``,
-                   ``stacked`` (bool), ``raids`` (UUIDs by name), ``firmware`` (``uefi``/``bios``), ``cmdline``
+                   ``stacked`` (bool), ``raids`` (UUIDs by name), ``gone`` (GUIDs), ``firmware`` (``uefi``/``bios``),
+                   ``cmdline``
 ``restart``        ``root``, ``stacked``, ``raids``, ``cmdline``: load the instance's kernel, answer, give way to it
 ``hello``          nothing: read the hardware again, for another deployment; its result has ``hardware``
 ``inspect``        ``lldp_seconds``; its result has ``hardware``
@@ -35,7 +37,7 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 
 ================================  =======================================================================
 ``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}}`` as soon as G2 > G, or ``{}``
-``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id"}``
+``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id", "root"}``
 ``POST PERMIT``                   ``{"action": "acquire" | "release", "generation", "wait"}`` →
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
 ================================  =======================================================================

@@ -6,6 +6,7 @@ so no entry in the firmware's memory is needed. BIOS: ``grub-install`` of the im
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ ESP_MENUS = ("/EFI/BOOT/grub.cfg", "/EFI/debian/grub.cfg")
 """The second is the folder that Debian builds into its self-contained GRUB."""
 ROOT_MENU = "/boot/grub/grub.cfg"
 KERNEL, INITRD = "/vmlinuz", "/initrd.img"
+ENTRY = re.compile(r"^Boot([0-9A-Fa-f]{4})\*?.*?HD\(\d+,GPT,([0-9A-Fa-f-]{36}),", re.MULTILINE)
+"""An entry with a hard drive's device path (UEFI 2.10, 10.3.5.1), as efibootmgr(8) writes it."""
 BOUND = ("/dev", "/proc", "/sys")
 
 
@@ -75,12 +78,29 @@ def do_boot_loader(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
                 raise OrderFailed("the image cannot boot on UEFI", f"{EFI_LOADER} (grub-efi-amd64-bin) is not in it")
             data = host.read_file(loader)
             _write_esp(host, str(order["esp"]), data, menu)
+            drop_entries(host, order["gone"])
         else:
             _install_bios(host, folder, disks)
     if order["stacked"]:
         close_stacks(host)  # the power is taken away next
     host.say(f"{', '.join(disks)}: boot loader installed ({order['firmware']})")
     return {"firmware": order["firmware"], "filesystem": filesystem}
+
+
+def drop_entries(host: Host, gone: Sequence[str]) -> None:
+    """Remove what the firmware remembers of partitions that are no more: it would try them first, each time.
+
+    The new disk needs no entry; its loader lies at the place where firmware looks by itself.
+    """
+    for number, guid in parse_entries(host.run(["efibootmgr", "-v"]).output):
+        if guid in gone:
+            host.say(f"boot entry {number} leads to a partition that is gone; it is removed")
+            host.run(["efibootmgr", "--quiet", "--bootnum", number, "--delete-bootnum"])
+
+
+def parse_entries(text: str) -> list[tuple[str, str]]:
+    """(number, GUID of the partition) of each entry for a disk in the output of ``efibootmgr -v``."""
+    return [(number, guid.lower()) for number, guid in ENTRY.findall(text)]
 
 
 def read_uuid(host: Host, device: str) -> str:

@@ -36,13 +36,17 @@ MAKE_SECONDS = 1800.0
 def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     """Lay out the disks.
 
-    :returns: ``devices`` by name, ``made``: names of file systems that are new, ``root_bytes``.
+    :returns: ``devices`` by name, ``made``: names of file systems that are new, ``root_bytes``, ``gone``: GUIDs of
+        partitions that were there before.
     :raises OrderFailed: in use, too small, or what is to be kept lies elsewhere.
     """
     close_stacks(host)
     paths: dict[str, str] = {}
+    before = set[str]()
     for disk in order["disks"]:
+        before |= old_guids(host, disk_path(str(disk["disk"])))
         paths |= partition_disk(host, disk, str(order["table"]))
+    gone = before - {str(item["guid"]).lower() for disk in order["disks"] for item in disk["partitions"]}
     paths |= make_raids(host, order["raids"], paths)
     make_groups(host, order["groups"], paths)
     paths |= make_logicals(host, order["logicals"])
@@ -51,7 +55,14 @@ def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
         root = paths[order["root"]]
         raise OrderFailed(f"{root} is too small for the image", f"it has {size} bytes, {order['root_min']} are needed")
     made = [str(item["volume"]) for item in order["filesystems"] if _make_filesystem(host, item, paths)]
-    return {"devices": paths, "made": made, "root_bytes": size}
+    return {"devices": paths, "made": made, "root_bytes": size, "gone": sorted(gone)}
+
+
+def old_guids(host: Host, path: str) -> set[str]:
+    """Of the partitions that a disk has before it is written."""
+    if host.run(["sfdisk", "--json", path]).code != 0:
+        return set()
+    return {partition.uuid for partition in read_partitions(host, path) if partition.uuid}
 
 
 def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> dict[str, str]:

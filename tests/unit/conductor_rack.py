@@ -102,6 +102,7 @@ class Server:
     order_bodies: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     deaf_to: set[str] = field(default_factory=set)
     test_results: dict[str, dict[str, str]] = field(default_factory=dict)
+    root: str = ""
     fail_orders: dict[str, str] = field(default_factory=dict)
     boots: int = 0
     unknown_ports: bool = False
@@ -441,6 +442,7 @@ class Rack:
             "phases": [],
             "error": error,
             "boot_id": str(server.boot),
+            "root": server.root or server.order_bodies["boot-loader"]["root_device"],
         }
         self.conductor.report(ident, message)
 

@@ -69,6 +69,17 @@ def test_what_the_ramdisk_cannot_start_is_started_by_its_power(tmp_path: Path) -
     assert any("the kernel does not allow it; its power is switched" in event for event in rack.events())
 
 
+def test_an_instance_that_runs_from_another_disk_is_found_out(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.servers["node1"].root = "PARTUUID=another"
+    rack.apply()
+    rack.play()
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None and "did not boot from the disk that was written" in failure["summary"]
+    assert "PARTUUID=another" in failure["cause"] and "boot-device node1 disk" in failure["hint"]
+
+
 def test_nothing_secret_is_told(tmp_path: Path) -> None:
     rack = Rack(tmp_path, 1)
     rack.enroll()
