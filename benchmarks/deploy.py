@@ -1,5 +1,6 @@
 """How fast the deploy ramdisk writes an image and reads it back, beside the pipeline of programs that a person would
-write, in the same booted machine and on the same data. ``tox -e bench-deploy``. Root is not needed.
+write, in the same booted machine and on the same data; and what one deployment in the virtual rack takes, step by
+step. ``tox -e bench-deploy`` (root, as the integration tests).
 
 The ramdisk of the catalogue is booted in QEMU with one more archive behind its own, which brings curl, the core
 utilities and ``deploy_inside.py``, which takes turns between both ways. What is written is an image of the catalogue.
@@ -11,6 +12,7 @@ import argparse
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -27,6 +29,12 @@ from provisioner.images.cpio import write_cpio
 from provisioner.lab.machine import KVM, MACHINE, QEMU, TCG, kvm_works
 from provisioner.system.run import HostRunner
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "integration"))
+from rack import started_rack  # noqa: E402  the rack of the integration tests
+
+RACK_IMAGES = ROOT / ".tox" / "rack" / "images"
+SHOWN_SECONDS = 0.5
 PROGRAMS = ("bash", "curl", "dd", "sha256sum", "tee", "cat", "cut", "head", "tail")
 MEMORY_MIB, CPUS, DISK_GIB = 2048, 2, 8
 BOOT_SECONDS = 3600.0
@@ -46,6 +54,18 @@ sleep 1
 python3 /bench/deploy_inside.py ROUNDS http://10.0.2.2:PORT IMAGE DIGEST || echo "bench: it failed"
 poweroff -f
 """
+
+
+def deploy_in_a_rack() -> list[str]:
+    """One node, switched off, to a member whose probe is green: seconds of each step and of all."""
+    say("one node of a virtual rack is deployed")
+    with tempfile.TemporaryDirectory() as work, started_rack(Path(work), 1) as rack:
+        rack.run("node", "enroll", f"{work}/hardware.yaml")
+        rack.run("apply", str(rack.cloud(count=1)), "--wait")
+        steps = rack.json("node", "show", "node1")["deployment"]["steps"]
+    lines = [f"{step['seconds']:8.2f} s    {step['name']}" for step in steps if step["seconds"] >= SHOWN_SECONDS]
+    total = steps[-1]["ended"] - steps[0]["started"]
+    return [f"{total:8.2f} s    power-on → service answers, one node, of which", *lines]
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -147,19 +167,20 @@ def rows(found: dict[str, Any]) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="folder of the catalogue: STATE_DIR/images")
+    parser.add_argument("--images", type=Path, help="a catalogue, STATE_DIR/images; then no rack is built")
     parser.add_argument("--image", default="galera", help="whose data is written; the newest of that name")
     parser.add_argument("--rounds", type=int, default=3, help="how often both ways take turns")
     parser.add_argument("--results", type=Path, help="also write the table there, as JSON")
     arguments = parser.parse_args()
+    phases = [] if arguments.images else deploy_in_a_rack()
+    images = arguments.images or RACK_IMAGES
     ramdisk, image = (
-        max(arguments.images.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)
-        for name in ("ramdisk", arguments.image)
+        max(images.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime) for name in ("ramdisk", arguments.image)
     )
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         (folder / "served").mkdir()
-        (folder / "served" / "images").symlink_to(arguments.images.resolve())
+        (folder / "served" / "images").symlink_to(images.resolve())
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder / "served")))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         say(f"{ramdisk.name} writes {image.name}, {arguments.rounds} times beside programs")
@@ -167,6 +188,8 @@ def main() -> None:
         found = boot(ramdisk, archive, folder)
         server.shutdown()
     show(rows(found), arguments.results)
+    for line in phases:
+        print(line)
 
 
 if __name__ == "__main__":
