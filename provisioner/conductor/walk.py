@@ -21,6 +21,7 @@ from provisioner.model.states import NodeState
 LEASE_SECONDS = 300.0
 BMC_TRIES = 5
 """How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
+SHUTDOWN_SECONDS = 90.0
 EVIDENCE = 3
 PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining"))
 """Parts of a step's detail that mean something only while it runs."""
@@ -270,7 +271,10 @@ class Walker:
         spec = node.spec
         password = self._store.nodes.password(spec.name)
         try:
-            if self._doors.bmcs.power(node.bmc, password, BMC_SECONDS) is not Power.OFF:
+            power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
+            if power is not Power.OFF and self._keeps(node):
+                power = self._shut_down(node, password)
+            if power is not Power.OFF:
                 power = self._doors.bmcs.set_power(node.bmc, password, "off", BMC_SECONDS)
                 if power is not Power.OFF:
                     raise BmcError(f"the power is {power} after it was switched off", where=spec.name)
@@ -297,6 +301,27 @@ class Walker:
                 self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
         except (Conflict, NotFound) as error:
             LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
+
+    def _keeps(self, node: Node) -> bool:
+        """Whether the instance that ran there has volumes that the next one gets: what it has in memory is theirs."""
+        ident = self._store.deployments.last_of(node.name)
+        if ident is None or ident in self._store.deployments.never_active(node.name):
+            return False
+        placement = self._store.deployments.get(ident).placement
+        try:
+            role = self._store.clouds.get(placement.cloud).roles.get(placement.role)
+        except NotFound:
+            return False
+        return role is not None and any(volume.keep for volume in role.storage.layout)
+
+    def _shut_down(self, node: Node, password: str) -> Power:
+        """Ask its operating system; one that does not end by then loses its power."""
+        self._doors.tell("node.shutdown", "asked to shut down, since it has volumes that are kept", node.name)
+        try:
+            return self._doors.bmcs.set_power(node.bmc, password, "soft", SHUTDOWN_SECONDS)
+        except BmcError as error:
+            self._doors.tell("bmc.error", f"it did not shut down: {error}; its power is taken away", node.name)
+            return Power.ON
 
     def _watch(self, node: Node) -> None:
         """An active node whose newest generation does not come into force: not for ever."""

@@ -140,6 +140,7 @@ class Controllers:
         self.by_address = {server.spec.bmc.address: server for server in servers.values()}
         self.silent: set[str] = set()
         self.errors: dict[str, int] = {}
+        self.ignores_soft = False
         self.password = PASSWORD
         self.passwords: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
@@ -168,6 +169,8 @@ class Controllers:
 
     def set_power(self, bmc: BmcAddress, password: str, want: str, deadline: float) -> Power:
         server = self._reach(bmc, password, want)
+        if want == "soft" and self.ignores_soft:
+            raise BmcError("the node did not shut down", where=bmc.address)
         server.switch(want)
         self.after(want)
         return server.power

@@ -14,6 +14,7 @@ from provisioner.model.hardware import Port, Power
 from provisioner.model.role import Health
 from provisioner.model.states import NodeState
 from provisioner.model.status import EnrollItem
+from provisioner.model.storage import Storage
 
 
 def ready(tmp_path: Path, count: int = 1, **more: object) -> Rack:
@@ -477,3 +478,36 @@ def test_an_image_larger_than_every_disk(tmp_path: Path) -> None:
     rack.apply()
     rack.play()
     assert "no disk is large enough" in failure(rack)["summary"]
+
+
+KEEPS = Storage.model_validate(
+    {
+        "volumes": [
+            {"name": "root", "disk": "root", "size": "4GiB", "mount": "/"},
+            {"name": "data", "disk": "root", "filesystem": "ext4", "mount": "/srv", "keep": True},
+        ]
+    }
+)
+
+
+def released(tmp_path: Path, storage: Storage, ignores: bool = False) -> list[str]:
+    """What a release tells the controller."""
+    rack = ready(tmp_path, desired=cloud(1, (role(storage=storage),)))
+    rack.bmcs.ignores_soft = ignores
+    rack.bmcs.calls.clear()
+    rack.conductor.verb("node1", "release")
+    rack.play(until=lambda: rack.states() == {"node1": "available"})
+    assert rack.servers["node1"].power is Power.OFF
+    return [call for _, call in rack.bmcs.calls if call in ("soft", "off")]
+
+
+def test_an_instance_with_volumes_that_are_kept_shuts_down_itself(tmp_path: Path) -> None:
+    assert released(tmp_path, KEEPS) == ["soft"]
+
+
+def test_one_that_does_not_shut_down_loses_its_power(tmp_path: Path) -> None:
+    assert released(tmp_path, KEEPS, ignores=True) == ["soft", "off"]
+
+
+def test_one_that_keeps_nothing_is_switched_off_at_once(tmp_path: Path) -> None:
+    assert released(tmp_path, Storage()) == ["off"]
