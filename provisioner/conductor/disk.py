@@ -51,7 +51,6 @@ def choose_disks(
 
     A root disk without hints is chosen last, so that it leaves alone what the role names.
 
-
     :param root_hints: of the node. :param root_min: bytes of the image's root file system.
     :param wipe: whether disks that hold something may be overwritten.
     :param own: ids of deployments of this node that never became active: what they wrote is nobody's.

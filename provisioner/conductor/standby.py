@@ -18,9 +18,11 @@ ADOPT_SECONDS = 60.0
 
 def find_standby(work: Work) -> str | None:
     """The inspection whose ramdisk stayed on the node, if it is the one that would be booted now."""
+    if work.node.power is not Power.ON:
+        return None
     store = work.doors.store
     before = store.deployments.last_of(work.node.name, work.deployment.id)
-    if before is None or work.node.power is not Power.ON or store.tokens.token(before, BOOT) is None:
+    if before is None or store.tokens.token(before, BOOT) is None:
         return None
     last = store.deployments.get(before)
     booted = next((step.detail.get("ramdisk") for step in last.steps if step.name is StepName.BOOT_FILES), None)

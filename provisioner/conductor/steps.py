@@ -79,12 +79,11 @@ def _set_boot_device(work: Work, device: BootDevice) -> Outcome:
 
 def power(work: Work) -> Outcome:
     """A ramdisk that runs there since an inspection takes the deployment on; without one, or an answer, a new start."""
-    before = find_standby(work)
     if "adopts" in work.step.detail:
         outcome = adopt(work)
         if outcome is not None:
             return outcome
-    elif before is not None and "asleep" not in work.step.detail:
+    elif "asleep" not in work.step.detail and (before := find_standby(work)) is not None:
         ask_standby(work, before)
         return wait("the ramdisk that runs there takes it on")
     return power_cycle(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from provisioner.lab.rack import Bus, LabDisk, Machine
@@ -94,9 +94,13 @@ def _disks(machine: Machine, folder: Path, bootindex: int) -> Iterator[str]:
         yield from ("-drive", f"if=none,id={ident},{_file(path, disk.bad_mib, log)},discard=unmap")
         sizes = f",logical_block_size={disk.sector},physical_block_size={disk.sector}" if disk.sector != 512 else ""
         boots = f",bootindex={bootindex}" if disk is first else ""
-        for device in DEVICES[disk.bus]:
-            more = f",serial={disk.serial}{sizes}{boots}" if "drive=" in device else ""
-            yield from ("-device", device.format(ident) + more)
+        yield from disk_devices(DEVICES[disk.bus], ident, f"serial={disk.serial}{sizes}{boots}")
+
+
+def disk_devices(devices: Sequence[str], drive: str, properties: str) -> Iterator[str]:
+    """The arguments for a disk on its bus. :param properties: of the disk itself, not of its controller."""
+    for device in devices:
+        yield from ("-device", device.format(drive) + (f",{properties}" if "drive=" in device else ""))
 
 
 def _file(path: Path, bad_mib: int | None, log: Path | None) -> str:

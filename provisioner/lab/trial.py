@@ -18,7 +18,8 @@ from provisioner.conductor.network import build_networks
 from provisioner.errors import HostError, ImageError
 from provisioner.events import Event, Observer
 from provisioner.images.whole import DiskPlan, make_disk
-from provisioner.lab.machine import KVM, MACHINE, OVMF_CODE, OVMF_VARS, QEMU, TCG, kvm_works
+from provisioner.lab.machine import DEVICES, KVM, MACHINE, OVMF_CODE, OVMF_VARS, QEMU, TCG, disk_devices, kvm_works
+from provisioner.lab.rack import Bus
 from provisioner.metadata.build import build_metadata
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 from provisioner.model.hardware import Firmware
@@ -80,12 +81,12 @@ SHOWN = 12
 MAC = "52:54:00:7e:57:%02x"
 DISK_MIB = 64
 BUSES = {
-    "virtio": ("virtio-blk-pci,drive={0},serial={0}",),
-    "sata": ("ide-hd,drive={0},serial={0}",),
-    "nvme": ("nvme,drive={0},serial={0}",),
-    "megaraid": ("megasas,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0},serial={0}"),
-    "virtio-scsi": ("virtio-scsi-pci,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0},serial={0}"),
-    "pvscsi": ("pvscsi,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0},serial={0}"),
+    "virtio": DEVICES[Bus.VIRTIO],
+    "sata": DEVICES[Bus.SATA],
+    "nvme": DEVICES[Bus.NVME],
+    "megaraid": ("megasas,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0}"),
+    "virtio-scsi": DEVICES[Bus.SCSI],
+    "pvscsi": ("pvscsi,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0}"),
 }
 """Kinds of disk that the ramdisk must find, each as QEMU's devices, with the disk's name for ``{0}``."""
 SMART = ("sata", "nvme")
@@ -155,8 +156,7 @@ def try_ramdisk(image: Path, bench: Bench) -> Finding:
         with disk.open("wb") as file:
             file.truncate(DISK_MIB << 20)
         words += ["-drive", f"if=none,id={name},format=raw,file={disk},cache=unsafe"]
-        for device in devices:
-            words += ["-device", device.format(name)]
+        words += disk_devices(devices, name, f"serial={name}")
     for number, model in enumerate(NICS):
         words += ["-nic", f"user,restrict=on,ipv6=off,model={model},mac={MAC % number}"]
     return _judge("ramdisk", words, BOOT, read_hardware, bench)

@@ -44,8 +44,9 @@ def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     paths: dict[str, str] = {}
     before = set[str]()
     for disk in order["disks"]:
-        before |= old_guids(host, disk_path(str(disk["disk"])))
-        paths |= partition_disk(host, disk, str(order["table"]))
+        devices, old = partition_disk(host, disk, str(order["table"]))
+        paths |= devices
+        before |= {partition.uuid for partition in old if partition.uuid}
     gone = before - {str(item["guid"]).lower() for disk in order["disks"] for item in disk["partitions"]}
     paths |= make_raids(host, order["raids"], paths)
     make_groups(host, order["groups"], paths)
@@ -58,15 +59,13 @@ def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     return {"devices": paths, "made": made, "root_bytes": size, "gone": sorted(gone)}
 
 
-def old_guids(host: Host, path: str) -> set[str]:
-    """Of the partitions that a disk has before it is written."""
-    if host.run(["sfdisk", "--json", path]).code != 0:
-        return set()
-    return {partition.uuid for partition in read_partitions(host, path) if partition.uuid}
+def old_partitions(host: Host, path: str) -> list[Partition]:
+    """What a disk has before it is written; nothing when it has no table."""
+    return read_partitions(host, path) if host.run(["sfdisk", "--json", path]).code == 0 else []
 
 
-def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> dict[str, str]:
-    """Write one disk's table. :returns: the partitions' devices by name."""
+def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> tuple[dict[str, str], list[Partition]]:
+    """Write one disk's table. :returns: the partitions' devices by name, and what was there before."""
     path, wanted = disk_path(str(disk["disk"])), disk["partitions"]
     if not host.exists(path):
         raise OrderFailed(f"there is no disk {path}")
@@ -74,7 +73,8 @@ def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> dict[str,
     name = path.removeprefix("/dev/")
     size = int(host.read_text(f"/sys/block/{name}/size") or 0) * 512 // MIB
     places = lay_out(wanted, size, path)
-    kept = find_kept(host, path, wanted, places)
+    old = old_partitions(host, path)
+    kept = find_kept(path, old, wanted, places)
     _wipe(host, path, {partition.path for partition in kept})
     host.say(f"{path}: partitions are written" + (f", {len(kept)} are kept" if kept else ""))
     argv = ["sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "never", path]
@@ -86,7 +86,7 @@ def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> dict[str,
         if item["guid"].lower() not in keeping:  # whatever lay at this place before
             device = devices[item["name"]]
             run_checked(host, ["wipefs", "--all", "--force", device], f"{device} cannot be wiped")
-    return devices
+    return devices, old
 
 
 def lay_out(wanted: Sequence[Mapping[str, Any]], size: int, path: str) -> list[tuple[int, int]]:
@@ -118,14 +118,12 @@ def render_table(disk: Mapping[str, Any], table: str, places: Sequence[tuple[int
 
 
 def find_kept(
-    host: Host, path: str, wanted: Sequence[Mapping[str, Any]], places: Sequence[tuple[int, int]]
+    path: str, old: Sequence[Partition], wanted: Sequence[Mapping[str, Any]], places: Sequence[tuple[int, int]]
 ) -> list[Partition]:
     """What is to be kept and is there. :raises OrderFailed: its place has changed."""
     by_guid = {item["guid"].lower(): (item, place) for item, place in zip(wanted, places, strict=True) if item["keep"]}
-    if not by_guid or host.run(["sfdisk", "--json", path]).code != 0:
-        return []
     kept = []
-    for partition in read_partitions(host, path):
+    for partition in old:
         item, place = by_guid.get(partition.uuid, (None, (0, 0)))
         if item is None:
             continue

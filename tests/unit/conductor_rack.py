@@ -290,6 +290,18 @@ class Rack:
             self.clock.sleep(3)
         raise AssertionError(f"not within {rounds} rounds: {self.states()}; {self.events()[-5:]}")
 
+    def kill_at(self, commit: int) -> None:
+        """The conductor is killed at its so manieth commit from now on, once."""
+        left = commit
+
+        def strike() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        self.on_commit = strike
+
     def surviving(self, call: Callable[[], None]) -> None:
         """A call after which, when it kills the conductor, a fresh one is there."""
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conductor_rack import Killed, Rack
+from conductor_rack import Rack
 
 from provisioner.errors import Conflict
 from provisioner.model.deployment import INSPECTION_STEPS, StepState
@@ -101,14 +101,7 @@ def test_a_kill_at_any_commit_loses_nothing(tmp_path: Path) -> None:
         folder.mkdir()
         rack = Rack(folder, 1)
         rack.enroll()
-        left = [moment]
-
-        def strike(left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-
-        rack.on_commit = strike
+        rack.kill_at(moment)
         rack.surviving(lambda rack=rack: rack.conductor.inspect("node1"))  # type: ignore[misc]
         rack.play(until=lambda rack=rack: inspected(rack))  # type: ignore[misc]
         assert rack.restarts == 1, moment
@@ -178,16 +171,8 @@ def test_a_kill_at_any_commit_loses_no_ramdisk_that_stays(tmp_path: Path) -> Non
         rack = Rack(folder, 1)
         rack.enroll()
         stay(rack)
-        left = [moment]
-
-        def strike(left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-
-        rack.on_commit = strike
+        rack.kill_at(moment)
         rack.surviving(rack.apply)
-        rack.on_commit = strike
         if rack.states() == {"node1": "available"}:
             rack.apply()
         rack.play()

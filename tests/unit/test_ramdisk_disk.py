@@ -17,7 +17,7 @@ from provisioner_agent.ramdisk.host import Finished
 from provisioner_agent.ramdisk.loader import EFI_LOADER, do_boot_loader
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.seed import do_seed
-from provisioner_agent.ramdisk.storage import TYPES, do_storage, lay_out, old_guids, render_table
+from provisioner_agent.ramdisk.storage import TYPES, do_storage, lay_out, old_partitions, render_table
 
 MIB = 1 << 20
 ESP_TYPE, BIOS_BOOT_TYPE, ROOT_TYPE = (TYPES[kind][0] for kind in ("esp", "bios", "root"))
@@ -253,7 +253,7 @@ def test_what_the_disk_held_before_is_told(host: FakeHost) -> None:
     others["disks"][0]["partitions"][0]["guid"] = "55555555-0000-4000-8000-000000000005"
     with pytest.raises(OrderFailed):  # the table that sfdisk shows here is always the same
         do_storage(host, others)
-    assert old_guids(host, "/dev/vda") == {ESP_GUID, ROOT_GUID}
+    assert {partition.uuid for partition in old_partitions(host, "/dev/vda")} == {ESP_GUID, ROOT_GUID}
     assert do_storage(host, order())["gone"] == []
 
 
