@@ -39,8 +39,8 @@ INTERRUPTED = 130
 
 
 def known_specs(roles: Mapping[str, Role]) -> list[BuildSpec]:
-    """The ramdisk and one image for each role."""
-    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in roles.values())]
+    """The ramdisk and one image for each role that has elements to build it from."""
+    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in roles.values() if not role.image.disk)]
 
 
 def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Settings) -> list[BuildSpec]:
@@ -158,7 +158,8 @@ def _build(
         raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
     if cloud is not None:
         used = read_desired(cloud, settings).roles  # maybe of a folder beside the cloud file
-        names, roles = (*names, RAMDISK, *used), {**roles, **used}
+        built_ones = (name for name, role in used.items() if not role.image.disk)
+        names, roles = (*names, RAMDISK, *built_ones), {**roles, **used}
     known = known_specs(roles)
     specs = choose_specs(known, names, settings)
     if check:

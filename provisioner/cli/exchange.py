@@ -178,8 +178,8 @@ def import_command(options: Options, file: Path, name: str | None, trust: str | 
     """Take an image into the catalogue: what image export wrote at another site, or a raw or qcow2 file.
 
     An archive must be signed with a key that is trusted. A raw or qcow2 file is inspected first; one that refers to
-    other files is refused. A file system becomes an image that can be deployed, under a role's name; a whole disk
-    cannot be.
+    other files is refused. A file system is deployed under the name of a role; a whole disk by any role that names it
+    (image: {disk: NAME}).
 
     \b
     Example:
@@ -202,13 +202,13 @@ def import_command(options: Options, file: Path, name: str | None, trust: str | 
                 hint="give --name NAME: lower-case letters, digits and dashes",
             )
         found = inspect(file, max_size * GIB)
+        roles = read_source_roles(settings)
+        reserved = {role.role for role in roles.values() if not role.image.disk}
         with (
             watched(options, workshop, name, f"import of {found.form}"),
             held_folder(workshop.state / "work", IMPORT) as work,
         ):
-            image = import_foreign(
-                catalogue, found, name, reserved=frozenset(read_source_roles(settings)), work=work, runner=HostRunner()
-            )
+            image = import_foreign(catalogue, found, name, reserved=reserved, work=work, runner=HostRunner())
     if options.json:
         print_json({"id": image.id, "kind": image.kind})
         return

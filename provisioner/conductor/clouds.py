@@ -7,7 +7,7 @@ import uuid
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.errors import ImageError
 from provisioner.metadata.build import build_metadata
-from provisioner.model.deployment import Deployment, DeploymentState, Node
+from provisioner.model.deployment import Deployment, DeploymentState, Node, StepName, StepState
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
@@ -29,13 +29,13 @@ def observe(doors: Doors, desired: Desired) -> Observed:
     """The actual. A deployment that failed keeps its place until its node is retried, aborted or forgotten."""
     store = doors.store
     images = {}
-    for name in [*desired.roles, RAMDISK]:
+    for role, disk in {RAMDISK: "", **{name: role.image.disk for name, role in desired.roles.items()}}.items():
         try:
-            image = doors.catalogue.newest(name)
+            image = doors.catalogue.newest(disk or role)
         except ImageError:
             continue  # not trusted: as if it were not there; image list says why
-        if image is not None and image.kind != "disk":  # a whole disk that somebody brought cannot be deployed
-            images[name] = image.id
+        if image is not None and (image.kind == "disk") == bool(disk):
+            images[role] = image.id
     with store.view():
         nodes = tuple(store.nodes.all())
         newest = {node.name: store.clouds.newest(node.name) for node in nodes if node.deployment is not None}
@@ -114,6 +114,8 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     members = [deployment.placement for deployment in live]
     for deployment in live:
         node = nodes[deployment.placement.node]
+        if desired.roles[deployment.placement.role].image.disk and _is_seeded(deployment):
+            continue
         secrets = store.clouds.ensure_secrets(cloud, desired.roles[deployment.placement.role].secrets, new_secret)
 
         def build(generation: int, deployment: Deployment = deployment, node: Node = node) -> dict[str, object]:
@@ -123,6 +125,12 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
         generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
         if generation is not None:
             announce_generation(doors, node, deployment.id, generation)
+
+
+def _is_seeded(deployment: Deployment) -> bool:
+    """Whether the cloud-init of a whole disk has got its values, which it reads once, and will not get others."""
+    seed = next(step for step in deployment.steps if step.name is StepName.SEED_INSTANCE)
+    return deployment.state is not DeploymentState.FAILED and seed.state is not StepState.WAITING
 
 
 def announce_generation(doors: Doors, node: Node, deployment: str, generation: int) -> None:

@@ -29,6 +29,11 @@ def guid_of_disk(deployment: str, name: str) -> str:
     return disk_guid(deployment) if name == ROOT_DISK else str(uuid.uuid5(IDS, f"{deployment}/disk-{name}"))
 
 
+def mbr_of_disk(deployment: str, name: str) -> str:
+    """The same for an MBR, which has room for 32 bits: 8 hex digits."""
+    return str(uuid.uuid5(IDS, f"{deployment}/mbr-{name}"))[:8]
+
+
 def esp_guid(deployment: str) -> str:
     return str(uuid.uuid5(IDS, f"{deployment}/esp"))
 
@@ -44,16 +49,19 @@ def choose_disks(
     storage: Storage,
     *,
     root_min: int,
+    sector: int = 0,
     wipe: bool,
-    own: Collection[str],
+    own_tables: Collection[str],
 ) -> dict[str, Disk]:
     """The disks to write, by the role's names for them, none for two names.
 
     A root disk without hints is chosen last, so that it leaves alone what the role names.
 
-    :param root_hints: of the node. :param root_min: bytes of the image's root file system.
+    :param root_hints: of the node. :param root_min: bytes of the image's root file system, or of its whole disk.
+    :param sector: bytes of the sectors that the root disk must have; 0 for any.
     :param wipe: whether disks that hold something may be overwritten.
-    :param own: ids of deployments of this node that never became active: what they wrote is nobody's.
+    :param own_tables: what the tables call themselves that deployments of this node wrote which never became active:
+        what such a disk holds is nobody's.
     :raises DeployError: no disk matches, none is large enough, or one holds something.
     """
     chosen: dict[str, Disk] = {}
@@ -65,8 +73,9 @@ def choose_disks(
             root_hints if name == ROOT_DISK else storage.disks[name],
             name=name,
             needed=needed_bytes(storage, name, root_min),
+            sector=sector if name == ROOT_DISK else 0,
             wipe=wipe,
-            own_guids={guid_of_disk(ident, name) for ident in own},
+            own_tables=own_tables,
         )
     return chosen
 
@@ -86,14 +95,14 @@ def choose_disk(
     *,
     name: str = ROOT_DISK,
     needed: int,
+    sector: int = 0,
     wipe: bool,
-    own_guids: Collection[str],
+    own_tables: Collection[str],
 ) -> Disk:
     """One of the disks to write.
 
     :param hints: ironic-lib's root device hints; without any, the smallest disk of 4 GiB or more that is large enough.
-    :param name: how the role calls it. :param needed: bytes.
-    :param own_guids: GPT GUIDs that deployments of this node wrote which never became active.
+    :param name: how the role calls it. :param needed: bytes. :param sector: :param own_tables: see above.
     :raises DeployError: no disk matches, none is large enough, or the disk holds something.
     """
     if not hardware.disks:
@@ -111,13 +120,21 @@ def choose_disk(
             cause=f"needed: {needed / GIB:.1f} GiB{f' and {dict(hints)}' if hints else ''}; found: {_list(hardware)}",
             hint=f"correct {correct}, then: provisioner node retry {node}",
         )
-    chosen = enough[0]
-    ours = chosen.gpt_uuid is not None and chosen.gpt_uuid.lower() in own_guids
-    if (chosen.signatures or chosen.gpt_uuid) and not wipe and not ours:
+    fitting = [disk for disk in enough if sector in (0, disk.sector)]
+    if not fitting:
+        raise DeployError(
+            f"the image was made for a disk with sectors of {sector} bytes",
+            where=node,
+            cause=f"{', '.join(f'{disk.name} has {disk.sector}' for disk in enough)}; its table would be void there",
+            hint="bring an image that was made for such a disk, or one that is a file system",
+        )
+    chosen = fitting[0]
+    ours = chosen.table is not None and chosen.table.lower() in own_tables
+    if (chosen.signatures or chosen.table) and not wipe and not ours:
         raise DeployError(
             f"the disk {chosen.name} holds something and is not overwritten",
             where=node,
-            cause=f"found on it: {', '.join(chosen.signatures) or f'GPT {chosen.gpt_uuid}'}",
+            cause=f"found on it: {', '.join(chosen.signatures) or f'table {chosen.table}'}",
             hint=f"if nothing on it is needed: provisioner node abort {node}, name it under wipe: in the cloud file, "
             "then provisioner apply",
         )

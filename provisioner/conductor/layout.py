@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from provisioner.conductor.disk import IDS, esp_guid, guid_of_disk, root_guid
+from provisioner.conductor.disk import IDS, esp_guid, guid_of_disk, mbr_of_disk, root_guid
 from provisioner.model.deployment import Placement
 from provisioner.model.hardware import Firmware
 from provisioner.model.storage import Storage, Volume
@@ -88,7 +88,7 @@ class Layout:
             return f"/dev/mapper/{root.group}-{root.name}"
         if self._storage.table == "mbr":
             position = [v.name for v in self._storage.layout if v.disk == root.disk].index(root.name)
-            return f"PARTUUID={self._mbr_id(str(root.disk))}-{position + 1:02x}"
+            return f"PARTUUID={mbr_of_disk(self._deployment, str(root.disk))}-{position + 1:02x}"
         return f"PARTUUID={self.guid(root.name)}"
 
     def grub_partition(self) -> str:
@@ -134,15 +134,11 @@ class Layout:
     def _disk(self, name: str) -> dict[str, Any]:
         own = [volume for volume in self._storage.layout if volume.disk == name]
         partitions = [*self._boot_partition(name), *(self._partition(volume) for volume in own)]
-        guid = guid_of_disk(self._deployment, name)
-        ident = self._mbr_id(name) if self._storage.table == "mbr" else guid
-        return {"disk": self._disks[name], "guid": ident, "partitions": partitions}
+        ident = mbr_of_disk if self._storage.table == "mbr" else guid_of_disk
+        return {"disk": self._disks[name], "guid": ident(self._deployment, name), "partitions": partitions}
 
     def _guid_of(self, what: str) -> str:
         return str(uuid.uuid5(IDS, f"{self._deployment}/{what}"))
-
-    def _mbr_id(self, name: str) -> str:
-        return self._guid_of(f"mbr-{name}")[:8]
 
     def _boot_partition(self, disk: str) -> Iterator[dict[str, Any]]:
         if disk not in self._boot_disks or self._storage.table == "mbr":

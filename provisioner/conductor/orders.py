@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from provisioner.conductor.cloudinit import build_seed
 from provisioner.conductor.instance import build_files
 from provisioner.conductor.layout import Layout
 from provisioner.conductor.work import Work
 from provisioner.model.deployment import StepName
 from provisioner.store.tokens import INSTANCE
+from provisioner.system.visitor import pack_visitor
 from provisioner.trust.keys import new_token
 
 LLDP_SECONDS = 32.0
@@ -44,16 +46,20 @@ def _image_order(work: Work) -> dict[str, Any]:
 
 
 def _seed_order(work: Work) -> dict[str, Any]:
-    """The instance's identity, with a fresh token: an instance that the node ran before is not heard any more."""
-    ident, placement = work.deployment.id, work.deployment.placement
-    token = new_token()
-    work.doors.store.tokens.replace(token, INSTANCE, work.node.name, ident, None)
+    placement, token = work.deployment.placement, _instance_token(work)
     members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
     layout, devices = build_layout(work), _devices(work)
     files = build_files(placement, members, fstab=layout.fstab(), url=work.doors.settings.url, token=token)
     mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]
     made = work.detail(StepName.STORAGE)["made"]
     return {"root": devices[work.role.storage.root.name], "mounts": mounts, "made": made, "files": files}
+
+
+def _instance_token(work: Work) -> str:
+    """A fresh one: an instance that the node ran before is not heard any more."""
+    token = new_token()
+    work.doors.store.tokens.replace(token, INSTANCE, work.node.name, work.deployment.id, None)
+    return token
 
 
 def _loader_order(work: Work) -> dict[str, Any]:
@@ -71,6 +77,28 @@ def _loader_order(work: Work) -> dict[str, Any]:
         "firmware": str(work.node.spec.firmware),
         "cmdline": CMDLINE,
     }
+
+
+def _root_disk(work: Work) -> str:
+    disk: str = work.detail(StepName.CHOOSE_DISK)["disk"]
+    return disk
+
+
+def _clear_order(work: Work) -> dict[str, Any]:
+    return {"step": "clear-disk", "disk": _root_disk(work)}
+
+
+def _seed_disk_order(work: Work) -> dict[str, Any]:
+    newest = work.doors.store.clouds.newest(work.node.name)
+    values = newest.document.get("values", {}) if newest else {}
+    token, url = _instance_token(work), work.doors.settings.url
+    files = build_seed(work.deployment.placement, values, work.deployment.id, pack_visitor(), url, token)
+    return {"step": "seed-disk", "disk": _root_disk(work), "files": files}
+
+
+def _check_disk_order(work: Work) -> dict[str, Any]:
+    gone = list(work.detail(StepName.STORAGE).get("gone") or ())
+    return {"step": "check-disk", "disk": _root_disk(work), "firmware": str(work.node.spec.firmware), "gone": gone}
 
 
 def _cpu_order(work: Work) -> dict[str, Any]:
@@ -103,7 +131,13 @@ def _inspect_order(work: Work) -> dict[str, Any]:
     return {"lldp_seconds": LLDP_SECONDS}
 
 
-ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
+def build_order(work: Work) -> dict[str, Any]:
+    """What the agent is told for the step at hand; ``step`` is its own name where a whole disk needs something else."""
+    orders = ORDERS | WHOLE_DISK if work.role.image.disk else ORDERS
+    return {"step": str(work.step.name)} | orders[work.step.name](work)
+
+
+ORDERS: dict[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.STORAGE: _storage_order,
     StepName.WRITE_IMAGE: _image_order,
     StepName.SEED_INSTANCE: _seed_order,
@@ -115,3 +149,9 @@ ORDERS: Mapping[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.TEST_MEMORY: lambda work: {},
     StepName.TEST_CPU: _cpu_order,
 }
+WHOLE_DISK: dict[StepName, Callable[[Work], dict[str, Any]]] = {
+    StepName.STORAGE: _clear_order,
+    StepName.SEED_INSTANCE: _seed_disk_order,
+    StepName.BOOT_LOADER: _check_disk_order,
+}
+"""What is done otherwise when the image is a whole disk that somebody brought."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
-from provisioner.conductor.disk import choose_disks
+from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
 from provisioner.conductor.doors import RAMDISK
-from provisioner.conductor.orders import ORDERS, build_layout
+from provisioner.conductor.orders import build_layout, build_order
 from provisioner.conductor.standby import adopt, ask_standby, find_standby
 from provisioner.conductor.work import TOKEN_SECONDS, Outcome, Work, done, wait
-from provisioner.errors import BmcError, Conflict, DeployError, ImageError
+from provisioner.errors import BmcError, Conflict, DeployError, ImageError, NotFound
 from provisioner.model.deployment import TESTS, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
 from provisioner.model.storage import ROOT_DISK
@@ -31,6 +32,8 @@ SILENT_SECONDS = 180.0
 POWER_LOOK = 20.0
 """Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
 CONFIGURE_SECONDS = 900.0
+SEED_ROOM_MIB = 16
+"""At the end of a whole disk that somebody brought."""
 PROBE_SLACK = 120.0
 """Seconds until a waiting step has failed; the agent's own waiting for a probe is the role's, and some more."""
 
@@ -168,19 +171,37 @@ def choose(work: Work) -> Outcome:
     node, placement = work.node, work.deployment.placement
     if node.hardware is None:
         return wait("the ramdisk reports the hardware")
-    mine = work.doors.store.deployments.never_active(node.name)
+    image, storage = work.doors.catalogue.get(placement.image), work.role.storage
+    if work.role.image.disk:
+        storage = storage.model_copy(update={"esp_mib": SEED_ROOM_MIB})
     chosen = choose_disks(
         node.name,
         node.hardware,
         node.spec.root_disk,
-        work.role.storage,
+        storage,
         root_min=work.doors.catalogue.index(placement.image).size,
+        sector=image.sector,
         wipe=work.role.storage.wipe or placement.wipe,
-        own=mine,
+        own_tables=_own_tables(work),
     )
     disk = chosen[ROOT_DISK]
     names = {name: found.name for name, found in chosen.items()}
     return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial, disks=names)
+
+
+def _own_tables(work: Work) -> set[str]:
+    """What the tables call themselves that deployments of this node wrote which never became active."""
+    store, found = work.doors.store.deployments, set[str]()
+    for ident in store.never_active(work.node.name):
+        for name in (ROOT_DISK, *work.role.storage.disks):
+            found |= {guid_of_disk(ident, name), mbr_of_disk(ident, name)}
+    for ident in store.since_active(work.node.name):
+        # A whole disk is called alike wherever it is, so only what came after the last instance that was in use counts.
+        deployment = store.get(ident)
+        if any(step.name is StepName.STORAGE and step.attempts for step in deployment.steps):
+            with suppress(ImageError, NotFound):
+                found.add(work.doors.catalogue.get(deployment.placement.image).table)
+    return found - {""}
 
 
 def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
@@ -255,7 +276,7 @@ def _give_order(work: Work) -> None:
     ident = str(uuid.uuid4())
     store = work.doors.store
     with store.transaction():
-        body = {"id": ident, "step": str(work.step.name)} | ORDERS[work.step.name](work)
+        body = {"id": ident} | build_order(work)
         store.deployments.put_order(work.deployment.id, ident, work.step.name, body)
 
 
@@ -274,7 +295,12 @@ def configure(work: Work) -> Outcome:
 
 def _check_root(work: Work, report: Mapping[str, Any]) -> str | None:
     """What the instance runs from. :raises DeployError: it is not what was written, though it knows its token."""
-    booted, written = str(report.get("root") or ""), build_layout(work).root_device()
+    booted = str(report.get("root") or "")
+    if work.role.image.disk:
+        found = [f"PARTUUID={uuid}" for uuid in work.detail(StepName.BOOT_LOADER)["partitions"]]
+        written = booted if booted in found else " or ".join(found)
+    else:
+        written = build_layout(work).root_device()
     if booted and booted != written:
         raise DeployError(
             "the node did not boot from the disk that was written",

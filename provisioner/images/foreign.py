@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ GIB = 1024**3
 MEMORY = 2 * GIB
 SECONDS = 1800
 SECTOR = 512
+SECTORS = (512, 4096)
+GPT_MAGIC = b"EFI PART"
 EXT4_MAGIC, XFS_MAGIC = (1080, b"\x53\xef"), (0, b"XFSB")
 """(offset, bytes) of file systems' magic numbers."""
 
@@ -76,7 +79,7 @@ def import_foreign(
 ) -> Image:
     """Publish it under ``name``.
 
-    :param reserved: names of roles, which whole disks may not take since they cannot be deployed.
+    :param reserved: names of roles that are built from elements, which whole disks may not take.
     :param work: an empty folder with room for the disk.
     :raises ImageError: it cannot be read, or holds neither a partition table nor a file system.
     """
@@ -96,11 +99,12 @@ def import_foreign(
     except HostError as error:
         raise _refused(found.path, error.cause or error.summary, "qemu-img check tells more") from error
     kind = read_kind(raw)
+    table, sector = read_table(raw) if kind == "disk" else ("", 0)
     if kind is None:
         raise _refused(found.path, "it has no partition table, nor ext4 or XFS", "file FILE shows what it is")
     if kind == "disk" and name in reserved:
-        hint = "bring the file system of its root partition, or give it a name that is no role's"
-        raise _refused(found.path, f"it is a whole disk, and {name} is a role, deployed as a file system", hint)
+        hint = "give it a name that is no role's, and name it in a role: image: {disk: NAME}"
+        raise _refused(found.path, f"it is a whole disk, and the role {name} has elements to build it from", hint)
     with catalogue.workplace() as out:
         index = write_chunks(raw, out / "root.zst")
         write_file(out / INDEX, index.model_dump_json())
@@ -113,6 +117,8 @@ def import_foreign(
             sizes={path.name: path.stat().st_size for path in sorted(out.iterdir())},
             mapped=index.mapped,
             kind=kind,
+            table=table,
+            sector=sector,
             test="skipped",
             inputs={found.path.name: hash_file(found.path)},
         )
@@ -130,3 +136,18 @@ def read_kind(raw: Path) -> str | None:
         file.seek(0)
         first = file.read(SECTOR)
     return "disk" if first[510:512] == b"\x55\xaa" and any(first[446:510]) else None
+
+
+def read_table(raw: Path) -> tuple[str, int]:
+    """What a partition table calls itself, and bytes of the sectors in which it counts, 0 when that is not said.
+
+    A GPT's header is in the second sector (UEFI 2.10, 5.3.2); an MBR's number is at byte 440 (5.2.1).
+    """
+    with raw.open("rb") as file:
+        for sector in SECTORS:
+            file.seek(sector)
+            header = file.read(92)
+            if header.startswith(GPT_MAGIC):
+                return str(uuid.UUID(bytes_le=header[56:72])), sector
+        file.seek(440)
+        return file.read(4)[::-1].hex(), 0

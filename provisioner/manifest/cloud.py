@@ -10,6 +10,7 @@ from typing import Any
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
+from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
 from provisioner.manifest.storage import check_storage
 from provisioner.manifest.values import RESERVED
@@ -71,6 +72,7 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         if role.role in roles:
             problems.append(Problem(where, f"the role {role.role} exists already", f"see {places[role.role]}"))
             continue
+        problems += check_image(role, layer)
         problems += check_cabling(role, layer)
         problems += check_storage(role, layer)
         for key in sorted(RESERVED & role.config.values.keys()):

@@ -37,7 +37,7 @@ def check_storage(role: Role, layer: Layer) -> Iterator[Problem]:
     needs = {volume.filesystem for volume in storage.volumes} & {"xfs"} or any(
         volume.raid or volume.group for volume in storage.volumes
     )
-    if needs and ELEMENT not in role.image.elements:
+    if needs and not role.image.disk and ELEMENT not in role.image.elements:
         what = f"image.elements: xfs, RAID and volume groups need the element {ELEMENT}"
         yield Problem(layer.where(("image", "elements")), what, f"add {ELEMENT}")
 

@@ -150,6 +150,7 @@ class Disk(Value):
 
     :param size: bytes. :param signatures: file systems, partition tables and RAID members found on it, by blkid's
         names, for example ``gpt`` or ``ext4``. :param gpt_uuid: the GPT disk GUID, lower case, if there is one.
+        :param mbr_id: the number of an MBR, 8 hex digits, lower case, if there is one.
     """
 
     name: str
@@ -163,6 +164,12 @@ class Disk(Value):
     by_path: str = ""
     signatures: tuple[str, ...] = ()
     gpt_uuid: str | None = None
+    mbr_id: str | None = None
+
+    @property
+    def table(self) -> str | None:
+        """What its partition table calls itself."""
+        return self.gpt_uuid or self.mbr_id
 
 
 class Nic(Value):

@@ -46,6 +46,8 @@ class Image(Value):
     ``layers`` are those it stands on, the lowest first.
 
     :param kind: ``root``, a file system for a partition; ``ramdisk``; or ``disk``, a whole disk that somebody brought.
+    :param table: of a whole disk: what its partition table calls itself, the GUID of a GPT or the number of an MBR.
+    :param sector: of a whole disk: bytes of the sectors in which its GPT counts; 0 with an MBR.
     :param test: how the boot test ended: ``passed``, ``skipped`` (``--no-test``); empty for what has none.
     """
 
@@ -57,6 +59,8 @@ class Image(Value):
     elements: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     kind: str = "root"
+    table: str = ""
+    sector: int = 0
     test: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)

@@ -35,9 +35,11 @@ class ImageSpec(Value):
 
     ``checks`` are run in the booted image before it is published, beside the role's own health probes. ``squashfs``
     adds the image as kernel, initramfs and squashfs, for those who boot it by other means.
+    ``disk``: instead of all that, the name of a whole disk that was imported. Its own cloud-init makes it an instance.
     """
 
-    elements: tuple[str, ...] = Field(min_length=1)
+    elements: tuple[str, ...] = ()
+    disk: str = ""
     templates: tuple[str, ...] = ()
     checks: tuple[Probe, ...] = ()
     squashfs: bool = False

@@ -154,7 +154,13 @@ class _Planner:
             node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
             self._note(deployment, node)
             changes = diff_shared(self.observed.metadata.get(node.name, {}), shared)
-            if changes:
+            if changes and self.desired.roles[name].image.disk:
+                paths = ", ".join(change.path for change in changes)
+                self.notes.append(
+                    f"{hostname} on {node.name}: the cloud-init of a whole disk reads its values once, now differ: "
+                    f"{paths}; next: provisioner node release {node.name}, then provisioner apply"
+                )
+            elif changes:
                 guard = build_guard(node)
                 why = "what it was told differs from the files"
                 configures.append(
@@ -194,10 +200,15 @@ class _Planner:
         wanted = [RAMDISK, *(action.placement.role for action in deploys if isinstance(action, Deploy))]
         missing = [name for name in dict.fromkeys(wanted) if name not in self.observed.images]
         if missing:
+            disks = {name: self.desired.roles[name].image.disk for name in missing if name in self.desired.roles}
+            brought = [disk for disk in disks.values() if disk]
+            build = [name for name in missing if not disks.get(name)]
+            hints = [f"provisioner image build {' '.join(build)}"] if build else []
+            hints += [f"provisioner image import FILE --name {disk}" for disk in brought]
             raise ImageError(
-                f"there is no image {', '.join(missing)} whose signature holds",
+                f"there is no image {', '.join([*build, *brought])} whose signature holds",
                 where=self.desired.cloud.cloud,
-                hint=f"provisioner image build {' '.join(missing)}",
+                hint="; ".join(hints),
             )
 
 

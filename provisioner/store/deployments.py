@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import STEPS as STEP_NAMES
@@ -101,6 +101,14 @@ class Deployments:
     def never_active(self, node: str) -> list[str]:
         """Ids of a node's deployments that never became active: their disks hold nothing of anyone's."""
         query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node, DEPLOYMENTS.c.activated.is_(None))
+        with self._db.read() as tx:
+            return list(tx.execute(query).scalars())
+
+    def since_active(self, node: str) -> list[str]:
+        """Ids of a node's deployments since the last one that became active, without it; all when none did."""
+        mine = DEPLOYMENTS.c.node == node
+        last = select(func.max(DEPLOYMENTS.c.created)).where(mine, DEPLOYMENTS.c.activated.is_not(None))
+        query = select(DEPLOYMENTS.c.id).where(mine, DEPLOYMENTS.c.created > func.coalesce(last.scalar_subquery(), 0.0))
         with self._db.read() as tx:
             return list(tx.execute(query).scalars())
 

@@ -149,9 +149,7 @@ class LinuxHost:
 
     def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
         base = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
-        with (
-            tempfile.TemporaryFile() as output
-        ):  # a file, since a daemon that a script leaves behind may hold a pipe open
+        with tempfile.TemporaryFile() as output:  # a daemon that a script leaves behind may hold a pipe open
             try:
                 process = subprocess.Popen(
                     list(argv),

@@ -24,6 +24,9 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
 ``boot-loader``    ``root``, ``disks``, ``esp`` (device), ``root_device`` (for the kernel), ``grub_partition``,
                    ``stacked`` (bool), ``raids`` (UUIDs by name), ``gone`` (GUIDs), ``firmware`` (``uefi``/``bios``),
                    ``cmdline``
+``clear-disk``     ``disk``: instead of ``storage``, for an image that is a whole disk; its result is of the same kind
+``seed-disk``      ``disk``, ``files``: instead of ``seed-instance``; the files go to a volume of their own
+``check-disk``     ``disk``, ``firmware``, ``gone``: instead of ``boot-loader``; its result has ``partitions`` (GUIDs)
 ``restart``        ``root``, ``stacked``, ``raids``, ``cmdline``: load the instance's kernel, answer, give way to it
 ``hello``          nothing: read the hardware again, for another deployment; its result has ``hardware``
 ``inspect``        ``lldp_seconds``; its result has ``hardware``

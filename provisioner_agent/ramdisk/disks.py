@@ -13,12 +13,16 @@ from provisioner_agent.ramdisk.problem import OrderFailed
 
 @dataclass(frozen=True)
 class Partition:
-    """One entry of a table. ``uuid`` lower case; ``size`` and ``start`` in bytes; ``path`` the device."""
+    """One entry of a table. ``uuid`` and ``type`` lower case; ``size`` and ``start`` in bytes; ``path`` the device.
+
+    ``uuid``: that of the GPT, or what Linux makes of an MBR's number and the partition's (``PARTUUID``).
+    """
 
     path: str
     uuid: str
     size: int
     start: int = 0
+    type: str = ""
 
 
 def disk_path(name: str) -> str:
@@ -37,12 +41,18 @@ def read_partitions(host: Host, disk: str) -> list[Partition]:
     text = run_checked(host, ["sfdisk", "--json", disk], f"the partition table of {disk} cannot be read")
     table = json.loads(text)["partitiontable"]
     sector = int(table.get("sectorsize", 512))
-    return [
-        Partition(
-            entry["node"], str(entry.get("uuid", "")).lower(), int(entry["size"]) * sector, int(entry["start"]) * sector
-        )
-        for entry in table.get("partitions", [])
-    ]
+    found = []
+    for entry in table.get("partitions", []):
+        path = str(entry["node"])
+        uuid = str(entry.get("uuid") or f"{str(table.get('id')).removeprefix('0x')}-{_number(path):02x}").lower()
+        size, start = int(entry["size"]) * sector, int(entry["start"]) * sector
+        found.append(Partition(path, uuid, size, start, str(entry["type"]).lower()))
+    return found
+
+
+def _number(path: str) -> int:
+    """Of a partition by its device: 12 of ``/dev/nvme0n1p12``."""
+    return int(path[len(path.rstrip("0123456789")) :])
 
 
 def device_size(host: Host, device: str) -> int:

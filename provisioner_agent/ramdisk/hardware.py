@@ -110,7 +110,7 @@ def read_disks(host: Host) -> list[dict[str, Any]]:
     for entry in parse_disks(listed.output if listed.code == 0 else ""):
         name = entry["kname"]
         children = [child["kname"] for child in _below(entry)]
-        gpt, signatures = read_signatures(host, name, children)
+        table, signatures = read_signatures(host, name, children)
         disks.append(
             {
                 "name": name,
@@ -123,7 +123,8 @@ def read_disks(host: Host) -> list[dict[str, Any]]:
                 "rotational": bool(entry.get("rota")),
                 "by_path": parse_by_path(host.real(f"/sys/block/{name}")),
                 "signatures": signatures,
-                "gpt_uuid": gpt,
+                "gpt_uuid": table.get("gpt"),
+                "mbr_id": table.get("dos"),
             }
         )
     return disks
@@ -145,8 +146,8 @@ def _below(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _below(child)
 
 
-def read_signatures(host: Host, disk: str, children: list[str]) -> tuple[str | None, list[str]]:
-    """(GPT GUID or None, sorted names of signatures) of a disk and of what lies on it."""
+def read_signatures(host: Host, disk: str, children: list[str]) -> tuple[dict[str, str], list[str]]:
+    """(what its partition table calls itself, by the table's kind; sorted names of signatures on it and its parts)."""
     found: set[str] = set()
     for name in [disk, *children]:
         listed = host.run(["wipefs", "--json", "--no-act", f"/dev/{name}"])
@@ -158,8 +159,8 @@ def read_signatures(host: Host, disk: str, children: list[str]) -> tuple[str | N
         found |= set() if probed.code == NOTHING_FOUND else {UNREADABLE}
     if "gpt" in found:
         found.discard(PROTECTIVE)
-    gpt = said.get("PTUUID", "").lower() if said.get("PTTYPE") == "gpt" else ""
-    return gpt or None, sorted(found)
+    table = {said["PTTYPE"]: said["PTUUID"].lower()} if said.get("PTTYPE") and said.get("PTUUID") else {}
+    return table, sorted(found)
 
 
 def parse_signatures(text: str) -> set[str]:

@@ -29,6 +29,7 @@ from provisioner_agent.ramdisk.progress import NoMeter
 from provisioner_agent.ramdisk.restart import do_restart
 from provisioner_agent.ramdisk.seed import do_seed
 from provisioner_agent.ramdisk.storage import do_storage
+from provisioner_agent.ramdisk.whole import do_check_disk, do_clear_disk, do_seed_disk
 
 CMDLINE = "/proc/cmdline"
 
@@ -81,6 +82,9 @@ def build_works(host: Host, source: Source, hardware: Callable[[], Mapping[str, 
         "seed-instance": lambda order, meter: do_seed(host, order),
         "restart": lambda order, meter: do_restart(host, order),
         "boot-loader": lambda order, meter: do_boot_loader(host, order),
+        "clear-disk": lambda order, meter: do_clear_disk(host, order),
+        "seed-disk": lambda order, meter: do_seed_disk(host, order),
+        "check-disk": lambda order, meter: do_check_disk(host, order),
     }
 
 

@@ -60,22 +60,25 @@ def do_storage(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def old_partitions(host: Host, path: str) -> list[Partition]:
-    """What a disk has before it is written; nothing when it has no table."""
+    """What a disk that nothing may use has before it is written; nothing when it has no table.
+
+    :raises OrderFailed: it is not there, or in use.
+    """
+    if not host.exists(path):
+        raise OrderFailed(f"there is no disk {path}")
+    unmount_all(host, path)
     return read_partitions(host, path) if host.run(["sfdisk", "--json", path]).code == 0 else []
 
 
 def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> tuple[dict[str, str], list[Partition]]:
     """Write one disk's table. :returns: the partitions' devices by name, and what was there before."""
     path, wanted = disk_path(str(disk["disk"])), disk["partitions"]
-    if not host.exists(path):
-        raise OrderFailed(f"there is no disk {path}")
-    unmount_all(host, path)
+    old = old_partitions(host, path)
     name = path.removeprefix("/dev/")
     size = int(host.read_text(f"/sys/block/{name}/size") or 0) * 512 // MIB
     places = lay_out(wanted, size, path)
-    old = old_partitions(host, path)
     kept = find_kept(path, old, wanted, places)
-    _wipe(host, path, {partition.path for partition in kept})
+    wipe_disk(host, path, {partition.path for partition in kept})
     host.say(f"{path}: partitions are written" + (f", {len(kept)} are kept" if kept else ""))
     argv = ["sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "never", path]
     script = render_table(disk, table, places)
@@ -137,7 +140,7 @@ def find_kept(
     return kept
 
 
-def _wipe(host: Host, disk: str, kept: set[str]) -> None:
+def wipe_disk(host: Host, disk: str, kept: set[str]) -> None:
     """Clear signatures of the old partitions, then of the disk, then both places of a table."""
     name = disk.removeprefix("/dev/")
     parts = [f"/dev/{entry}" for entry in host.names(f"/sys/block/{name}") if entry.startswith(name)]
@@ -159,24 +162,27 @@ def _wipe(host: Host, disk: str, kept: set[str]) -> None:
 
 
 def _wait_for_partitions(host: Host, disk: str, wanted: Mapping[str, Any], table: str) -> dict[str, str]:
-    """Devices by name, once the kernel shows them; after some time it is asked to read the table again."""
-    found = read_partitions(host, disk)
-    by_guid = {partition.uuid: partition.path for partition in found}
+    """Devices by name, once the kernel shows them."""
+    by_guid = {partition.uuid: partition.path for partition in read_partitions(host, disk)}
     paths = {}
     for number, item in enumerate(wanted["partitions"]):
         guid = f"{wanted['guid']}-{number + 1:02x}" if table == "mbr" else item["guid"].lower()
-        if table == "mbr" and number < len(found):
-            by_guid[guid] = found[number].path  # an MBR knows no GUIDs
         if guid not in by_guid:
             raise OrderFailed(f"{disk} does not keep its partition table", f"no partition {guid} on it")
         paths[str(item["name"])] = by_guid[guid]
+    wait_for_devices(host, disk, list(paths.values()))
+    return paths
+
+
+def wait_for_devices(host: Host, disk: str, paths: Sequence[str]) -> None:
+    """Until the kernel shows them; after some time it is asked to read the table again. :raises OrderFailed:"""
     for attempt in range(TRIES):
-        if all(host.exists(path) for path in paths.values()):
-            return paths
+        if all(host.exists(path) for path in paths):
+            return
         if attempt % 8 == 4:
             host.run(["blockdev", "--rereadpt", disk])
         host.sleep(PAUSE)
-    raise OrderFailed(f"the kernel does not show the partitions of {disk}", ", ".join(paths.values()))
+    raise OrderFailed(f"the kernel does not show the partitions of {disk}", ", ".join(paths))
 
 
 def _make_filesystem(host: Host, item: Mapping[str, Any], paths: Mapping[str, str]) -> bool:

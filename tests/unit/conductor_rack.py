@@ -6,6 +6,7 @@ Nothing of ours is patched: the conductor gets its own doors, with fakes behind 
 from __future__ import annotations
 
 import base64
+import json
 import re
 import threading
 import uuid
@@ -27,7 +28,14 @@ from provisioner.system.clock import FakeClock
 from provisioner.system.settings import Settings
 
 PASSWORD = "hunter2"
+DISK_TABLE = "5ca1ab1e-0000-4000-8000-000000000000"
+"""What the table of every whole disk calls itself."""
+PARTITION = "deadbeef-0000-4000-8000-000000000001"
+"""The root partition of every whole disk."""
 GIB = 1 << 30
+
+
+ON_A_WHOLE_DISK = {"root_device": f"PARTUUID={PARTITION}"}
 
 
 class Killed(BaseException):
@@ -47,9 +55,11 @@ class Rot:
 class Images:
     """A catalogue with one image for each role and the ramdisk."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, roles: Mapping[str, Role]) -> None:
         self.size = 2 * GIB
-        self.known = {name: _image(name) for name in ("ramdisk", *names)}
+        self.known = {name: _image(name) for name in ("ramdisk", *roles)}
+        for disk in [role.image.disk for role in roles.values() if role.image.disk]:
+            self.known[disk] = _image(disk).model_copy(update={"kind": "disk", "table": DISK_TABLE, "sector": 512})
 
     def images(self) -> list[Image]:
         return list(self.known.values())
@@ -242,7 +252,7 @@ class Rack:
         self.servers = {f"node{number}": Server(f"node{number}", number) for number in range(1, count + 1)}
         self.bmcs = Controllers(self.servers)
         self.desired = desired or cloud(count)
-        self.images = Images(*self.desired.roles)
+        self.images = Images(self.desired.roles)
         self.on_commit: Callable[[], None] | None = None
         self.restarts = 0
         self.max_at_once = 0
@@ -381,13 +391,17 @@ class Rack:
             return
         if step == "storage":
             server.disk_guid, server.loader, server.files = order["disks"][0]["guid"], False, {}
+        if step == "clear-disk":
+            server.disk_guid, server.loader, server.files = None, False, {}
+        if step == "write-image" and server.disk_guid is None:
+            server.disk_guid = DISK_TABLE
         if step == "write-image":
             news = {"order": order["id"], "bytes": 50, "total": 100, "rate": 10.0, "remaining": 5.0}
             self.conductor.progress(ident, news)
-        if step == "seed-instance":
+        if step in ("seed-instance", "seed-disk"):
             server.files = {file["path"]: file["content"] for file in order["files"]}
             server.applied = server.permit = 0
-        if step == "boot-loader":
+        if step in ("boot-loader", "check-disk"):
             server.loader = True
         if step == "restart" and server.loader:
             server.running = "instance"
@@ -396,6 +410,10 @@ class Rack:
             names = [partition["name"] for disk in order["disks"] for partition in disk["partitions"]]
             names += [part["name"] for part in (*order["raids"], *order["logicals"])]
             detail = {"devices": {name: f"/dev/{name}" for name in names}, "made": []}
+        if step == "clear-disk":
+            detail = {"devices": {"root": "/dev/sda"}, "made": [], "gone": []}
+        if step == "check-disk":
+            detail = {"partitions": [PARTITION]}
         if step.startswith("test-"):
             well = {"verdict": "passed", "summary": "well"}
             detail = server.test_results.get(step.removeprefix("test-"), well)
@@ -407,6 +425,9 @@ class Rack:
 
     def _instance(self, server: Server) -> None:
         """The config agent: permit, change, report unhealthy, probe, report, give the permit back."""
+        if "/user-data" in server.files:
+            self._visitor(server)
+            return
         token = re.search(r'"token": "(\S+)\.(\S+)"', server.files["/etc/provisioner-agent/agent.json"])
         assert token
         ident = token.group(1)
@@ -427,6 +448,16 @@ class Rack:
             server.once.append(answer["once"])
             server.permit = generation
             self.max_at_once = max(self.max_at_once, sum(bool(s.permit) for s in self.servers.values()))
+
+    def _visitor(self, server: Server) -> None:
+        """The agent of a whole disk, which reports until its probes are green."""
+        user = json.loads(server.files["/user-data"].removeprefix("#cloud-config\n"))
+        config = json.loads(user["write_files"][-1]["content"])
+        ident, _, secret = config["token"].partition(".")
+        assert self.conductor.guest_secret(ident, "instance") == secret
+        found = self.conductor.metadata(ident, 0)
+        assert found is not None
+        self.report(server, ident, found["generation"], "applied", not server.red)
 
     def _finish(self, server: Server, ident: str) -> None:
         generation = server.permit
@@ -457,7 +488,7 @@ class Rack:
             "phases": [],
             "error": error,
             "boot_id": str(server.boot),
-            "root": server.root or server.order_bodies["boot-loader"]["root_device"],
+            "root": server.root or server.order_bodies.get("boot-loader", ON_A_WHOLE_DISK)["root_device"],
         }
         self.conductor.report(ident, message)
 

@@ -23,7 +23,7 @@ def disk(name: str, gib: float, **more: Any) -> Disk:
 
 def choose(*disks: Disk, hints: dict[str, Any] | None = None, wipe: bool = False, own: tuple[str, ...] = ()) -> str:
     hardware = HardwareReport(cpus=1, memory_mib=1024, firmware=Firmware.UEFI, disks=disks)
-    found = choose_disk("node1", hardware, hints or {}, needed=2 * GIB + 136 * MIB, wipe=wipe, own_guids=set(own))
+    found = choose_disk("node1", hardware, hints or {}, needed=2 * GIB + 136 * MIB, wipe=wipe, own_tables=set(own))
     return found.name
 
 

@@ -121,7 +121,7 @@ def disk(name: str, gib: float, **more: Any) -> Disk:
 
 def choose(storage: Storage, *disks: Disk, wipe: bool = False) -> dict[str, str]:
     hardware = HardwareReport(cpus=1, memory_mib=1024, firmware=Firmware.UEFI, disks=disks)
-    found = choose_disks("n1", hardware, {}, storage, root_min=2 * GIB, wipe=wipe, own=())
+    found = choose_disks("n1", hardware, {}, storage, root_min=2 * GIB, wipe=wipe, own_tables=())
     return {name: disk.name for name, disk in found.items()}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from provisioner.errors import ImageError
 from provisioner.images.catalogue import Catalogue
-from provisioner.images.foreign import Foreign, import_foreign, inspect
+from provisioner.images.foreign import Foreign, import_foreign, inspect, read_table
 from provisioner.system.run import HostRunner
 from provisioner.trust.keys import SiteKeys
 
@@ -61,6 +61,19 @@ def test_raw_and_qcow2_are_taken(
 ) -> None:
     path = form(make(tmp_path))
     assert take(catalogue, path) == {filesystem: "root", table: "disk"}[make]
+
+
+@pytest.mark.parametrize(
+    ("label", "table", "sector"),
+    [("label: gpt\nlabel-id: 0A000000-0000-4000-8000-00000000000B\n", "0a000000-0000-4000-8000-00000000000b", 512),
+     ("label: dos\nlabel-id: 0x0badcafe\n", "0badcafe", 0)],
+)  # fmt: skip
+def test_a_whole_disk_is_known_by_its_table(tmp_path: Path, label: str, table: str, sector: int) -> None:
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as file:
+        file.truncate(16 << 20)
+    RUN(["sfdisk", "-q", path], stdin=f"{label}size=4M\n")
+    assert read_table(path) == (table, sector)
 
 
 def with_backing(folder: Path) -> Path:
@@ -115,7 +128,7 @@ def test_a_disk_without_anything_on_it_is_refused(catalogue: Catalogue, tmp_path
 
 
 def test_a_whole_disk_cannot_take_a_roles_name(catalogue: Catalogue, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="galera is a role"):
+    with pytest.raises(ImageError, match="the role galera has elements"):
         take(catalogue, table(tmp_path), "galera")
     assert catalogue.images() == []
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from casefile import split_case
 
+from provisioner.conductor.cloudinit import build_network
 from provisioner.conductor.network import NETWORKS, build_networks
 from provisioner.errors import ManifestError
 from provisioner.manifest.cloud import parse_desired
@@ -32,6 +34,8 @@ def test_case(case: Path) -> None:
         assert files.pop("refused").strip() in str(error)
     else:
         assert isinstance(action, Deploy)
+        if "cloud-init" in files:
+            assert build_network(action.placement) == yaml.safe_load(files.pop("cloud-init"))
         found = build_networks(action.placement)
         assert {path.removeprefix(f"{NETWORKS}/"): text for path, text in found.items()} == files
         carriers = {interface.name for interface in action.placement.interfaces}
