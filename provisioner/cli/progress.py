@@ -23,6 +23,8 @@ LOOK = 1.0
 """Seconds between two looks at the cloud."""
 PATIENCE = 15.0
 """Seconds that the service may be away, restarting, before the watch is given up."""
+MEASURES = ("bytes", "total", "rate", "remaining")
+"""What a step says of how far it is."""
 SPEAK = 10.0
 """Seconds after which a node that is writing gets a plain line, though its step is the same."""
 
@@ -200,7 +202,7 @@ def watch_node(options: Options, client: Client, name: str, running: Collection[
 
     :raises DeadlinePassed: it still is after ``seconds``.
     """
-    begun, last = options.clock.monotonic(), ""
+    begun, last, spoke = options.clock.monotonic(), "", 0.0
     while True:
         view = client.node(name)
         if view.node.state not in running:
@@ -212,10 +214,13 @@ def watch_node(options: Options, client: Client, name: str, running: Collection[
                 where=name,
                 hint=f"provisioner node show {name}",
             )
-        step = str(view.node.state)
+        step, news = str(view.node.state), ""
         if view.deployment and view.node.deployment == view.deployment.id:
-            step = next((str(step.name) for step in view.deployment.steps if step.state is StepState.RUNNING), step)
-        if step != last and not options.json:
-            click.echo(f"  {elapsed:6.1f} s  {name}: {step}", err=True)
-            last = step
+            running_one = next((step for step in view.deployment.steps if step.state is StepState.RUNNING), None)
+            if running_one is not None:
+                step = str(running_one.name)
+                news = describe({key: running_one.detail.get(key, "") for key in MEASURES})
+        if (step != last or (news and elapsed - spoke >= SPEAK)) and not options.json:
+            click.echo(f"  {elapsed:6.1f} s  {name}: {step}{f', {news}' if news else ''}", err=True)
+            last, spoke = step, elapsed
         options.clock.sleep(0.5)

@@ -1,14 +1,24 @@
-"""``provisioner node retry``, ``abort``, ``release`` and ``forget``: the ways out of each state."""
+"""``provisioner node retry``, ``abort``, ``release``, ``erase`` and ``forget``: the ways out of each state."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-from provisioner.cli.options import Options, output_option, pass_options, print_json
+from provisioner.cli.hardware import stay_option, view_json
+from provisioner.cli.main import print_error
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.progress import watch_node
 from provisioner.cli.reach import open_client
+from provisioner.client.client import Client
+from provisioner.errors import EXIT_ERROR
+from provisioner.model.deployment import EraseLevel, Node, StepName
 from provisioner.model.states import NodeState
+from provisioner.model.status import NodeView
 
+ERASE_SECONDS = 7 * 86400.0
+"""No longer than the service waits for it."""
 CLEANING_SECONDS = 120.0
 """How long a release or an abort is watched: powering off, and a BMC that has to be asked again."""
 
@@ -57,19 +67,80 @@ def abort(options: Options, name: str, wait: bool) -> None:
     _do_verb(options, name, "abort", wait=wait)
 
 
-@click.command("release")
+LEVEL_NAMES = [str(level) for level in EraseLevel]
+LEVELS = """
+    \b
+    metadata  partition tables and signatures; seconds. Who has the disk can still read much of the rest
+    quick     every block is discarded, by disks that can; what cannot is named
+    secure    NVMe disks erase themselves, others are overwritten and read back; may take hours
+"""
+
+
+@click.command(
+    "release",
+    help=f"""Take an active node out of its cloud, and switch it off.
+
+    Its disks stay as they are, unless --erase says how thoroughly all of them are erased:
+{LEVELS}
+    \b
+    Example:
+      provisioner node release node3 --erase quick
+""",
+)
 @click.argument("name")
+@click.option("--erase", "level", type=click.Choice(LEVEL_NAMES), help="Erase all disks of the node.")
+@stay_option
 @wait_option
 @output_option
 @pass_options
-def release(options: Options, name: str, wait: bool) -> None:
-    """Take an active node out of its cloud.
+def release(options: Options, name: str, level: str | None, stay: bool, wait: bool) -> int:
+    erase = None if level is None else EraseLevel(level)
+    return _clean(options, name, lambda client: client.release(name, erase, stays=stay), wait=wait)
 
+
+@click.command(
+    "erase",
+    help=f"""Erase all disks of NAME, which has no place in a cloud.
+
+    --level says how thoroughly:
+{LEVELS}
     \b
     Example:
-      provisioner node release node3
-    """
-    _do_verb(options, name, "release", wait=wait)
+      provisioner node erase a01 --level secure
+""",
+)
+@click.argument("name")
+@click.option("--level", type=click.Choice(LEVEL_NAMES), default=LEVEL_NAMES[0], show_default=True, help="See above.")
+@stay_option
+@wait_option
+@output_option
+@pass_options
+def erase(options: Options, name: str, level: str, stay: bool, wait: bool) -> int:
+    return _clean(options, name, lambda client: client.erase(name, EraseLevel(level), stays=stay), wait=wait)
+
+
+def _clean(options: Options, name: str, begin: Callable[[Client], Node], *, wait: bool) -> int:
+    """Begin a cleaning, and see it to its end."""
+    with open_client(options) as client:
+        view = NodeView(node=begin(client), deployment=None, exits=())
+        if wait:
+            view = watch_node(options, client, name, (NodeState.CLEANING,), ERASE_SECONDS)
+    if options.json:
+        print_json(view_json(view))
+        return EXIT_ERROR if view.node.state is NodeState.FAILED else 0
+    for disk, what in _erased(view).items():
+        click.echo(clean(f"{name}: {disk}: {what}"))
+    click.echo(f"{name} is {view.node.state}")
+    if view.node.failure:
+        print_error(view.node.failure)
+        return EXIT_ERROR
+    return 0
+
+
+def _erased(view: NodeView) -> dict[str, str]:
+    """What was done to each disk."""
+    steps = view.deployment.steps if view.deployment else ()
+    return next((dict(step.detail.get("disks", {})) for step in steps if step.name is StepName.ERASE), {})
 
 
 @click.command("forget")

@@ -15,7 +15,7 @@ import httpx
 from pydantic import ValidationError
 
 from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachable, error_from_dict
-from provisioner.model.deployment import Node
+from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
@@ -144,8 +144,16 @@ class Client:
         return self._get("nodes", name, "bmc", what)[what]
 
     def verb(self, name: str, verb: str) -> Node:
-        """One of the exits of the node's state: ``retry``, ``abort``, ``release``, ``forget``."""
+        """One of the exits of the node's state: ``retry``, ``abort``, ``forget``."""
         return Node.model_validate(self._post({}, "nodes", name, verb))
+
+    def release(self, name: str, erase: EraseLevel | None = None, *, stays: bool = False) -> Node:
+        """Take an active node out of its cloud. ``erase``: its disks; ``stays``: it is left in the ramdisk."""
+        return Node.model_validate(self._post({"erase": erase, "stays": stays}, "nodes", name, "release"))
+
+    def erase(self, name: str, level: EraseLevel, *, stays: bool = False) -> Node:
+        """Erase all disks of an available node. ``stays``: it is left in the ramdisk."""
+        return Node.model_validate(self._post({"level": level, "stays": stays}, "nodes", name, "erase"))
 
     def inspect(self, name: str, *, stays: bool = False) -> Node:
         """Boot a node into the ramdisk and find out what it is made of. ``stays``: the ramdisk runs on afterwards."""

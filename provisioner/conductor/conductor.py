@@ -19,10 +19,10 @@ from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.verbs import begin_inspection, begin_tests, do_verb
+from provisioner.conductor.verbs import begin_inspection, begin_tests, do_verb, erase_disks, release
 from provisioner.conductor.walk import Walker
 from provisioner.events import Event
-from provisioner.model.deployment import Node
+from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
@@ -141,6 +141,14 @@ class Conductor(Guests):
     def verb(self, name: str, verb: str) -> Node:
         """:raises Conflict: the node's state does not offer the verb."""
         return do_verb(self._doors, name, verb)
+
+    def release(self, name: str, erase: EraseLevel | None = None, *, stays: bool = False) -> Node:
+        """:raises Conflict: the node's state does not offer it."""
+        return release(self._doors, name, erase, stays=stays)
+
+    def erase(self, name: str, level: EraseLevel, *, stays: bool = False) -> Node:
+        """:raises Conflict: the node's state does not offer it."""
+        return erase_disks(self._doors, name, level, stays=stays)
 
     def inspect(self, name: str, *, stays: bool = False) -> Node:
         """:raises Conflict: the node's state does not offer it."""

@@ -11,6 +11,7 @@ from provisioner.boot.ipxe import render_boot_script, render_local_script
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.steps import BAD_STATES, report_error
+from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, StepName, StepState
 from provisioner.model.hardware import HardwareReport, Port, Verdict
@@ -27,10 +28,10 @@ RAMDISK_STEPS = (
     StepName.BOOT_LOADER,
 )
 """Steps whose work is lost when the ramdisk boots anew."""
-STANDBY = (NodeState.AVAILABLE, NodeState.DEPLOYING, NodeState.INSPECTING)
+STANDBY = (NodeState.AVAILABLE, NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)
 """States in which a ramdisk that stays waits for what comes next."""
 PROGRESS_KEYS = ("bytes", "total", "rate", "remaining")
-PROGRESS_PHASES = frozenset({"write", "read back", *TESTS.values()})
+PROGRESS_PHASES = frozenset({"write", "read back", "erase", *TESTS.values()})
 RESTARTED: Mapping[str, Any] = {
     "ok": True,
     "detail": {"verdict": Verdict.FAILED, "summary": "the server restarted by itself while it was tested"},
@@ -70,7 +71,7 @@ class Guests:
         )
 
     def _due(self, node: Node) -> Deployment | None:
-        if node.state not in (NodeState.DEPLOYING, NodeState.INSPECTING) or node.deployment is None:
+        if node.state not in STANDBY or node.deployment is None:
             return None
         deployment = self._store.deployments.get(node.deployment)
         state = {step.name: step.state for step in deployment.steps}
@@ -167,6 +168,7 @@ class Guests:
                     news["phase"] = message["phase"]
                 now = self._doors.clock.now()
                 self._store.deployments.set_detail(token.deployment, order.step, news, touched=now)
+                self._store.tokens.extend(token_id, now + TOKEN_SECONDS)  # some work takes days
         return {}
 
     def result(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def _image_order(work: Work) -> dict[str, Any]:
         "root": _devices(work)[work.role.storage.root.name],
         "image": image.id,
         "index_sha256": image.files["index.json"],
-        "grow": work.role.storage.grow,
+        "grow": work.role.storage.grow and not work.role.image.disk,
         "filesystem": work.role.storage.filesystem,
     }
 
@@ -148,6 +148,7 @@ ORDERS: dict[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.TEST_DISK: lambda work: {},
     StepName.TEST_MEMORY: lambda work: {},
     StepName.TEST_CPU: _cpu_order,
+    StepName.ERASE: lambda work: {"level": str(work.deployment.placement.erase)},
 }
 WHOLE_DISK: dict[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.STORAGE: _clear_order,

@@ -12,22 +12,24 @@ from pydantic import ValidationError
 from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
 from provisioner.conductor.doors import RAMDISK
 from provisioner.conductor.orders import build_layout, build_order
+from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.standby import adopt, ask_standby, find_standby
-from provisioner.conductor.work import TOKEN_SECONDS, Outcome, Work, done, wait
+from provisioner.conductor.work import BMC_SECONDS, TOKEN_SECONDS, Outcome, Work, done, wait
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError, NotFound
-from provisioner.model.deployment import TESTS, StepName
+from provisioner.model.deployment import CLEANING, TESTS, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
 from provisioner.model.storage import ROOT_DISK
 from provisioner.store.deployments import Order
 from provisioner.store.tokens import BOOT
 from provisioner.trust.keys import new_token
 
-BMC_SECONDS = 30.0
 POWER_SECONDS = 120.0
 HELLO_SECONDS = 600.0
 AGENT_SECONDS = 1800.0
 TEST_SECONDS = 3 * 3600.0
 """The memory of a large server takes its time."""
+ERASE_SECONDS = 7 * 86400.0
+"""A large disk that turns is overwritten within two days."""
 SILENT_SECONDS = 180.0
 POWER_LOOK = 20.0
 """Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
@@ -99,7 +101,8 @@ def power_cycle(work: Work) -> Outcome:
     power = doors.bmcs.power(work.node.bmc, password, BMC_SECONDS)
     seen_off = bool(work.step.detail.get("seen_off"))
     if not seen_off and power is not Power.OFF:
-        power = doors.bmcs.set_power(work.node.bmc, password, "off", BMC_SECONDS)
+        gentle = work.deployment.placement.role == CLEANING and work.deployment.placement.erase is None
+        power = switch_off(doors, work.node, work.deployment.id if gentle else None, password)
     if power is Power.OFF:
         if not seen_off:
             doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"seen_off": True})
@@ -252,6 +255,20 @@ def test(work: Work) -> Outcome:
     return done(verdict=str(result.verdict), summary=result.summary)
 
 
+def erase(work: Work) -> Outcome:
+    """The disks as they are afterwards are on record: what they held before is not warned of any more."""
+    outcome = order_agent(work, ERASE_SECONDS)
+    if not outcome.done:
+        return outcome
+    detail = dict(outcome.detail)
+    try:
+        hardware = HardwareReport.model_validate(detail.pop("hardware", None))
+    except ValidationError as error:
+        raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
+    work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
+    return done(**detail)
+
+
 def _record_test(work: Work, result: HardwareTest) -> None:
     part = TESTS[work.step.name]
     with work.doors.store.transaction():
@@ -379,5 +396,6 @@ ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.CONFIGURE: configure,
     StepName.PROBE: probe,
     StepName.INSPECT: inspect,
+    StepName.ERASE: erase,
     **dict.fromkeys(TESTS, test),
 }

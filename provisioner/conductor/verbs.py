@@ -9,13 +9,16 @@ from provisioner.conductor.clouds import announce_generation, end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.errors import DeployError, UsageError
 from provisioner.model.deployment import (
+    CLEANING,
     INSPECTION_STEPS,
     RAMDISK_BOOT,
     TESTS,
     DeploymentState,
+    EraseLevel,
     Node,
     Placement,
     StepName,
+    build_cleaning,
     build_inspection,
     build_test,
 )
@@ -33,10 +36,7 @@ def do_verb(doors: Doors, name: str, verb: str) -> Node:
     if action is None:
         raise UsageError(f"there is no verb {verb}", where=name, hint=f"the verbs are: {', '.join(VERBS)}")
     with doors.store.transaction():
-        node = doors.store.nodes.get(name)
-        check_verb(name, node.state, verb)
-        doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name, node.deployment)
-        return action(doors, node)
+        return action(doors, _ask(doors, name, verb))
 
 
 def begin_inspection(doors: Doors, name: str, *, stays: bool) -> Node:
@@ -57,14 +57,47 @@ def begin_tests(doors: Doors, name: str, parts: Sequence[HardwarePart], burn_sec
     return _begin(doors, name, "test", build_test(name, burn_seconds, stays), (*RAMDISK_BOOT, *wanted))
 
 
-def _begin(doors: Doors, name: str, verb: str, placement: Placement, steps: Sequence[StepName]) -> Node:
-    ident, now = str(uuid.uuid4()), doors.clock.now()
+def release(doors: Doors, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
+    """Take a node out of its cloud.
+
+    :param erase: what is done to all its disks then; None for nothing. :param stays: it is left in the ramdisk, ready
+        for what comes next, instead of off. :raises Conflict: the node's state does not offer it.
+    """
     with doors.store.transaction():
-        node = doors.store.nodes.get(name)
-        check_verb(name, node.state, verb)
-        doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name)
-        doors.store.deployments.add(ident, placement, now, steps)
-        return doors.store.nodes.move(node, NodeState.INSPECTING, now=now, deployment=ident)
+        node = do_verb(doors, name, "release")
+        return _clean(doors, node, erase, stays=stays) if erase or stays else node
+
+
+def erase_disks(doors: Doors, name: str, level: EraseLevel, *, stays: bool) -> Node:
+    """Erase all disks of a node that has no place in a cloud. :raises Conflict: the state does not offer it."""
+    with doors.store.transaction():
+        node = _ask(doors, name, "erase")
+        return _clean(doors, node, level, stays=stays)
+
+
+def _clean(doors: Doors, node: Node, erase: EraseLevel | None, *, stays: bool) -> Node:
+    steps = (*RAMDISK_BOOT, StepName.ERASE) if erase else RAMDISK_BOOT
+    return _run(doors, node, NodeState.CLEANING, build_cleaning(node.name, erase, stays), steps)
+
+
+def _begin(doors: Doors, name: str, verb: str, placement: Placement, steps: Sequence[StepName]) -> Node:
+    with doors.store.transaction():
+        return _run(doors, _ask(doors, name, verb), NodeState.INSPECTING, placement, steps)
+
+
+def _ask(doors: Doors, name: str, verb: str) -> Node:
+    """:raises Conflict: the node's state does not offer the verb."""
+    node = doors.store.nodes.get(name)
+    check_verb(name, node.state, verb)
+    doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name, node.deployment)
+    return node
+
+
+def _run(doors: Doors, node: Node, state: NodeState, placement: Placement, steps: Sequence[StepName]) -> Node:
+    """Begin a run of steps that is no deployment."""
+    ident, now = str(uuid.uuid4()), doors.clock.now()
+    doors.store.deployments.add(ident, placement, now, steps)
+    return doors.store.nodes.move(node, state, now=now, deployment=ident)
 
 
 def _retry(doors: Doors, node: Node) -> Node:
@@ -87,14 +120,20 @@ def _retry(doors: Doors, node: Node) -> Node:
     store.deployments.begin_again(ident)
     store.tokens.drop(ident)
     store.clouds.drop_report(node.name)
-    inspects = store.deployments.get(ident).placement.inspects
-    store.nodes.move(node, NodeState.INSPECTING if inspects else NodeState.DEPLOYING, now=now, deployment=ident)
+    store.nodes.move(node, state_of(store.deployments.get(ident).placement), now=now, deployment=ident)
     store.nodes.set_health(node.name, 0, None, now)
     return store.nodes.get(node.name)
 
 
+def state_of(placement: Placement) -> NodeState:
+    """The state of a node while this run of steps is walked."""
+    if not placement.inspects:
+        return NodeState.DEPLOYING
+    return NodeState.CLEANING if placement.role == CLEANING else NodeState.INSPECTING
+
+
 def _abort(doors: Doors, node: Node) -> Node:
-    if node.state is not NodeState.CLEANING:
+    if node.state is not NodeState.CLEANING or node.deployment is not None:
         return end_deployment(doors, node, NodeState.CLEANING, "aborted by an operator")
     error = DeployError(
         "cleaning was aborted; the node may still run", where=node.name, hint=f"provisioner node retry {node.name}"

@@ -8,12 +8,13 @@ from typing import Any
 
 from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.status import ready_roles
-from provisioner.conductor.steps import ACTIONS, BMC_SECONDS, CONFIGURE_SECONDS
+from provisioner.conductor.steps import ACTIONS, CONFIGURE_SECONDS
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.work import Outcome, Work
+from provisioner.conductor.work import BMC_SECONDS, Outcome, Work
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
-from provisioner.model.deployment import TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
+from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
@@ -21,13 +22,14 @@ from provisioner.model.states import NodeState
 LEASE_SECONDS = 300.0
 BMC_TRIES = 5
 """How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
-SHUTDOWN_SECONDS = 90.0
 EVIDENCE = 3
 PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining"))
 """Parts of a step's detail that mean something only while it runs."""
 
-RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING)
-"""States in which a node has a run of steps."""
+RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)
+"""States in which a node has a run of steps; one that is cleaned without has only its power taken away."""
+PURPOSES = {NodeState.DEPLOYING: "deploy", NodeState.INSPECTING: "inspect", NodeState.CLEANING: "clean"}
+"""Of a lease, by state."""
 BEFORE_POWER = frozenset({StepName.RESERVE, StepName.BOOT_FILES, StepName.BOOT_DEVICE, StepName.POWER})
 """Steps in which the node writes nothing to its console."""
 INSPECTION = Role(role="inspection", image=ImageSpec(elements=("base",)), networks=("none",))
@@ -54,11 +56,8 @@ class Walker:
             return
         try:
             if node.state in RUNS:
-                self._lease(node, "deploy" if node.state is NodeState.DEPLOYING else "inspect")
-                self._deploy(node.name)
-            elif node.state is NodeState.CLEANING:
-                self._lease(node, "clean")
-                self._clean(node)
+                self._lease(node, PURPOSES[node.state])
+                self._clean(node) if node.deployment is None else self._deploy(node.name)
             elif node.state is NodeState.ACTIVE and node.generation > node.applied:
                 self._watch(node)
         except LeaseLost as error:
@@ -255,7 +254,7 @@ class Walker:
         self._tapes.end(node.name)
         stays = deployment.placement.stays
         with self._store.transaction():
-            what = "tested" if deployment.placement.role == TEST else "inspected"
+            what = {TEST: "tested", CLEANING: "cleaned"}.get(deployment.placement.role, "inspected")
             if stays:
                 what += "; it stays in the ramdisk"
             end_deployment(self._doors, node, NodeState.AVAILABLE if stays else NodeState.CLEANING, what)
@@ -272,10 +271,8 @@ class Walker:
         password = self._store.nodes.password(spec.name)
         try:
             power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
-            if power is not Power.OFF and self._keeps(node):
-                power = self._shut_down(node, password)
             if power is not Power.OFF:
-                power = self._doors.bmcs.set_power(node.bmc, password, "off", BMC_SECONDS)
+                power = switch_off(self._doors, node, "", password)
                 if power is not Power.OFF:
                     raise BmcError(f"the power is {power} after it was switched off", where=spec.name)
         except BmcError as error:
@@ -301,27 +298,6 @@ class Walker:
                 self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
         except (Conflict, NotFound) as error:
             LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
-
-    def _keeps(self, node: Node) -> bool:
-        """Whether the instance that ran there has volumes that the next one gets: what it has in memory is theirs."""
-        ident = self._store.deployments.last_of(node.name)
-        if ident is None or ident in self._store.deployments.never_active(node.name):
-            return False
-        placement = self._store.deployments.get(ident).placement
-        try:
-            role = self._store.clouds.get(placement.cloud).roles.get(placement.role)
-        except NotFound:
-            return False
-        return role is not None and any(volume.keep for volume in role.storage.layout)
-
-    def _shut_down(self, node: Node, password: str) -> Power:
-        """Ask its operating system; one that does not end by then loses its power."""
-        self._doors.tell("node.shutdown", "asked to shut down, since it has volumes that are kept", node.name)
-        try:
-            return self._doors.bmcs.set_power(node.bmc, password, "soft", SHUTDOWN_SECONDS)
-        except BmcError as error:
-            self._doors.tell("bmc.error", f"it did not shut down: {error}; its power is taken away", node.name)
-            return Power.ON
 
     def _watch(self, node: Node) -> None:
         """An active node whose newest generation does not come into force: not for ever."""

@@ -11,6 +11,7 @@ from provisioner.errors import DeployError
 from provisioner.model.deployment import Deployment, Node, Step, StepName
 from provisioner.model.role import Role
 
+BMC_SECONDS = 30.0
 TOKEN_SECONDS = 4 * 3600.0
 """How long a ramdisk is heard."""
 

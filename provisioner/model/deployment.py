@@ -15,7 +15,7 @@ from provisioner.model.value import Value
 
 
 class StepName(StrEnum):
-    """The steps of a deployment, in order, and those that only an inspection or hardware tests have."""
+    """The steps of a deployment, in order, and those that only an inspection, hardware tests or an erasing have."""
 
     RESERVE = "reserve"
     BOOT_FILES = "boot-files"
@@ -36,6 +36,7 @@ class StepName(StrEnum):
     TEST_DISK = "test-disk"
     TEST_MEMORY = "test-memory"
     TEST_CPU = "test-cpu"
+    ERASE = "erase"
 
 
 TESTS: Mapping[StepName, HardwarePart] = {
@@ -45,7 +46,7 @@ TESTS: Mapping[StepName, HardwarePart] = {
     StepName.TEST_CPU: HardwarePart.CPU,
 }
 """The hardware tests in the order in which they are done: what is quick to find out comes first."""
-STEPS: tuple[StepName, ...] = tuple(step for step in StepName if step is not StepName.INSPECT and step not in TESTS)
+STEPS: tuple[StepName, ...] = tuple(StepName)[: list(StepName).index(StepName.PROBE) + 1]
 RAMDISK_BOOT: tuple[StepName, ...] = STEPS[: STEPS.index(StepName.HELLO) + 1]
 INSPECTION_STEPS: tuple[StepName, ...] = (*RAMDISK_BOOT, StepName.INSPECT)
 """An inspection is a run of steps like a deployment, journaled and resumed alike, that puts nothing on the node."""
@@ -115,6 +116,7 @@ class Placement(Value):
     """One slot of a role: which node takes it, under which host name, with which image, interfaces and addresses.
 
     ``burn_seconds``: for how long a hardware test loads the processors. ``stays``: the ramdisk runs on afterwards.
+    ``erase``: what is done to the disks when this stands in the place of a slot; None for nothing.
     """
 
     cloud: str
@@ -128,11 +130,25 @@ class Placement(Value):
     wipe: bool = False
     burn_seconds: float = 0.0
     stays: bool = False
+    erase: EraseLevel | None = None
 
     @property
     def inspects(self) -> bool:
-        """Whether this is no slot of a cloud, but an inspection of the node, or tests of its hardware."""
+        """Whether this is no slot of a cloud, but an inspection of the node, tests of its hardware, or a cleaning."""
         return not self.cloud
+
+
+class EraseLevel(StrEnum):
+    """How thoroughly all disks of a node are erased; the next one does what the one before does, and more.
+
+    ``metadata``: partition tables and signatures; who has the disk can still read much of the rest. ``quick``: every
+    block is discarded, by disks that can. ``secure``: NVMe disks erase themselves (NVM Express Base Specification 2.0,
+    Format NVM, secure erase of user data), the others are overwritten with zeros and read at 64 places.
+    """
+
+    METADATA = "metadata"
+    QUICK = "quick"
+    SECURE = "secure"
 
 
 class DeploymentState(StrEnum):
@@ -166,6 +182,15 @@ TEST = "test"
 def build_test(node: str, burn_seconds: float, stays: bool) -> Placement:
     """What stands in the place of a slot while a node's hardware is tested."""
     return build_inspection(node, stays).model_copy(update={"role": TEST, "burn_seconds": burn_seconds})
+
+
+CLEANING = "cleaning"
+"""What stands in the place of a role then."""
+
+
+def build_cleaning(node: str, erase: EraseLevel | None, stays: bool) -> Placement:
+    """What stands in the place of a slot while a node that was released runs the ramdisk."""
+    return build_inspection(node, stays).model_copy(update={"role": CLEANING, "erase": erase})
 
 
 class Node(Value):

@@ -23,7 +23,7 @@ AT_WORK = frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.CLEANI
 MOVES: dict[NodeState, frozenset[NodeState]] = {
     NodeState.ENROLLED: frozenset({NodeState.INSPECTING, NodeState.AVAILABLE, NodeState.FAILED}),
     NodeState.INSPECTING: frozenset({NodeState.AVAILABLE, NodeState.CLEANING, NodeState.FAILED}),
-    NodeState.AVAILABLE: frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.FAILED}),
+    NodeState.AVAILABLE: frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.CLEANING, NodeState.FAILED}),
     NodeState.DEPLOYING: frozenset({NodeState.ACTIVE, NodeState.CLEANING, NodeState.FAILED}),
     NodeState.ACTIVE: frozenset({NodeState.CLEANING, NodeState.DEPLOYING, NodeState.FAILED}),
     NodeState.CLEANING: frozenset({NodeState.AVAILABLE, NodeState.ENROLLED, NodeState.FAILED}),
@@ -35,7 +35,7 @@ MOVES: dict[NodeState, frozenset[NodeState]] = {
 EXITS: dict[NodeState, tuple[str, ...]] = {
     NodeState.ENROLLED: ("inspect", "test", "forget"),
     NodeState.INSPECTING: ("abort",),
-    NodeState.AVAILABLE: ("inspect", "test", "forget"),
+    NodeState.AVAILABLE: ("inspect", "test", "erase", "forget"),
     NodeState.DEPLOYING: ("abort",),
     NodeState.ACTIVE: ("release",),
     NodeState.CLEANING: ("abort",),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from provisioner.bmc.contract import Console
-from provisioner.model.deployment import Node
+from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
@@ -64,6 +64,10 @@ class ForOperators(Subscribed, Protocol):
     def read_bmc(self, name: str, what: str) -> Any: ...
 
     def verb(self, name: str, verb: str) -> Node: ...
+
+    def release(self, name: str, erase: EraseLevel | None, *, stays: bool) -> Node: ...
+
+    def erase(self, name: str, level: EraseLevel, *, stays: bool) -> Node: ...
 
     def inspect(self, name: str, *, stays: bool) -> Node: ...
 

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from provisioner.errors import ProvisionerError
+from provisioner.model.deployment import EraseLevel
 from provisioner.model.hardware import HardwarePart
 from provisioner.model.image import Image
 from provisioner.model.plan import Plan
@@ -52,6 +53,16 @@ class InspectRequest(Value):
     """``stays``: the ramdisk runs on afterwards."""
 
     stays: bool = False
+
+
+class ReleaseRequest(InspectRequest):
+    """``erase``: what is done to all disks of the node afterwards; null for nothing."""
+
+    erase: EraseLevel | None = None
+
+
+class EraseRequest(InspectRequest):
+    level: EraseLevel = EraseLevel.METADATA
 
 
 class HardwareTestRequest(InspectRequest):
@@ -99,6 +110,8 @@ def operator_app(
             Route("/v1/nodes/{name}/credentials", api.rotate, methods=["POST"]),
             Route("/v1/nodes/{name}/inspect", api.inspect, methods=["POST"]),
             Route("/v1/nodes/{name}/test", api.test, methods=["POST"]),
+            Route("/v1/nodes/{name}/release", api.release, methods=["POST"]),
+            Route("/v1/nodes/{name}/erase", api.erase, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
             Route("/v1/plan", api.plan, methods=["POST"]),
@@ -206,6 +219,16 @@ class _Api:
     async def verb(self, request: Request) -> Response:
         path = request.path_params
         return JSONResponse(_json(await self._call(self._conductor.verb, path["name"], path["verb"])))
+
+    async def release(self, request: Request) -> Response:
+        wanted = await read_value(request, ReleaseRequest)
+        name = request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.release, name, wanted.erase, stays=wanted.stays)))
+
+    async def erase(self, request: Request) -> Response:
+        wanted = await read_value(request, EraseRequest)
+        name = request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.erase, name, wanted.level, stays=wanted.stays)))
 
     async def inspect(self, request: Request) -> Response:
         wanted = await read_value(request, InspectRequest)

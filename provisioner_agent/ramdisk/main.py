@@ -19,6 +19,7 @@ from provisioner_agent.ramdisk.agent import Agent, Work
 from provisioner_agent.ramdisk.burnin import do_test_cpu, do_test_memory
 from provisioner_agent.ramdisk.disktest import do_test_disk
 from provisioner_agent.ramdisk.download import HttpSource, Source
+from provisioner_agent.ramdisk.erase import do_erase
 from provisioner_agent.ramdisk.hardware import read_hardware
 from provisioner_agent.ramdisk.host import Host, LinuxHost
 from provisioner_agent.ramdisk.image import do_write_image
@@ -77,6 +78,7 @@ def build_works(host: Host, source: Source, hardware: Callable[[], Mapping[str, 
         "test-memory": lambda order, meter: do_test_memory(host, meter),
         "test-disk": lambda order, meter: do_test_disk(host, meter),
         "test-network": lambda order, meter: do_test_network(host, source, order, meter),
+        "erase": lambda order, meter: do_erase(host, order, meter, hardware),
         "storage": lambda order, meter: do_storage(host, order),
         "write-image": lambda order, meter: do_write_image(host, source, order, meter),
         "seed-instance": lambda order, meter: do_seed(host, order),

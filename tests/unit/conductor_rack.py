@@ -393,6 +393,8 @@ class Rack:
             server.disk_guid, server.loader, server.files = order["disks"][0]["guid"], False, {}
         if step == "clear-disk":
             server.disk_guid, server.loader, server.files = None, False, {}
+        if step == "erase":
+            server.disk_guid, server.loader = None, False
         if step == "write-image" and server.disk_guid is None:
             server.disk_guid = DISK_TABLE
         if step == "write-image":
@@ -412,6 +414,8 @@ class Rack:
             detail = {"devices": {name: f"/dev/{name}" for name in names}, "made": []}
         if step == "clear-disk":
             detail = {"devices": {"root": "/dev/sda"}, "made": [], "gone": []}
+        if step == "erase":
+            detail = {"level": order["level"], "disks": {"sda": "discarded"}, "hardware": self.hardware(server)}
         if step == "check-disk":
             detail = {"partitions": [PARTITION]}
         if step.startswith("test-"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from provisioner.bmc.fake import FakeConsole
 from provisioner.errors import BmcRefused, NotFound
-from provisioner.model.deployment import STEPS, Address, Deployment, Node, Placement, Step, StepState
+from provisioner.model.deployment import STEPS, Address, Deployment, EraseLevel, Node, Placement, Step, StepState
 from provisioner.model.hardware import BmcAddress, HardwarePart, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Image
 from provisioner.model.plan import Deploy, Guard, Plan
@@ -87,6 +87,7 @@ class FakeConductor:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.stayed: list[tuple[str, bool]] = []
+        self.erased: list[tuple[str, EraseLevel | None, bool]] = []
         self.tested: list[tuple[str, tuple[HardwarePart, ...], float]] = []
         self.powers: list[tuple[str, str | None]] = []
         self.scans: list[ScanResult] = []
@@ -167,6 +168,14 @@ class FakeConductor:
         node = self._find(name)
         check_verb(name, node.state, verb)
         return node
+
+    def release(self, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
+        self.erased.append((name, erase, stays))
+        return self.verb(name, "release")
+
+    def erase(self, name: str, level: EraseLevel, *, stays: bool) -> Node:
+        self.erased.append((name, level, stays))
+        return self.verb(name, "erase")
 
     def inspect(self, name: str, *, stays: bool) -> Node:
         node = self._find(name)

@@ -13,7 +13,7 @@ from served import FakeConductor, make_deployment, make_event, make_node, make_s
 from provisioner.cli.main import main
 from provisioner.cli.options import Options
 from provisioner.errors import BmcSilent
-from provisioner.model.deployment import STEPS, Node, Step, StepName, StepState
+from provisioner.model.deployment import STEPS, Deployment, EraseLevel, Node, Step, StepName, StepState, build_cleaning
 from provisioner.model.hardware import (
     Disk,
     Firmware,
@@ -233,9 +233,24 @@ def test_a_release_stays_until_the_node_is_clean(bench: Bench) -> None:
         return NodeView(node=active.model_copy(update={"state": state}))
 
     bench.conductor.verb, bench.conductor.node = verb, look  # type: ignore[method-assign]
-    assert "available now" in bench.call("node", "release", "node1").stdout
+    assert "node1 is available" in bench.call("node", "release", "node1").stdout
     assert len(looks) == 3
-    assert "cleaning now" in bench.call("node", "release", "node1", "--no-wait").stdout
+    assert "node1 is cleaning" in bench.call("node", "release", "node1", "--no-wait").stdout
+
+
+def test_what_was_done_to_each_disk_is_said(bench: Bench) -> None:
+    cleaned = build_cleaning("node1", EraseLevel.QUICK, False)
+    erased = Step(name=StepName.ERASE, state=StepState.DONE, detail={"disks": {"sda": "discarded\x1b[2J"}})
+    bench.conductor.node_list = [make_node(state=NodeState.ACTIVE)]
+    bench.conductor.deployments["node1"] = Deployment(id="e1", placement=cleaned, created=1.0, steps=(erased,))
+    said = bench.call("node", "release", "node1", "--erase", "quick")
+    assert said.stdout.splitlines()[0].startswith("node1: sda: discarded") and "\x1b" not in said.stdout
+    bench.conductor.node_list = [make_node(state=NodeState.AVAILABLE)]
+    assert bench.call("node", "erase", "node1", "--level", "secure", "--stay").exit_code == 0
+    assert bench.call("node", "erase", "node1", "--no-wait", "-o", "json").exit_code == 0
+    assert bench.call("node", "erase", "node1", "--level", "thorough").exit_code == 64
+    levels = [("node1", EraseLevel.QUICK, False), ("node1", EraseLevel.SECURE, True)]
+    assert bench.conductor.erased == [*levels, ("node1", EraseLevel.METADATA, False)]
 
 
 def test_cloud_status_and_secret(bench: Bench) -> None:

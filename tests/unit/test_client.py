@@ -46,7 +46,7 @@ def test_values_come_back_as_they_were(client: Client, conductor: FakeConductor)
     assert client.nodes() == conductor.node_list
     view = client.node("node1")
     assert view.node == conductor.node_list[0] and view.deployment == make_deployment()
-    assert view.exits == ("inspect", "test", "forget")
+    assert view.exits == ("inspect", "test", "erase", "forget")
     assert client.clouds() == ["lab"]
     conductor.statuses = [make_status(step="write-image", detail={"bytes": 5})]
     assert client.cloud_status("lab") == conductor.statuses[0]

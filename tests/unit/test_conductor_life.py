@@ -179,7 +179,7 @@ def test_a_controller_that_fails_a_few_times_is_asked_again(tmp_path: Path) -> N
     rack.apply()
     rack.play()
     assert rack.states() == {"node1": "active"}
-    rack.conductor.verb("node1", "release")
+    rack.conductor.release("node1")
     rack.bmcs.errors["10.77.1.1"] = 3
     rack.play(until=lambda: rack.states() == {"node1": "available"})
 
@@ -343,7 +343,7 @@ def test_what_was_active_is_not_overwritten_and_what_never_was_is(tmp_path: Path
     rack.apply()
     rack.play()
     assert rack.states() == {"node1": "active"}, "its own unfinished deployment is no obstacle"
-    rack.conductor.verb("node1", "release")
+    rack.conductor.release("node1")
     rack.play(until=lambda: rack.states() == {"node1": "available"})
     rack.apply()
     rack.play()
@@ -495,7 +495,7 @@ def released(tmp_path: Path, storage: Storage, ignores: bool = False) -> list[st
     rack = ready(tmp_path, desired=cloud(1, (role(storage=storage),)))
     rack.bmcs.ignores_soft = ignores
     rack.bmcs.calls.clear()
-    rack.conductor.verb("node1", "release")
+    rack.conductor.release("node1")
     rack.play(until=lambda: rack.states() == {"node1": "available"})
     assert rack.servers["node1"].power is Power.OFF
     return [call for _, call in rack.bmcs.calls if call in ("soft", "off")]

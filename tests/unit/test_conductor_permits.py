@@ -232,7 +232,7 @@ def test_metadata_is_given_once_for_each_generation_and_only_to_its_own(tmp_path
     assert found is not None and found["generation"] == 1
     assert found["metadata"]["secrets"]["web_password"] == rack.conductor.cloud_secret("lab", "web_password")
     assert rack.conductor.metadata(ident, 1) is None
-    rack.conductor.verb("node1", "release")
+    rack.conductor.release("node1")
     for call in (lambda: rack.conductor.metadata(ident, 0), lambda: rack.conductor.guest_secret(ident, "instance")):
         with pytest.raises(TrustError):
             call()

@@ -42,7 +42,8 @@ def test_from_power_off_to_an_agent_that_says_it_runs_from_that_disk(rack: Rack)
     rack.play()
     server = rack.servers["node1"]
     assert server.orders == ["clear-disk", "write-image", "seed-disk", "check-disk"]
-    assert server.order_bodies["write-image"]["root"] == "/dev/sda"
+    body = server.order_bodies["write-image"]
+    assert body["root"] == "/dev/sda" and body["grow"] is False, "what grows is the image's own business"
     deployment = rack.conductor.node("node1").deployment
     assert deployment is not None and deployment.placement.image.startswith(f"{NAME}-")
     meta = json.loads(server.files["/meta-data"])
@@ -78,7 +79,7 @@ def test_what_an_instance_left_is_in_the_way_although_it_calls_itself_alike(rack
     rack.apply()
     rack.play()
     for _ in range(2):  # the second time there is a deployment that failed between
-        rack.conductor.verb("node1", "release")
+        rack.conductor.release("node1")
         rack.play(lambda: rack.states() == {"node1": "available"})
         rack.apply()
         rack.play()
