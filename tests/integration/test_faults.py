@@ -6,17 +6,22 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rack import PROGRAM, ROOT, Rack, started_rack
+from rack import INSIDE, PROGRAM, ROOT, Rack, started_rack
 
 from provisioner.lab.powercut import cut_power
 
 MIB = 1 << 20
+CABLE = "tap00770001"
+"""The node's end of the wire."""
+CUT_SECONDS = 45
+"""Longer than the ramdisk waits for a byte."""
 ROOT_MIB = 129
 """Where the root partition begins: behind the table and the boot partition."""
 
@@ -89,3 +94,53 @@ def test_a_power_cut_while_the_image_is_written_costs_a_retry_and_nothing_else(t
         assert "power is off" in rack.run("node", "show", "node1")
         rack.run("node", "retry", "node1")
         rack.wait("the cloud is ready", lambda: rack.json("cloud", "status", "lab")["ready"], 900)
+
+
+@contextmanager
+def flipped(path: Path, offset: int) -> Iterator[None]:
+    """One byte of a file is another one meanwhile."""
+    with path.open("r+b") as file:
+
+        def flip() -> None:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 0xFF]))
+            file.flush()
+
+        flip()
+        try:
+            yield
+        finally:
+            flip()
+
+
+@pytest.mark.rack
+def test_a_chunk_that_was_tampered_with_is_named_and_a_line_that_is_cut_costs_another_connection(
+    tmp_path: Path,
+) -> None:
+    cloud = one_member(tmp_path)
+    with started_rack(tmp_path, 1, cloud=cloud) as rack:
+        rack.run("node", "enroll", str(tmp_path / "hardware.yaml"))
+        image = rack.state / "images" / (rack.state / "images" / "galera.newest").read_text().strip()
+        chunks = json.loads((image / "index.json").read_text())["chunks"]
+        number = len(chunks) // 2
+        with flipped(image / "root.zst", chunks[number]["frame"] + chunks[number]["frame_length"] // 2):
+            said = rack.run("apply", str(cloud), "--wait", codes=(1,))
+        assert f"chunk {number} of the image {image.name} arrives damaged" in said
+        rack.run("node", "retry", "node1")
+
+        def half() -> bool:
+            detail = step(rack, "write-image")["detail"]
+            return detail.get("phase") == "write" and detail.get("bytes", 0) > detail.get("total", 1) / 2
+
+        rack.wait("half of the image is written", half, 600)
+        cable = [*INSIDE, "ip", "link", "set", CABLE]
+        subprocess.run([*cable, "down"], check=True)
+        written = step(rack, "write-image")["detail"]["bytes"]
+        time.sleep(CUT_SECONDS)
+        assert step(rack, "write-image")["state"] == "running"
+        assert step(rack, "write-image")["detail"]["bytes"] < written + 64 * MIB, "the line was cut"
+        subprocess.run([*cable, "up"], check=True)
+        rack.wait("the cloud is ready", lambda: rack.json("cloud", "status", "lab")["ready"], 900)
+        assert step(rack, "write-image")["detail"]["connections"] > 1

@@ -154,3 +154,57 @@ def test_a_layout_and_what_is_kept_of_it(tmp_path: Path) -> None:
         steps = {step["name"]: step for step in rack.json("node", "show", "node1")["deployment"]["steps"]}
         assert set(steps["storage"]["detail"]["made"]) == {"efi", "swap", "log"}, "srv is kept"
         assert steps["restart"]["detail"]["how"] == "kexec", "the firmware was started once"
+
+
+RAIDS = {"five": (5, 3, "ext4"), "six": (6, 4, "xfs"), "ten": (10, 4, "ext4"), "zero": (0, 2, "ext4")}
+"""Name → (level, members, file system)."""
+MEMBERS = [(f"{name[0]}{number}", name) for name, (_, count, _) in RAIDS.items() for number in range(count)]
+SPARES = ("a", "b", "c", "d")
+"""Disks beside the root's, each with a member of each array that is so wide."""
+
+
+def other_raids() -> dict[str, Any]:
+    """RAIDs of every other level on four disks, and a root behind an MBR."""
+    volumes: list[dict[str, Any]] = [{"name": "root", "disk": "root", "mount": "/"}]
+    for member, _ in MEMBERS:
+        volumes.append({"name": member, "disk": SPARES[int(member[1])], "size": "192MiB"})
+    for name, (level, count, filesystem) in RAIDS.items():
+        members = [f"{name[0]}{number}" for number in range(count)]
+        raid = {"name": name, "raid": members, "level": level, "filesystem": filesystem, "mount": f"/srv/{name}"}
+        volumes.append(raid)
+    return {"table": "mbr", "disks": {name: {"serial": name} for name in SPARES}, "volumes": volumes}
+
+
+def four_spares(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
+    spares = [{"serial": name, "gib": 1, "bus": "sata"} for name in SPARES]
+    lab["nodes"][0] |= {"firmware": "bios", "disk_gib": 5, "disks": spares}
+    hardware["nodes"][0] |= {"firmware": "bios", "root_disk": {"serial": "node1-root"}}
+
+
+@pytest.mark.rack
+def test_raids_of_every_other_level_and_a_root_behind_an_mbr(tmp_path: Path) -> None:
+    levels = " ".join(sorted(f"raid{level}" for level, _, _ in RAIDS.values()))
+    probes = {
+        "levels": ("cat /sys/block/md*/md/level | sort | xargs", levels),
+        "whole": ("cat /sys/block/md*/md/degraded 2>/dev/null | sort -u", "0"),
+        "mounted": ("findmnt -rno SOURCE,TARGET | grep -c '^/dev/md.* /srv/'", str(len(RAIDS))),
+        "table": ("lsblk -no PTTYPE $(findmnt -no SOURCE /)", "dos"),
+    }
+    node = [{"name": name, "command": ["sh", "-c", said], "expect": expect} for name, (said, expect) in probes.items()]
+    folder = tmp_path / "stack"
+    (folder / "roles").mkdir(parents=True)
+    role = ROLE | {"networks": ["rack"], "network": {}, "storage": other_raids(), "health": {"wait": 300, "node": node}}
+    (folder / "roles" / "stack.yaml").write_text(yaml.safe_dump(role))
+    cloud = folder / "cloud.yaml"
+    cloud.write_text(yaml.safe_dump(CLOUD | {"roles": {"stack": {"count": 1}}}))
+    with started_rack(tmp_path, 1, cloud=cloud, change=four_spares) as rack:
+        rack.run("node", "enroll", str(tmp_path / "hardware.yaml"))
+        rack.run("apply", str(cloud), "--wait")
+        root = next(s for s in rack.json("node", "show", "node1")["deployment"]["steps"] if s["name"] == "configure")
+        assert root["detail"]["root"].endswith("-01"), "the first partition of an MBR"
+
+        said = rack.run("node", "release", "node1", "--erase", "secure", "--stay")
+        assert said.count("overwritten with zeros") == 1 + len(SPARES)
+        rack.run("apply", str(cloud), "--wait")
+        steps = {step["name"]: step for step in rack.json("node", "show", "node1")["deployment"]["steps"]}
+        assert steps["power"]["detail"]["adopted"] is True, "from the ramdisk that erased it"
