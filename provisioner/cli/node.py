@@ -11,7 +11,7 @@ from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds, step_seconds
 from provisioner.errors import EXIT_ERROR
 from provisioner.model.deployment import Deployment, Node
-from provisioner.model.states import EXITS
+from provisioner.model.states import exits_of
 from provisioner.model.status import NodeView
 
 
@@ -41,8 +41,14 @@ def _row(node: Node) -> tuple[object, ...]:
     generation = f"{node.applied} of {node.generation}" if node.generation else ""
     healthy = {True: "yes", False: "no", None: ""}[node.healthy]
     macs = ", ".join(port.mac for port in spec.ports)
-    exits = ", ".join(EXITS[node.state])
-    return node.name, node.state, _power(node), healthy, spec.bmc.address, macs, spec.firmware, generation, exits
+    exits = ", ".join(exits_of(node.state, node.maintenance))
+    state = f"{node.state} (maintenance)" if node.maintenance else str(node.state)
+    return node.name, state, _power(node), healthy, spec.bmc.address, macs, spec.firmware, generation, exits
+
+
+def _maintenance(node: Node) -> str:
+    """Why it is left alone, and since when."""
+    return f"since {clock_time(node.maintenance['since'])}: {node.maintenance['reason']}" if node.maintenance else ""
 
 
 def _power(node: Node) -> str:
@@ -86,6 +92,7 @@ def _print_node(view: NodeView) -> None:
             ("node", node.name),
             ("uuid", node.uuid),
             ("state", node.state),
+            ("maintenance", _maintenance(node)),
             ("power", _power(node)),
             ("BMC", f"{spec.bmc.driver}://{spec.bmc.username}@{spec.bmc.address}:{spec.bmc.port}"),
             ("ports", ", ".join(port.mac for port in spec.ports)),

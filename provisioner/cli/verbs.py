@@ -12,13 +12,15 @@ from provisioner.cli.options import Options, clean, output_option, pass_options,
 from provisioner.cli.progress import watch_node
 from provisioner.cli.reach import open_client
 from provisioner.client.client import Client
-from provisioner.errors import EXIT_ERROR
+from provisioner.errors import EXIT_ERROR, UsageError
 from provisioner.model.deployment import EraseLevel, Node, StepName
 from provisioner.model.states import NodeState
 from provisioner.model.status import NodeView
 
 ERASE_SECONDS = 7 * 86400.0
 """No longer than the service waits for it."""
+REBUILD_SECONDS = 4 * 3600.0
+"""No longer than the service hears the ramdisk."""
 CLEANING_SECONDS = 120.0
 """How long a release or an abort is watched: powering off, and a BMC that has to be asked again."""
 
@@ -125,6 +127,12 @@ def _clean(options: Options, name: str, begin: Callable[[Client], Node], *, wait
         view = NodeView(node=begin(client), deployment=None, exits=())
         if wait:
             view = watch_node(options, client, name, (NodeState.CLEANING,), ERASE_SECONDS)
+    return _print_end(options, view)
+
+
+def _print_end(options: Options, view: NodeView) -> int:
+    """How a run of steps ended; the exit code."""
+    name = view.node.name
     if options.json:
         print_json(view_json(view))
         return EXIT_ERROR if view.node.state is NodeState.FAILED else 0
@@ -141,6 +149,55 @@ def _erased(view: NodeView) -> dict[str, str]:
     """What was done to each disk."""
     steps = view.deployment.steps if view.deployment else ()
     return next((dict(step.detail.get("disks", {})) for step in steps if step.name is StepName.ERASE), {})
+
+
+@click.command("rebuild")
+@click.argument("name")
+@click.option("--image", metavar="ID", help="Another image of its role.  [default: the newest]")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the node is active or failed.")
+@output_option
+@pass_options
+def rebuild(options: Options, name: str, image: str | None, wait: bool) -> int:
+    """Deploy a node again in the place that it has, with the newest image of its role.
+
+    It keeps host name, addresses and the volumes of which its role says `keep: true`; all else on the disks that the
+    role uses is written anew. An instance that has such volumes is asked to shut down first.
+
+    \b
+    Example:
+      provisioner node rebuild node3
+    """
+    with open_client(options) as client:
+        view = NodeView(node=client.rebuild(name, image))
+        if wait:
+            view = watch_node(options, client, name, (NodeState.DEPLOYING,), REBUILD_SECONDS)
+    return _print_end(options, view)
+
+
+@click.command("maintenance")
+@click.argument("name")
+@click.option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")
+@click.option("--off", is_flag=True, help="It is over.")
+@output_option
+@pass_options
+def maintenance(options: Options, name: str, reason: str | None, off: bool) -> None:
+    """Leave a node alone, whatever its state: no step goes on, no deadline passes, no plan takes it.
+
+    Its power is yours meanwhile, and not restored. Afterwards it goes on where it stood.
+
+    \b
+    Example:
+      provisioner node maintenance a07 --reason "memory is replaced"
+      provisioner node maintenance a07 --off
+    """
+    if (reason is None) is not off:
+        raise UsageError("give --reason TEXT, or --off", where=name, hint="provisioner node maintenance --help")
+    with open_client(options) as client:
+        node = client.maintenance(name, reason)
+    if options.json:
+        print_json(node.model_dump(mode="json"))
+    else:
+        click.echo(f"{name} is {node.state}" + (" and in maintenance" if node.maintenance else ""))
 
 
 @click.command("forget")

@@ -155,6 +155,14 @@ class Client:
         """Erase all disks of an available node. ``stays``: it is left in the ramdisk."""
         return Node.model_validate(self._post({"level": level, "stays": stays}, "nodes", name, "erase"))
 
+    def rebuild(self, name: str, image: str | None = None) -> Node:
+        """Deploy a node again in the place that it has. ``image``: an id; None for the newest of its role."""
+        return Node.model_validate(self._post({"image": image}, "nodes", name, "rebuild"))
+
+    def maintenance(self, name: str, reason: str | None) -> Node:
+        """From now on nothing is done to a node by itself; with None that is over."""
+        return Node.model_validate(self._post({"reason": reason}, "nodes", name, "maintenance"))
+
     def inspect(self, name: str, *, stays: bool = False) -> Node:
         """Boot a node into the ramdisk and find out what it is made of. ``stays``: the ramdisk runs on afterwards."""
         return Node.model_validate(self._post({"stays": stays}, "nodes", name, "inspect"))

@@ -81,10 +81,10 @@ def read_bmc(doors: Doors, name: str, what: str) -> Any:
 def check_idle(doors: Doors, name: str, what: str) -> Node:
     """The node, which nobody works on. :raises Conflict: the conductor does."""
     node = doors.store.nodes.get(name)
-    if node.state in AT_WORK:
+    if node.state in AT_WORK and node.maintenance is None:
         raise Conflict(
             f"the node is {node.state}; its {what} is not yours now",
             where=name,
-            hint=f"provisioner node abort {name}",
+            hint=f"provisioner node abort {name}, or: provisioner node maintenance {name} --reason TEXT",
         )
     return node

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 
 from provisioner.conductor.doors import RAMDISK, Doors
-from provisioner.errors import ImageError
+from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.metadata.build import build_metadata
-from provisioner.model.deployment import Deployment, DeploymentState, Node, StepName, StepState
+from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
+from provisioner.model.image import Image
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
-from provisioner.model.role import Desired
+from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
 from provisioner.plan.guard import check_guard
@@ -34,7 +35,7 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             image = doors.catalogue.newest(disk or role)
         except ImageError:
             continue  # not trusted: as if it were not there; image list says why
-        if image is not None and (image.kind == "disk") == bool(disk):
+        if image is not None and fits(image, disk):
             images[role] = image.id
     with store.view():
         nodes = tuple(store.nodes.all())
@@ -70,7 +71,7 @@ def apply_plan(doors: Doors, plan: Plan) -> None:
             if isinstance(action, Release):
                 end_deployment(doors, node, NodeState.CLEANING, f"released: {action.why}")
             elif isinstance(action, Deploy):
-                _deploy(doors, action, node)
+                begin_deployment(doors, node, action.placement, action.why)
         renew_metadata(doors, cloud)
 
 
@@ -78,13 +79,33 @@ def _node_of(action: Action) -> str:
     return action.placement.node if isinstance(action, Deploy) else action.node
 
 
-def _deploy(doors: Doors, action: Deploy, node: Node) -> None:
-    now, placement, ident = doors.clock.now(), action.placement, str(uuid.uuid4())
+def fits(image: Image, disk: str) -> bool:
+    """Whether a role can be made of an image. :param disk: the whole disk that the role names; empty for none."""
+    return (image.kind == "disk") == bool(disk)
+
+
+def image_of(doors: Doors, role: Role, wanted: str | None) -> str:
+    """The id of an image for a role: that one, or the newest.
+
+    :raises NotFound: there is none. :raises UsageError: that one is another role's.
+    """
+    name = role.image.disk or role.role
+    image = doors.catalogue.newest(name) if wanted is None else doors.catalogue.get(wanted)
+    if image is None:
+        raise NotFound(f"there is no image {name}", where=role.role, hint=f"provisioner image build {name}")
+    if image.name != name or not fits(image, role.image.disk):
+        raise UsageError(f"{image.id} is not an image of {name}", where=role.role, hint="provisioner image list")
+    return image.id
+
+
+def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -> None:
+    """Put a placement on record as a deployment, in the transaction that is open."""
+    now, ident = doors.clock.now(), str(uuid.uuid4())
     doors.store.deployments.add(ident, placement, now)
     doors.store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
     doors.store.nodes.set_health(node.name, 0, None, now)
     doors.store.clouds.drop_report(node.name)
-    message = f"{placement.role} as {placement.hostname} with {placement.image}: {action.why}"
+    message = f"{placement.role} as {placement.hostname} with {placement.image}: {why}"
     doors.tell("deployment.created", message, node.name, ident)
 
 

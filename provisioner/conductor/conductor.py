@@ -19,14 +19,22 @@ from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.verbs import begin_inspection, begin_tests, do_verb, erase_disks, release
+from provisioner.conductor.verbs import (
+    begin_inspection,
+    begin_tests,
+    do_verb,
+    erase_disks,
+    rebuild,
+    release,
+    set_maintenance,
+)
 from provisioner.conductor.walk import Walker
 from provisioner.events import Event
 from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.states import AT_WORK, EXITS, NodeState
+from provisioner.model.states import AT_WORK, NodeState, exits_of
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
@@ -110,7 +118,8 @@ class Conductor(Guests):
         ident = node.deployment or self._store.deployments.last_of(name)
         deployment = None if ident is None else self._store.deployments.get(ident)
         differences = () if node.hardware is None else compare_hardware(node.spec, node.hardware)
-        return NodeView(node=node, deployment=deployment, exits=EXITS[node.state], differences=tuple(differences))
+        exits = exits_of(node.state, node.maintenance)
+        return NodeView(node=node, deployment=deployment, exits=exits, differences=tuple(differences))
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record with the address it gets while its node runs the ramdisk; for DHCP."""
@@ -149,6 +158,13 @@ class Conductor(Guests):
     def erase(self, name: str, level: EraseLevel, *, stays: bool = False) -> Node:
         """:raises Conflict: the node's state does not offer it."""
         return erase_disks(self._doors, name, level, stays=stays)
+
+    def rebuild(self, name: str, image: str | None = None) -> Node:
+        """:raises Conflict: the node's state does not offer it. :raises NotFound: there is no such image."""
+        return rebuild(self._doors, name, image)
+
+    def maintenance(self, name: str, reason: str | None) -> Node:
+        return set_maintenance(self._doors, name, reason)
 
     def inspect(self, name: str, *, stays: bool = False) -> Node:
         """:raises Conflict: the node's state does not offer it."""

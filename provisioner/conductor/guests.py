@@ -168,7 +168,7 @@ class Guests:
                     news["phase"] = message["phase"]
                 now = self._doors.clock.now()
                 self._store.deployments.set_detail(token.deployment, order.step, news, touched=now)
-                self._store.tokens.extend(token_id, now + TOKEN_SECONDS)  # some work takes days
+                self._store.tokens.extend(token.deployment, BOOT, now + TOKEN_SECONDS)  # some work takes days
         return {}
 
     def result(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
 def _refusal(doors: Doors, who: Applicant) -> tuple[str | None, bool]:
     """(why a permit cannot be given whatever is free, whether that is because the role is halted)."""
     placement = who.deployment.placement
+    if who.node.maintenance is not None:
+        return f"it is in maintenance: {who.node.maintenance['reason']}", False
     taken = doors.store.permits.taken(placement.cloud, placement.role)
     failed = [permit for permit in taken if permit.state == FAILED]
     if failed:

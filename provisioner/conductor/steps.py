@@ -101,8 +101,7 @@ def power_cycle(work: Work) -> Outcome:
     power = doors.bmcs.power(work.node.bmc, password, BMC_SECONDS)
     seen_off = bool(work.step.detail.get("seen_off"))
     if not seen_off and power is not Power.OFF:
-        gentle = work.deployment.placement.role == CLEANING and work.deployment.placement.erase is None
-        power = switch_off(doors, work.node, work.deployment.id if gentle else None, password)
+        power = switch_off(doors, work.node, work.deployment.id if _is_gentle(work) else None, password)
     if power is Power.OFF:
         if not seen_off:
             doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"seen_off": True})
@@ -114,6 +113,13 @@ def power_cycle(work: Work) -> Outcome:
     since = doors.store.deployments.touched(work.deployment.id, work.step.name)
     work.check_deadline(POWER_SECONDS, since, "the power did not change")
     return wait(f"the power is {power}")
+
+
+def _is_gentle(work: Work) -> bool:
+    """Whether an instance may run there whose volumes are to be kept."""
+    placement = work.deployment.placement
+    released = placement.role == CLEANING and placement.erase is None
+    return work.step.name is StepName.POWER and (released or placement.rebuilds is not None)
 
 
 def restart(work: Work) -> Outcome:
@@ -195,10 +201,11 @@ def choose(work: Work) -> Outcome:
 def _own_tables(work: Work) -> set[str]:
     """What the tables call themselves that deployments of this node wrote which never became active."""
     store, found = work.doors.store.deployments, set[str]()
-    for ident in store.never_active(work.node.name):
+    rebuilt = work.deployment.placement.rebuilds
+    for ident in [*store.never_active(work.node.name), *([rebuilt] if rebuilt else [])]:
         for name in (ROOT_DISK, *work.role.storage.disks):
             found |= {guid_of_disk(ident, name), mbr_of_disk(ident, name)}
-    for ident in store.since_active(work.node.name):
+    for ident in [*store.since_active(work.node.name), *([rebuilt] if rebuilt else [])]:
         # A whole disk is called alike wherever it is, so only what came after the last instance that was in use counts.
         deployment = store.get(ident)
         if any(step.name is StepName.STORAGE and step.attempts for step in deployment.steps):
@@ -218,7 +225,8 @@ def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
         return _finished(work, order)
     touched = store.deployments.touched(work.deployment.id, name)
     work.check_deadline(SILENT_SECONDS, touched, f"the ramdisk did not come on with {name}")
-    work.check_deadline(limit, work.step.started or touched, f"the ramdisk did not end {name}")
+    begun = max(work.step.started or touched, float(work.step.detail.get("resumed", 0.0)))
+    work.check_deadline(limit, begun, f"the ramdisk did not end {name}")
     check_power(work, touched)
     return wait("the ramdisk works on it")
 

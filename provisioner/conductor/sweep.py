@@ -83,7 +83,9 @@ def _drift(node: Node, power: Power, now: float) -> dict[str, Any] | None:
 def restore_power(doors: Doors, name: str) -> None:
     """Give a node whose policy says so the power that it was left with."""
     node = doors.store.nodes.find(name)
-    if node is None or node.drift is None or node.spec.power_policy is not PowerPolicy.RESTORE or node.state in AT_WORK:
+    if node is None or node.drift is None or node.state in AT_WORK or node.maintenance is not None:
+        return
+    if node.spec.power_policy is not PowerPolicy.RESTORE:
         return
     expected = node.drift["expected"]
     password = doors.store.nodes.password(name)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
-from provisioner.conductor.clouds import announce_generation, end_deployment
+from provisioner.conductor.clouds import (
+    announce_generation,
+    begin_deployment,
+    end_deployment,
+    image_of,
+    renew_metadata,
+)
 from provisioner.conductor.doors import Doors
-from provisioner.errors import DeployError, UsageError
+from provisioner.conductor.work import TOKEN_SECONDS
+from provisioner.errors import Conflict, DeployError, UsageError
 from provisioner.model.deployment import (
     CLEANING,
     INSPECTION_STEPS,
@@ -18,6 +25,7 @@ from provisioner.model.deployment import (
     Node,
     Placement,
     StepName,
+    StepState,
     build_cleaning,
     build_inspection,
     build_test,
@@ -25,6 +33,7 @@ from provisioner.model.deployment import (
 from provisioner.model.hardware import HardwarePart
 from provisioner.model.states import NodeState, check_verb
 from provisioner.store.deployments import LIVE
+from provisioner.store.tokens import BOOT
 
 
 def do_verb(doors: Doors, name: str, verb: str) -> Node:
@@ -55,6 +64,49 @@ def begin_tests(doors: Doors, name: str, parts: Sequence[HardwarePart], burn_sec
     """
     wanted = [step for step, part in TESTS.items() if part in parts or not parts]
     return _begin(doors, name, "test", build_test(name, burn_seconds, stays), (*RAMDISK_BOOT, *wanted))
+
+
+def set_maintenance(doors: Doors, name: str, reason: str | None) -> Node:
+    """From now on nothing is done to the node by itself, whatever its state; or again, with no reason.
+
+    What it was doing goes on afterwards where it stood, its deadlines from the beginning.
+    """
+    now = doors.clock.now()
+    with doors.store.transaction():
+        node = doors.store.nodes.get(name)
+        if reason is None and node.maintenance is None:
+            return node
+        doors.store.nodes.set_maintenance(name, None if reason is None else {"reason": reason, "since": now}, now)
+        said = "ended" if reason is None else f"nothing is done to it by itself: {reason}"
+        doors.tell("node.maintenance", said, name, node.deployment)
+        if reason is None and node.deployment is not None:
+            doors.store.tokens.extend(node.deployment, BOOT, now + TOKEN_SECONDS)
+            for step in doors.store.deployments.get(node.deployment).steps:
+                if step.state is StepState.RUNNING:
+                    doors.store.deployments.set_detail(node.deployment, step.name, {"resumed": now}, touched=now)
+        return doors.store.nodes.get(name)
+
+
+def rebuild(doors: Doors, name: str, image: str | None) -> Node:
+    """Deploy a node again in the place that it has, with the newest image of its role; volumes that are kept stay.
+
+    :param image: the id of another image of the role. :raises NotFound: there is no such image.
+    :raises Conflict: the node's state does not offer it, or it has no place in a cloud.
+    """
+    store = doors.store
+    with store.transaction():
+        node = _ask(doors, name, "rebuild")
+        before = None if node.deployment is None else store.deployments.get(node.deployment)
+        if before is None or before.placement.inspects:
+            raise Conflict("it has no place in a cloud", where=name, hint=f"provisioner node retry {name}")
+        placement = before.placement
+        role = store.clouds.get(placement.cloud).roles[placement.role]
+        chosen = image_of(doors, role, image)
+        moved = end_deployment(doors, node, NodeState.DEPLOYING, "rebuilt by an operator")
+        place = placement.model_copy(update={"image": chosen, "rebuilds": before.id})
+        begin_deployment(doors, moved, place, f"rebuilt; it ran {placement.image}")
+        renew_metadata(doors, placement.cloud)
+        return store.nodes.get(name)
 
 
 def release(doors: Doors, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
@@ -89,6 +141,13 @@ def _ask(doors: Doors, name: str, verb: str) -> Node:
     """:raises Conflict: the node's state does not offer the verb."""
     node = doors.store.nodes.get(name)
     check_verb(name, node.state, verb)
+    if node.maintenance is not None and verb != "forget":
+        raise Conflict(
+            "the node is in maintenance",
+            where=name,
+            cause=str(node.maintenance["reason"]),
+            hint=f"provisioner node maintenance {name} --off",
+        )
     doors.tell(f"node.{verb}", f"asked for by an operator; it was {node.state}", name, node.deployment)
     return node
 

@@ -23,7 +23,7 @@ LEASE_SECONDS = 300.0
 BMC_TRIES = 5
 """How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
 EVIDENCE = 3
-PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining"))
+PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining", "resumed"))
 """Parts of a step's detail that mean something only while it runs."""
 
 RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)
@@ -52,7 +52,7 @@ class Walker:
     def walk(self, name: str) -> None:
         """Take a node as far as it goes without waiting. Meant for one thread per node at a time."""
         node = self._store.nodes.find(name)
-        if node is None:
+        if node is None or node.maintenance is not None:
             return
         try:
             if node.state in RUNS:
@@ -91,7 +91,7 @@ class Walker:
     def _next(self, name: str) -> Work | None:
         """The step at hand; None when the node is not deployed any more, or has just become active."""
         node = self._store.nodes.find(name)
-        if node is None or node.state not in RUNS or node.deployment is None:
+        if node is None or node.state not in RUNS or node.deployment is None or node.maintenance is not None:
             return None
         deployment = self._store.deployments.get(node.deployment)
         step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)

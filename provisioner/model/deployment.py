@@ -117,6 +117,7 @@ class Placement(Value):
 
     ``burn_seconds``: for how long a hardware test loads the processors. ``stays``: the ramdisk runs on afterwards.
     ``erase``: what is done to the disks when this stands in the place of a slot; None for nothing.
+    ``rebuilds``: the deployment whose place this one takes on the same node: what that wrote may be overwritten.
     """
 
     cloud: str
@@ -131,6 +132,7 @@ class Placement(Value):
     burn_seconds: float = 0.0
     stays: bool = False
     erase: EraseLevel | None = None
+    rebuilds: str | None = None
 
     @property
     def inspects(self) -> bool:
@@ -198,6 +200,7 @@ class Node(Value):
 
     ``tests``: the newest result of each hardware test that was made.
     ``drift``: ``{"expected": "on", "since": epoch}`` while the power is not what we left it at.
+    ``maintenance``: ``{"reason": text, "since": epoch}`` while nothing is done to the node by itself.
     ``bmc_error``: why the controller could not be asked; None when it answered last.
     """
 
@@ -216,6 +219,7 @@ class Node(Value):
     drift: dict[str, Any] | None = None
     bmc_error: dict[str, Any] | None = None
     tests: dict[HardwarePart, HardwareTest] = Field(default_factory=dict)
+    maintenance: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:

@@ -37,11 +37,16 @@ EXITS: dict[NodeState, tuple[str, ...]] = {
     NodeState.INSPECTING: ("abort",),
     NodeState.AVAILABLE: ("inspect", "test", "erase", "forget"),
     NodeState.DEPLOYING: ("abort",),
-    NodeState.ACTIVE: ("release",),
+    NodeState.ACTIVE: ("release", "rebuild"),
     NodeState.CLEANING: ("abort",),
-    NodeState.FAILED: ("retry", "abort", "forget"),
+    NodeState.FAILED: ("retry", "rebuild", "abort", "forget"),
 }
 """The operator's verbs that each state offers; ``provisioner node --help`` and the server read this table."""
+
+
+def exits_of(state: NodeState, maintenance: object) -> tuple[str, ...]:
+    """:param maintenance: what is on record of it; None when the node is in none."""
+    return EXITS[state] if maintenance is None else ("maintenance --off", *({"forget"} & set(EXITS[state])))
 
 
 def check_move(node: str, old: NodeState, new: NodeState) -> None:

@@ -90,6 +90,10 @@ class _Planner:
         else:
             return None
         del self.own[slot]
+        node = self.nodes[placement.node]
+        if node.maintenance is not None:
+            self.notes.append(f"{placement.hostname} on {node.name} is left, though {why}: it is in maintenance")
+            return None
         guard = build_guard(self.nodes[placement.node])
         return Release(node=placement.node, hostname=placement.hostname, guard=guard, why=why)
 

@@ -61,6 +61,8 @@ def why_not(node: Node, role: Role, use: RoleUse, cloud: Cloud) -> str | None:
         wire(role, node, cloud)
     except Unwired as error:
         return str(error)
+    if node.maintenance is not None:
+        return f"it is in maintenance: {node.maintenance['reason']}"
     if node.state is not NodeState.AVAILABLE:
         return f"it is {node.state}"
     for name, test in node.tests.items():

@@ -65,6 +65,18 @@ class EraseRequest(InspectRequest):
     level: EraseLevel = EraseLevel.METADATA
 
 
+class RebuildRequest(Value):
+    """``image``: an id; null for the newest of the node's role."""
+
+    image: str | None = None
+
+
+class MaintenanceRequest(Value):
+    """``reason`` null: it is over."""
+
+    reason: str | None = Field(default=None, min_length=1, max_length=500)
+
+
 class HardwareTestRequest(InspectRequest):
     """``parts``: which hardware tests, none for all. ``burn_seconds``: for how long the processors are loaded."""
 
@@ -111,6 +123,8 @@ def operator_app(
             Route("/v1/nodes/{name}/inspect", api.inspect, methods=["POST"]),
             Route("/v1/nodes/{name}/test", api.test, methods=["POST"]),
             Route("/v1/nodes/{name}/release", api.release, methods=["POST"]),
+            Route("/v1/nodes/{name}/rebuild", api.rebuild, methods=["POST"]),
+            Route("/v1/nodes/{name}/maintenance", api.maintenance, methods=["POST"]),
             Route("/v1/nodes/{name}/erase", api.erase, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
@@ -229,6 +243,15 @@ class _Api:
         wanted = await read_value(request, EraseRequest)
         name = request.path_params["name"]
         return JSONResponse(_json(await self._call(self._conductor.erase, name, wanted.level, stays=wanted.stays)))
+
+    async def rebuild(self, request: Request) -> Response:
+        wanted = await read_value(request, RebuildRequest)
+        return JSONResponse(_json(await self._call(self._conductor.rebuild, request.path_params["name"], wanted.image)))
+
+    async def maintenance(self, request: Request) -> Response:
+        wanted = await read_value(request, MaintenanceRequest)
+        name = request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.maintenance, name, wanted.reason)))
 
     async def inspect(self, request: Request) -> Response:
         wanted = await read_value(request, InspectRequest)

@@ -324,6 +324,12 @@ class Nodes:
                 .values(failure=None if failure is None else dict(failure), updated=now)
             )
 
+    def set_maintenance(self, name: str, maintenance: Mapping[str, Any] | None, now: float) -> None:
+        """Why a node is left alone from now on; with None it is not any more, and its waiting begins anew."""
+        values = {"maintenance": None if maintenance is None else dict(maintenance), "asked": now, "updated": now}
+        with self._db.write() as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
+
     def set_waiting(self, name: str, reason: str | None, now: float) -> None:
         """Why the node's instance waits, and when it last asked."""
         with self._db.write() as tx:
@@ -395,4 +401,5 @@ def _node(row: Row[Any]) -> Node:
         drift=row.drift,
         bmc_error=row.bmc_error,
         tests=row.tests or {},
+        maintenance=row.maintenance,
     )

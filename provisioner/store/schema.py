@@ -52,6 +52,7 @@ NODES = Table(
     Column("next_sealed", Text),
     Column("rotated", Float),
     Column("tests", JSON(none_as_null=True)),
+    Column("maintenance", JSON(none_as_null=True)),
 )
 PORTS = Table(
     "ports",

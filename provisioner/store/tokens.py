@@ -89,10 +89,11 @@ class Tokens:
         with self._db.write() as tx:
             tx.execute(update(TOKENS).where(TOKENS.c.id == ident, TOKENS.c.used.is_(None)).values(used=now))
 
-    def extend(self, ident: str, expiry: float) -> None:
-        """It runs out then; one that never does stays as it is."""
+    def extend(self, deployment: str, kind: str, expiry: float) -> None:
+        """The token of a deployment, if it has one, runs out then."""
         with self._db.write() as tx:
-            tx.execute(update(TOKENS).where(TOKENS.c.id == ident, TOKENS.c.expiry.is_not(None)).values(expiry=expiry))
+            mine = (TOKENS.c.deployment == deployment, TOKENS.c.kind == kind)
+            tx.execute(update(TOKENS).where(*mine).values(expiry=expiry))
 
     def drop(self, deployment: str, kind: str | None = None) -> None:
         """End a deployment's tokens: all, or those of one kind."""

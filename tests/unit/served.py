@@ -87,6 +87,8 @@ class FakeConductor:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.stayed: list[tuple[str, bool]] = []
+        self.rebuilt: list[tuple[str, str | None]] = []
+        self.maintained: list[tuple[str, str | None]] = []
         self.erased: list[tuple[str, EraseLevel | None, bool]] = []
         self.tested: list[tuple[str, tuple[HardwarePart, ...], float]] = []
         self.powers: list[tuple[str, str | None]] = []
@@ -172,6 +174,15 @@ class FakeConductor:
     def release(self, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
         self.erased.append((name, erase, stays))
         return self.verb(name, "release")
+
+    def rebuild(self, name: str, image: str | None) -> Node:
+        self.rebuilt.append((name, image))
+        return self.verb(name, "rebuild")
+
+    def maintenance(self, name: str, reason: str | None) -> Node:
+        self.maintained.append((name, reason))
+        maintenance = None if reason is None else {"reason": reason, "since": BEGUN}
+        return self._find(name).model_copy(update={"maintenance": maintenance})
 
     def erase(self, name: str, level: EraseLevel, *, stays: bool) -> Node:
         self.erased.append((name, level, stays))

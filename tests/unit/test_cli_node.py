@@ -362,3 +362,19 @@ def test_a_scan_writes_a_hardware_file_of_what_is_new_and_enrolls_it(bench: Benc
     assert nothing.exit_code == 1 and "nothing answered" in nothing.stderr
     assert bench.call("node", "enroll", "--scan", "10.0.4.0/24").exit_code == 64
     assert bench.call("node", "enroll").exit_code == 64
+
+
+def test_rebuild_and_maintenance(bench: Bench) -> None:
+    bench.conductor.node_list = [make_node(state=NodeState.ACTIVE)]
+    assert bench.call("node", "rebuild", "node1", "--image", "web-1").stdout == "node1 is active\n"
+    assert bench.conductor.rebuilt == [("node1", "web-1")]
+    said = bench.call("node", "maintenance", "node1", "--reason", "a fan")
+    assert said.stdout == "node1 is active and in maintenance\n"
+    assert bench.call("node", "maintenance", "node1", "--off").stdout == "node1 is active\n"
+    assert bench.conductor.maintained == [("node1", "a fan"), ("node1", None)]
+    assert bench.call("node", "maintenance", "node1").exit_code == 64
+    assert bench.call("node", "maintenance", "node1", "--off", "--reason", "x").exit_code == 64
+    maintenance = {"reason": "a fan", "since": 1.0}
+    bench.conductor.node_list = [make_node(state=NodeState.ACTIVE, maintenance=maintenance)]
+    assert "active (maintenance)" in bench.call("node", "list").stdout
+    assert "a fan" in bench.call("node", "show", "node1").stdout
