@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,13 @@ from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.steps import BAD_STATES, report_error
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
-from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, StepName, StepState
+from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import NodeState
 from provisioner.plan.identity import same_machine
 from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
+from provisioner.trust.keys import new_token
 
 RAMDISK_STEPS = (
     StepName.CHOOSE_DISK,
@@ -44,21 +46,33 @@ class Guests:
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
         self._store = doors.store
+        self._service = uuid.uuid4().hex
 
     def guest_secret(self, token_id: str, kind: str) -> str:
         """:raises TrustError: there is no such token of that kind, or it has run out."""
         return self._store.tokens.secret(token_id, kind, self._doors.clock.now())
 
-    def boot_script(self, mac: str) -> str | None:
+    def boot_script(self, mac: str, peer: str = "") -> str | None:
         """The iPXE script for a port: the ramdisk's while it is due, else one that boots from disk.
 
-        None for a MAC that is not on record, unless a node's ports are being found out just now.
+        It carries the token, so it is served once each time that we switch the node on: a second fetch ends the
+        deployment, since nobody can say which of the two is the node.
+
+        :param peer: the address that asks. :returns: None for a MAC that is not on record, unless a node's ports are
+            being found out just now; then more than one server may ask.
         """
-        found = self._store.nodes.by_mac(mac) or self._store.nodes.by_mac(ANY_MAC)
+        with self._store.transaction():
+            return self._script(mac, peer)
+
+    def _script(self, mac: str, peer: str) -> str | None:
+        own = self._store.nodes.by_mac(mac)
+        found = own or self._store.nodes.by_mac(ANY_MAC)
         if found is None:
             return None
         node, port = found
         deployment = self._due(node)
+        if own is not None and not self._is_first(node, mac, peer):
+            deployment = None
         token = None if deployment is None else self._store.tokens.token(deployment.id, BOOT)
         if deployment is None or token is None:
             self._doors.tell("boot.local", f"{mac} is told to boot from its disk", node.name, node.deployment)
@@ -70,12 +84,38 @@ class Guests:
             url=self._doors.settings.url, token=token, mac=mac, address=address, image=str(ramdisk)
         )
 
+    def _is_first(self, node: Node, mac: str, peer: str) -> bool:
+        """Note who fetches the script of a run that waits for its ramdisk, or has it; whether nobody did before."""
+        if node.state not in STANDBY or node.deployment is None:
+            return True
+        now = self._doors.clock.now()
+        fetch = {"at": now, "mac": mac, "peer": peer, "served_by": self._service}
+        deployment = self._store.deployments.get(node.deployment)
+        steps = {step.name: step for step in deployment.steps}
+        power, restart = steps[StepName.POWER], steps.get(StepName.RESTART)
+        if not _is_on(power) or (restart is not None and restart.state is not StepState.WAITING):
+            return True
+        before = power.detail.get("script")
+        first = before is None and steps[StepName.HELLO].state is not StepState.DONE
+        if before is not None and before["served_by"] != self._service and "script_again" not in power.detail:
+            # The service ended meanwhile, maybe before its answer was out: what it carried is void.
+            first = self._store.deployments.boot_id(deployment.id) is None
+            if first:
+                self._store.tokens.replace(new_token(), BOOT, node.name, deployment.id, now + TOKEN_SECONDS)
+        self._store.deployments.set_detail(
+            deployment.id, StepName.POWER, {"script" if first else "script_again": fetch}
+        )
+        if not first:
+            message = f"{mac} fetches its boot script again, from {peer or 'an unknown address'}"
+            self._doors.tell("boot.again", message, node.name, deployment.id)
+        return first
+
     def _due(self, node: Node) -> Deployment | None:
         if node.state not in STANDBY or node.deployment is None:
             return None
         deployment = self._store.deployments.get(node.deployment)
-        state = {step.name: step.state for step in deployment.steps}
-        due = state[StepName.BOOT_FILES] is StepState.DONE and state[StepName.HELLO] is not StepState.DONE
+        steps = {step.name: step for step in deployment.steps}
+        due = _is_on(steps[StepName.POWER]) and steps[StepName.HELLO].state is not StepState.DONE
         return deployment if due and self._store.deployments.boot_id(deployment.id) is None else None
 
     def hello(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,3 +322,8 @@ class Guests:
     def _token(self, token_id: str) -> TokenRecord:
         """:raises TrustError: it ended since its message was authenticated."""
         return self._store.tokens.get(token_id)
+
+
+def _is_on(power: Step) -> bool:
+    """Whether we have switched the node on, or are about to: it was off before, so what asks since then is younger."""
+    return power.state is StepState.DONE or bool(power.detail.get("seen_off"))

@@ -166,7 +166,26 @@ def check_power(work: Work, since: float) -> None:
         raise DeployError("the node's power is off, and nobody here switched it off", where=spec.name)
 
 
+def check_alone(work: Work) -> None:
+    """:raises DeployError: somebody fetched the boot script, and with it the token, beside the node."""
+    detail = work.detail(StepName.POWER)
+    again = detail.get("script_again")
+    if again is None:
+        return
+    work.doors.store.tokens.drop(work.deployment.id, BOOT)
+    first = detail.get("script") or {"peer": "the ramdisk that stayed", "at": again["at"]}
+    raise DeployError(
+        "its boot script was asked for twice after one power-on",
+        where=work.node.name,
+        cause=f"from {first['peer'] or '?'}, and {again['at'] - first['at']:.0f} s later from {again['peer'] or '?'} "
+        f"({again['mac']}): it restarted by itself, or another machine has its MAC address",
+        hint=f"provisioner node console {work.node.name} shows whether it restarts; then provisioner node retry "
+        f"{work.node.name}",
+    )
+
+
 def hello(work: Work) -> Outcome:
+    check_alone(work)
     if work.doors.store.deployments.boot_id(work.deployment.id) is not None:
         return done()
     since = work.doors.store.deployments.touched(work.deployment.id, work.step.name)
@@ -216,6 +235,7 @@ def _own_tables(work: Work) -> set[str]:
 
 def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
     """A step that the ramdisk agent does: one order, given once, waited for."""
+    check_alone(work)
     store, name = work.doors.store, work.step.name
     order = store.deployments.order(work.deployment.id)
     if order is None or order.step is not name:

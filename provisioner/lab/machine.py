@@ -19,7 +19,7 @@ QEMU = "qemu-system-x86_64"
 FIRST_DISK, WRITE_LOG = "disk.raw", "writes.log"
 DEVICES = {
     Bus.VIRTIO: ("virtio-blk-pci,drive={0}",),
-    Bus.SATA: ("ide-hd,drive={0}",),
+    Bus.SATA: ("ahci,id=bus-{0}", "ide-hd,bus=bus-{0}.0,drive={0}"),
     Bus.NVME: ("nvme,drive={0}",),
     Bus.SCSI: ("virtio-scsi-pci,id=bus-{0}", "scsi-hd,bus=bus-{0}.0,drive={0}"),
 }

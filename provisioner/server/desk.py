@@ -100,7 +100,7 @@ class ForGuests(Subscribed, Protocol):
         :raises TrustError: there is no such token, or it is over.
         """
 
-    def boot_script(self, mac: str) -> str | None:
+    def boot_script(self, mac: str, peer: str) -> str | None:
         """None for a MAC that is not on record."""
 
     def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...

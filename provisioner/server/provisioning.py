@@ -67,7 +67,8 @@ class _Guests:
         mac = request.path_params["mac"].lower().replace("-", ":")
         if not MAC.match(mac):
             raise UsageError("not a MAC address", where=request.url.path)
-        script = await self._desk.for_guest(self._conductor.boot_script, mac)
+        peer = request.client.host if request.client else ""
+        script = await self._desk.for_guest(self._conductor.boot_script, mac, peer)
         if script is None:
             raise NotFound("no boot script is due to this node", where=mac)
         return PlainTextResponse(script)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 from pathlib import Path
 
 import pytest
 from conductor_rack import Killed, Rack, cloud, role
 
+from provisioner.errors import TrustError
 from provisioner.model.deployment import STEPS, StepName, StepState
 
 
@@ -176,10 +178,64 @@ def test_boot_scripts_are_served_only_while_they_are_due(tmp_path: Path) -> None
     assert rack.conductor.boot_script("52:54:00:77:00:99") is None
     rack.apply()
     rack.conductor.tick()
-    due = rack.conductor.boot_script(server.mac)
+    due = rack.conductor.boot_script(server.mac, "10.77.0.100")
     assert due is not None and "ramdisk-" in due and "10.77.0.100/24" in due and server.mac in due
-    rack.play(until=lambda: server.greeted)
-    assert "token" not in str(rack.conductor.boot_script(server.mac))
+    assert "token" not in str(rack.conductor.boot_script(server.mac, "10.77.0.199")), "it is served once"
+
+
+def fetch(rack: Rack, peer: str) -> str:
+    script = rack.conductor.boot_script(rack.servers["node1"].mac, peer)
+    assert script is not None
+    found = re.search(r"provisioner\.token=(\S+)\.(\S+)", script)
+    return found.group(1) if found else ""
+
+
+@pytest.mark.parametrize("when", ["before the node", "after the node"])
+def test_whoever_fetches_a_boot_script_beside_the_node_ends_the_deployment(tmp_path: Path, when: str) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    server = rack.servers["node1"]
+    rack.apply()
+    rack.conductor.tick()
+    if when == "before the node":
+        stolen = fetch(rack, "10.77.0.66")
+        assert stolen and fetch(rack, "10.77.0.100") == ""
+    else:
+        rack.play(until=lambda: server.greeted)
+        stolen = server.token.partition(".")[0]
+        assert fetch(rack, "10.77.0.66") == ""
+    rack.play(until=lambda: rack.states() == {"node1": "failed"})
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None and "asked for twice" in failure["summary"] and "10.77.0.66" in failure["cause"]
+    with pytest.raises(TrustError):
+        rack.conductor.guest_secret(stolen, "boot")
+    assert server.disk_guid is None or when == "after the node"
+    rack.conductor.verb("node1", "retry")
+    rack.play()
+    assert rack.states() == {"node1": "active"}
+
+
+def test_an_answer_that_was_lost_with_the_service_is_given_again_and_what_it_carried_is_void(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.apply()
+    rack.conductor.tick()
+    lost = fetch(rack, "10.77.0.100")
+    rack.restart()
+    assert fetch(rack, "10.77.0.100") not in ("", lost)
+    with pytest.raises(TrustError):
+        rack.conductor.guest_secret(lost, "boot")
+    assert fetch(rack, "10.77.0.100") == ""
+
+
+def test_an_instance_that_asks_for_a_boot_script_is_only_told_to_boot_from_its_disk(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.apply()
+    rack.play(until=lambda: rack.servers["node1"].running == "instance")
+    assert fetch(rack, "10.77.0.100") == "" == fetch(rack, "10.77.0.100")
+    rack.play()
+    assert rack.states() == {"node1": "active"}
 
 
 def test_order_survives_until_its_result_came(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def test_a_machine_may_have_more_ports_and_disks_of_any_kind() -> None:
     text = TEXT.replace(
         "disk_gib: 1}\n  - {name: n2",
         "disk_gib: 1, more_macs: ['52:54:00:00:01:01'], sector: 4096, disks: "
-        "[{serial: small, gib: 2, bus: nvme, before: true}, {serial: big, bus: scsi, sector: 4096}]}\n  - {name: n2",
+        "[{serial: small, gib: 2, bus: nvme, before: true}, {serial: big, bus: scsi, sector: 4096}, {serial: s1, bus: sata}, {serial: s2, bus: sata}]}\n"
+        "  - {name: n2",
     )
     machine = parse_rack("lab.yaml", text).nodes[0]
     words = machine_command(machine, Path("/lab/n1"), kvm=False, network_first=True)
@@ -128,6 +129,8 @@ def test_a_machine_may_have_more_ports_and_disks_of_any_kind() -> None:
         "n1-root,logical_block_size=4096,physical_block_size=4096,bootindex=2",
         "big,logical_block_size=4096,physical_block_size=4096",
     ]
+    sata = [word.split(",")[1] for word in words if word.startswith("ide-hd")]
+    assert sata == ["bus=bus-disk3.0", "bus=bus-disk4.0"], "a port of a controller takes one disk"
     assert "if=none,id=disk0,format=raw,file=/lab/n1/disk-small.raw,cache=unsafe,discard=unmap" in words
     with pytest.raises(ManifestError, match="is taken"):
         parse_rack("lab.yaml", text.replace("52:54:00:00:01:01", "52:54:00:00:00:02"))

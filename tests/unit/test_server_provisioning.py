@@ -56,7 +56,7 @@ class Rack:
             raise NotFound("there is no such token")
         return SECRETS[token_id, kind]
 
-    def boot_script(self, mac: str) -> str | None:
+    def boot_script(self, mac: str, peer: str) -> str | None:
         return f"#!ipxe\n# {mac}\n" if mac == "52:54:00:77:00:01" else None
 
     def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
