@@ -113,7 +113,8 @@ def test_a_machine_may_have_more_ports_and_disks_of_any_kind() -> None:
     text = TEXT.replace(
         "disk_gib: 1}\n  - {name: n2",
         "disk_gib: 1, more_macs: ['52:54:00:00:01:01'], sector: 4096, disks: "
-        "[{serial: small, gib: 2, bus: nvme, before: true}, {serial: big, bus: scsi, sector: 4096}, {serial: s1, bus: sata}, {serial: s2, bus: sata}]}\n"
+        "[{serial: small, gib: 2, bus: nvme, before: true}, {serial: big, bus: scsi, sector: 4096}, "
+        "{serial: s1, bus: sata}, {serial: s2, bus: sata}]}\n"
         "  - {name: n2",
     )
     machine = parse_rack("lab.yaml", text).nodes[0]
