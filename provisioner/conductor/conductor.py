@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from provisioner.bmc.contract import Bmcs, Console
@@ -15,6 +12,7 @@ from provisioner.conductor.clouds import apply_plan, plan_cloud
 from provisioner.conductor.doors import CatalogueDoor, Doors
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
+from provisioner.conductor.loop import Loop
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
@@ -34,7 +32,7 @@ from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
-from provisioner.model.states import AT_WORK, NodeState, exits_of
+from provisioner.model.states import exits_of
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
@@ -49,12 +47,6 @@ from provisioner.store.nodes import PortRecord
 from provisioner.store.store import Store
 from provisioner.system.clock import Clock, HostClock
 from provisioner.system.settings import Settings
-
-LOOK_AGAIN = 1.0
-"""Seconds after which the loop looks again although nothing was recorded: deadlines and back-offs pass silently."""
-WORKERS = 32
-
-LOG = logging.getLogger(__name__)
 
 
 class Conductor(Guests):
@@ -76,18 +68,10 @@ class Conductor(Guests):
     ) -> None:
         doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), holder)
         super().__init__(doors)
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
         self._sweep = Sweep(doors, settings.sweep_seconds)
         self._tapes = Tapes(doors)
-        self._walker = Walker(doors, self._stopping.is_set, self._tapes)
-        self._loop: threading.Thread | None = None
-        self._workers: ThreadPoolExecutor | None = None
-        self._busy: set[str] = set()
-        self._again: set[str] = set()
-        """Nodes of whose records something was written while they were walked on."""
-        self._busy_lock = threading.Lock()
-        self._unsubscribe: Callable[[], None] = lambda: None
+        self._loop = Loop(store, lambda name: self._walker.walk(name))
+        self._walker = Walker(doors, lambda: self._loop.stopping, self._tapes)
 
     # What operators ask.
 
@@ -213,76 +197,27 @@ class Conductor(Guests):
         """Record what another room saw, for example a DHCP request; an :data:`~provisioner.events.Observer`."""
         self._store.events.add(event, self._doors.clock.now())
 
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback``, in the thread that wrote, after each change of a record; the answer ends that."""
+    def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
+        """Call ``callback``, in the thread that wrote, after each change of a record, with its topics (see the store).
+
+        The answer ends that.
+        """
         return self._store.listen(callback)
 
     # The loop.
 
     def tick(self) -> None:
         """Look at every node once and take it as far as it goes; in this thread, without waiting."""
-        for node in self._store.nodes.all():
-            if _needs_work(node):
-                self._walker.walk(node.name)
+        for name in self._store.nodes.at_work():
+            self._walker.walk(name)
 
     def start(self) -> None:
         """Walk the nodes on, each in a thread of its own, until :meth:`stop`."""
-        if self._loop is not None:
-            return
-        self._stopping.clear()
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="walk")
-        self._unsubscribe = self._store.listen(self._wake.set)
-        self._loop = threading.Thread(target=self._run, name="conductor", daemon=True)
         self._loop.start()
         self._sweep.start()
 
     def stop(self) -> None:
         """Begin nothing new and wait for what is begun; a BMC is waited for until its own deadline."""
-        if self._loop is None:
-            return
-        self._stopping.set()
         self._sweep.stop()
-        self._wake.set()
-        self._loop.join()
-        self._loop = None
-        self._unsubscribe()
-        if self._workers is not None:
-            self._workers.shutdown(wait=True, cancel_futures=True)
+        self._loop.stop()
         self._tapes.close()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.clear()
-            try:
-                for node in self._store.nodes.all():
-                    if _needs_work(node):
-                        self._submit(node.name)
-            except Exception:
-                LOG.exception("the loop could not look at the records; it looks again")
-            self._wake.wait(LOOK_AGAIN)
-
-    def _submit(self, name: str) -> None:
-        with self._busy_lock:
-            if name in self._busy or self._workers is None:
-                self._again.add(name)
-                return
-            self._busy.add(name)
-        self._workers.submit(self._walk, name)
-
-    def _walk(self, name: str) -> None:
-        try:
-            self._walker.walk(name)
-        except Exception:
-            LOG.exception("%s: a fault of the program; it is walked on again", name)
-        finally:
-            with self._busy_lock:
-                self._busy.discard(name)
-                again = name in self._again
-                self._again.discard(name)
-            if again:
-                self._wake.set()
-
-
-def _needs_work(node: Node) -> bool:
-    behind = node.state is NodeState.ACTIVE and node.generation > node.applied
-    return behind or node.state in AT_WORK

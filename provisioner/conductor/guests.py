@@ -19,6 +19,7 @@ from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import NodeState
 from provisioner.plan.identity import same_machine
 from provisioner.store.nodes import ANY_MAC
+from provisioner.store.permits import ANY_PERMIT
 from provisioner.store.tokens import BOOT, TokenRecord
 from provisioner.trust.keys import new_token
 
@@ -51,6 +52,14 @@ class Guests:
     def guest_secret(self, token_id: str, kind: str) -> str:
         """:raises TrustError: there is no such token of that kind, or it has run out."""
         return self._store.tokens.secret(token_id, kind, self._doors.clock.now())
+
+    def subject(self, token_id: str, *, permits: bool = False) -> frozenset[str]:
+        """The topics of changes that concern a guest: its node and its deployment, and maybe permits of anyone.
+
+        :raises TrustError: there is no such token.
+        """
+        token = self._token(token_id)
+        return frozenset((token.node, token.deployment, *((ANY_PERMIT,) if permits else ())))
 
     def boot_script(self, mac: str, peer: str = "") -> str | None:
         """The iPXE script for a port: the ramdisk's while it is due, else one that boots from disk.
@@ -106,6 +115,7 @@ class Guests:
             deployment.id, StepName.POWER, {"script" if first else "script_again": fetch}
         )
         if not first:
+            self._store.deployments.touch(deployment.id)
             message = f"{mac} fetches its boot script again, from {peer or 'an unknown address'}"
             self._doors.tell("boot.again", message, node.name, deployment.id)
         return first

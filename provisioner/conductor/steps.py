@@ -14,7 +14,7 @@ from provisioner.conductor.doors import RAMDISK
 from provisioner.conductor.orders import build_layout, build_order
 from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.standby import adopt, ask_standby, find_standby
-from provisioner.conductor.work import BMC_SECONDS, TOKEN_SECONDS, Outcome, Work, done, wait
+from provisioner.conductor.work import BMC_SECONDS, TOKEN_SECONDS, Outcome, Work, done, wait, wait_for_guest
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError, NotFound
 from provisioner.model.deployment import CLEANING, TESTS, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
@@ -191,7 +191,7 @@ def hello(work: Work) -> Outcome:
     since = work.doors.store.deployments.touched(work.deployment.id, work.step.name)
     work.check_deadline(HELLO_SECONDS, since, "the ramdisk did not say hello")
     check_power(work, since)
-    return wait("the node boots the ramdisk")
+    return wait_for_guest("the node boots the ramdisk")
 
 
 def choose(work: Work) -> Outcome:
@@ -240,7 +240,7 @@ def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
     order = store.deployments.order(work.deployment.id)
     if order is None or order.step is not name:
         _give_order(work)
-        return wait("the ramdisk fetches its order")
+        return wait_for_guest("the ramdisk fetches its order")
     if order.result is not None:
         return _finished(work, order)
     touched = store.deployments.touched(work.deployment.id, name)
@@ -248,7 +248,7 @@ def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
     begun = max(work.step.started or touched, float(work.step.detail.get("resumed", 0.0)))
     work.check_deadline(limit, begun, f"the ramdisk did not end {name}")
     check_power(work, touched)
-    return wait("the ramdisk works on it")
+    return wait_for_guest("the ramdisk works on it")
 
 
 def inspect(work: Work) -> Outcome:
@@ -335,7 +335,7 @@ def configure(work: Work) -> Outcome:
     limit = CONFIGURE_SECONDS + work.role.health.wait
     work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
     check_power(work, since)
-    return wait(reason or "the instance boots and applies its metadata")
+    return wait_for_guest(reason or "the instance boots and applies its metadata")
 
 
 def _check_root(work: Work, report: Mapping[str, Any]) -> str | None:
@@ -373,7 +373,7 @@ def probe(work: Work) -> Outcome:
             where=work.node.name,
             cause="; ".join(red) or "no probe was reported",
         )
-    return wait(f"probe {red[0]}" if red else "the instance runs its probes")
+    return wait_for_guest(f"probe {red[0]}" if red else "the instance runs its probes")
 
 
 def _report(work: Work) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS, CONFIGURE_SECONDS
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.work import BMC_SECONDS, Outcome, Work
+from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
 from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
@@ -49,19 +49,25 @@ class Walker:
         self._cleaning: dict[str, tuple[int, float]] = {}
         """(tries, not before) of nodes whose BMC failed while they were cleaned; a restart begins to count again."""
 
-    def walk(self, name: str) -> None:
-        """Take a node as far as it goes without waiting. Meant for one thread per node at a time."""
+    def walk(self, name: str) -> float | None:
+        """Take a node as far as it goes without waiting. Meant for one thread per node at a time.
+
+        :returns: seconds after which it should be looked at again though nothing was recorded; None for never.
+        """
         node = self._store.nodes.find(name)
         if node is None or node.maintenance is not None:
-            return
+            return None
         try:
             if node.state in RUNS:
                 self._lease(node, PURPOSES[node.state])
-                self._clean(node) if node.deployment is None else self._deploy(node.name)
-            elif node.state is NodeState.ACTIVE and node.generation > node.applied:
+                return self._clean(node) if node.deployment is None else self._deploy(node.name)
+            if node.state is NodeState.ACTIVE and node.generation > node.applied:
                 self._watch(node)
+                return LATER
         except LeaseLost as error:
             LOG.info("%s", error)
+            return LATER
+        return None
 
     def _lease(self, node: Node, purpose: str) -> None:
         now = self._doors.clock.now()
@@ -69,24 +75,28 @@ class Walker:
         if (holder, known) != (self._doors.holder, purpose) or expiry - now < LEASE_SECONDS / 2:
             self._store.leases.take(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
 
-    def _deploy(self, name: str) -> None:
+    def _deploy(self, name: str) -> float | None:
+        """As :meth:`walk`."""
         while not self._stopping() and (work := self._next(name)) is not None:
             try:
-                if not self._advance(work):
-                    return
+                again = self._advance(work)
+                if again is not None:
+                    return again
             except BmcError as error:
-                if not self._later(work, error):
+                pause = self._later(work, error)
+                if pause is None:
                     self._fail(work, error)
-                return
+                return pause
             except LeaseLost:
                 raise
             except ProvisionerError as error:
                 self._fail(work, error)
-                return
+                return None
             except Exception as error:
                 LOG.exception("%s: the step %s ended with a fault of the program", name, work.step.name)
                 self._fail(work, DeployError("a fault in the program", where=name, cause=repr(error)))
-                return
+                return None
+        return None
 
     def _next(self, name: str) -> Work | None:
         """The step at hand; None when the node is not deployed any more, or has just become active."""
@@ -106,23 +116,24 @@ class Walker:
             return INSPECTION
         return self._store.clouds.get(placement.cloud).roles[placement.role]
 
-    def _advance(self, work: Work) -> bool:
-        """Do the step at hand; whether the next one can be looked at."""
-        if work.now < float(work.step.detail.get("not_before", 0.0)):
-            return False
+    def _advance(self, work: Work) -> float | None:
+        """Do the step at hand. :returns: seconds until it is looked at again; None when the next one can be."""
+        not_before = float(work.step.detail.get("not_before", 0.0))
+        if work.now < not_before:
+            return not_before - work.now
         if work.step.state is StepState.WAITING:
             reason = self._not_yet(work) if work.step.name is StepName.RESERVE else None
             if reason is not None:
                 self._waits(work, Outcome(False, {}, reason))
-                return False
+                return LATER
             work = self._begin(work)
         if work.step.name not in BEFORE_POWER:
             self._tapes.ensure(work.node)
         outcome = ACTIONS[work.step.name](work)
         if not outcome.done:
             self._waits(work, outcome)
-            return False
-        return self._end(work, outcome.detail)
+            return outcome.again
+        return None if self._end(work, outcome.detail) else SOON
 
     def _not_yet(self, work: Work) -> str | None:
         """Why the deployment has to wait for other roles."""
@@ -171,18 +182,18 @@ class Walker:
         if any(work.step.detail.get(key) != value for key, value in news.items()):
             self._store.deployments.set_detail(work.deployment.id, work.step.name, news)
 
-    def _later(self, work: Work, error: BmcError) -> bool:
-        """Note when a BMC is asked again; False when it was asked often enough."""
+    def _later(self, work: Work, error: BmcError) -> float | None:
+        """Note when a BMC is asked again. :returns: in how many seconds; None when it was asked often enough."""
         errors = int(self._step(work).detail.get("errors", 0)) + 1
         if errors >= BMC_TRIES:
-            return False
+            return None
         pause = 2.0**errors
         news = {"errors": errors, "not_before": self._doors.clock.now() + pause, "waiting": f"{error}"}
         with self._store.transaction():
             self._store.deployments.set_detail(work.deployment.id, work.step.name, news)
             message = f"{work.step.name}: {error}; asked again in {pause:.0f} s"
             self._doors.tell("bmc.error", message, work.node.name, work.deployment.id, tries=errors)
-        return True
+        return pause
 
     def _step(self, work: Work) -> Step:
         """The step as it is on record now."""
@@ -260,13 +271,13 @@ class Walker:
             end_deployment(self._doors, node, NodeState.AVAILABLE if stays else NodeState.CLEANING, what)
             self._store.leases.end(node.name, self._doors.holder)
 
-    def _clean(self, node: Node) -> None:
-        """Power off; then nobody hears its guests any more, and the node is available."""
+    def _clean(self, node: Node) -> float | None:
+        """Power off; then nobody hears its guests any more, and the node is available. :returns: as :meth:`walk`."""
         now = self._doors.clock.now()
         self._tapes.end(node.name)  # of a run that was aborted
         tries, not_before = self._cleaning.get(node.name, (0, 0.0))
         if now < not_before:
-            return
+            return not_before - now
         spec = node.spec
         password = self._store.nodes.password(spec.name)
         try:
@@ -278,14 +289,14 @@ class Walker:
         except BmcError as error:
             if tries + 1 < BMC_TRIES:
                 self._cleaning[node.name] = (tries + 1, now + 2.0 ** (tries + 1))
-                return
+                return 2.0 ** (tries + 1)
             self._cleaning.pop(node.name, None)
             failure = self._failure(node.name, error, now)
             with self._store.transaction():
                 self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=None, failure=failure)
                 self._store.leases.end(node.name, self._doors.holder)
                 self._doors.tell("node.failed", f"cleaning: {error}", node.name)
-            return
+            return None
         self._cleaning.pop(node.name, None)
         try:
             with self._store.transaction():
@@ -298,6 +309,8 @@ class Walker:
                 self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
         except (Conflict, NotFound) as error:
             LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
+            return SOON
+        return None
 
     def _watch(self, node: Node) -> None:
         """An active node whose newest generation does not come into force: not for ever."""

@@ -12,6 +12,8 @@ from provisioner.model.deployment import Deployment, Node, Step, StepName
 from provisioner.model.role import Role
 
 BMC_SECONDS = 30.0
+SOON, LATER = 1.0, 10.0
+"""Seconds until a step that waits is looked at again."""
 TOKEN_SECONDS = 4 * 3600.0
 """How long a ramdisk is heard."""
 
@@ -38,11 +40,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``done``, or what the step waits for. ``detail`` is merged into the journal."""
+    """``done``, or what the step waits for. ``detail`` is merged into the journal.
+
+    ``again``: seconds after which the step is looked at again although nothing was recorded.
+    """
 
     done: bool
     detail: dict[str, Any] = field(default_factory=dict)
     waiting: str | None = None
+    again: float = SOON
 
 
 def done(**detail: Any) -> Outcome:
@@ -51,3 +57,8 @@ def done(**detail: Any) -> Outcome:
 
 def wait(reason: str, **detail: Any) -> Outcome:
     return Outcome(False, detail, reason)
+
+
+def wait_for_guest(reason: str) -> Outcome:
+    """What a guest says is recorded, and so noticed at once; only deadlines need a look meanwhile."""
+    return Outcome(False, {}, reason, LATER)

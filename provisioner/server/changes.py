@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from provisioner.server.desk import Subscribed
@@ -12,21 +13,25 @@ T = TypeVar("T")
 
 GATHER = 0.05
 """Seconds in which changes are gathered before the waiting requests look again: a burst wakes them once."""
-LOOK_AGAIN = 10.0
+LOOK_AGAIN = 20.0
 """Seconds after which a waiting request looks by itself: what depends on time alone is not announced."""
+ANY = None
+"""In the place of a topic: any change."""
 LONGEST = 60.0
 """Seconds that one request may wait at most."""
 
 
 class Changes:
-    """Wakes waiting requests when the conductor says that something changed.
+    """Wakes waiting requests when the conductor says that something of what they wait for changed.
 
     Made inside the running event loop; :meth:`close` lets all of them answer at once.
     """
 
     def __init__(self, source: Subscribed) -> None:
         self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
+        self._waiting: dict[str | None, set[asyncio.Event]] = {}
+        self._heard: set[str] = set()
+        self._lock = threading.Lock()
         self._gathering = False
         self._closed = False
         self._unsubscribe = source.subscribe(self._announce)
@@ -36,37 +41,61 @@ class Changes:
         if not self._closed:
             self._closed = True
             self._unsubscribe()
-            self._wake()
+            for events in self._waiting.values():
+                for event in events:
+                    event.set()
 
-    async def poll(self, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool], wait: float) -> T:
+    async def poll(
+        self,
+        look: Callable[[], Awaitable[T]],
+        enough: Callable[[T], bool],
+        wait: float,
+        topics: frozenset[str] | None = None,
+    ) -> T:
         """Look until it is ``enough`` or ``wait`` seconds are over; what the last look saw.
 
-        The event is taken before each look, so a change between look and wait is not missed.
+        It is listened before each look, so a change between look and wait is not missed.
+
+        :param topics: what the request waits for; None for any change.
         """
         end = self._loop.time() + min(wait, LONGEST)
-        while True:
-            changed = self._changed
-            seen = await look()
-            left = end - self._loop.time()
-            if enough(seen) or left <= 0 or self._closed:
-                return seen
-            try:
-                await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN))
-            except TimeoutError:
-                pass  # one last look, or the look that does not depend on an announcement
-
-    def _announce(self) -> None:
+        event = asyncio.Event()
+        wanted: Iterable[str | None] = (ANY,) if topics is None else topics
+        for topic in wanted:
+            self._waiting.setdefault(topic, set()).add(event)
         try:
-            self._loop.call_soon_threadsafe(self._gather)
+            while True:
+                event.clear()
+                seen = await look()
+                left = end - self._loop.time()
+                if enough(seen) or left <= 0 or self._closed:
+                    return seen
+                try:
+                    await asyncio.wait_for(event.wait(), min(left, LOOK_AGAIN))
+                except TimeoutError:
+                    pass  # one last look, or the look that does not depend on an announcement
+        finally:
+            for topic in wanted:
+                events = self._waiting[topic]
+                events.discard(event)
+                if not events:
+                    del self._waiting[topic]
+
+    def _announce(self, topics: frozenset[str]) -> None:
+        with self._lock:
+            self._heard |= topics
+            if self._gathering:
+                return
+            self._gathering = True
+        try:
+            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._wake)
         except RuntimeError:
             pass  # the loop has ended; nobody waits any more
 
-    def _gather(self) -> None:
-        if not self._gathering:
-            self._gathering = True
-            self._loop.call_later(GATHER, self._wake)
-
     def _wake(self) -> None:
-        self._gathering = False
-        self._changed.set()
-        self._changed = asyncio.Event()
+        with self._lock:
+            heard, self._heard = self._heard, set()
+            self._gathering = False
+        for topic in (ANY, *heard):
+            for event in self._waiting.get(topic, ()):
+                event.set()

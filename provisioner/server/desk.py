@@ -30,8 +30,8 @@ GUEST_THREADS = 8
 
 
 class Subscribed(Protocol):
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback``, from any thread, after each change of a record; the answer ends that."""
+    def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
+        """Call ``callback``, from any thread, after each change of a record, with its topics; the answer ends that."""
 
 
 class ForOperators(Subscribed, Protocol):
@@ -99,6 +99,9 @@ class ForGuests(Subscribed, Protocol):
 
         :raises TrustError: there is no such token, or it is over.
         """
+
+    def subject(self, token_id: str, *, permits: bool = False) -> frozenset[str]:
+        """The topics that concern a guest; maybe also anyone's permits."""
 
     def boot_script(self, mac: str, peer: str) -> str | None:
         """None for a MAC that is not on record."""

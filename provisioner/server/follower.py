@@ -13,6 +13,8 @@ from provisioner.store.events import EventRecord
 
 EVERY = 5.0
 """Seconds after which the work is done although nothing was announced: a dnsmasq that died is started again."""
+GATHER = 0.2
+"""Seconds in which changes are gathered: a thousand nodes that are deployed at once change many times a second."""
 PAGE = 1000
 
 LOG = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ class Follower:
 
     def __init__(
         self,
-        listen: Callable[[Callable[[], None]], Callable[[], None]],
+        listen: Callable[[Callable[[frozenset[str]], None]], Callable[[], None]],
         work: Sequence[Callable[[], None]],
         observer: Observer,
     ) -> None:
@@ -34,28 +36,30 @@ class Follower:
         self._work = work
         self._observer = observer
         self._changed = threading.Event()
-        self._ending = False
+        self._ending = threading.Event()
         self._said: dict[int, str] = {}
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._unlisten: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        self._unlisten = self._listen(self._changed.set)
+        self._unlisten = self._listen(lambda topics: self._changed.set())
         self._thread.start()
 
     def stop(self) -> None:
         """Do the work a last time, and end. Nothing happens if it was not started."""
         self._unlisten()
-        self._ending = True
+        self._ending.set()
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        while not self._ending:
+        while not self._ending.is_set():
             self._changed.wait(EVERY)
             self._changed.clear()
             self.do_work()
+            self._ending.wait(GATHER)
+        self.do_work()
 
     def do_work(self) -> None:
         for number, work in enumerate(self._work):

@@ -80,7 +80,10 @@ class _Guests:
     async def order(self, request: Request) -> Response:
         ident = token_id(request)
         order = await self._changes.poll(
-            lambda: self._desk.for_guest(self._conductor.order, ident), bool, read_number(request, "wait", 0)
+            lambda: self._desk.for_guest(self._conductor.order, ident),
+            bool,
+            read_number(request, "wait", 0),
+            await self._desk.for_guest(self._conductor.subject, ident),
         )
         return JSONResponse({"order": order} if order else {})
 
@@ -90,6 +93,7 @@ class _Guests:
             lambda: self._desk.for_guest(self._conductor.metadata, ident, since),
             bool,
             read_number(request, "wait", 0),
+            await self._desk.for_guest(self._conductor.subject, ident),
         )
         return JSONResponse(found or {})
 
@@ -104,6 +108,7 @@ class _Guests:
             lambda: self._desk.for_guest(self._conductor.permit, ident, message),
             lambda said: not acquires or bool(said.get("granted")),
             wait,
+            await self._desk.for_guest(self._conductor.subject, ident, permits=True),
         )
         return JSONResponse(answer)
 

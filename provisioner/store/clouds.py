@@ -111,7 +111,7 @@ class Clouds:
         :param build: generation → document. :param force: also when the content is the same.
         :returns: the new generation; None when nothing differs.
         """
-        with self._db.write() as tx:
+        with self._db.write(node, deployment) as tx:
             known = tx.execute(select(NODES.c.uuid, NODES.c.generation).where(NODES.c.name == node)).one()
             newest = tx.execute(
                 select(GENERATIONS.c.hash, GENERATIONS.c.deployment).where(
@@ -153,7 +153,7 @@ class Clouds:
     def put_report(self, node: str, deployment: str, body: Mapping[str, Any], now: float) -> None:
         """Keep what a node last reported; what it said before is forgotten."""
         values = {"deployment": deployment, "at": now, "body": dict(body)}
-        with self._db.write() as tx:
+        with self._db.write(node) as tx:
             uuid = tx.execute(select(NODES.c.uuid).where(NODES.c.name == node)).scalar_one()
             changed = tx.execute(update(REPORTS).where(REPORTS.c.node == uuid).values(values))
             if changed.rowcount == 0:

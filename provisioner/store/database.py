@@ -21,6 +21,9 @@ READING = "reading"
 LOG = logging.getLogger(__name__)
 
 
+Listener = Callable[[frozenset[str]], None]
+
+
 class Cipher(Protocol):
     """Encryption at rest; the site's keys are one."""
 
@@ -36,34 +39,39 @@ class Database:
         self.url = url
         self.engine = _open_engine(url)
         self._local = threading.local()
-        self._listeners: dict[object, Callable[[], None]] = {}
+        self._listeners: dict[object, Listener] = {}
         event.listen(self.engine, "after_cursor_execute", self._note_change)
         # SQLite takes one writer; a queue in the process is fair, its busy timeout is not.
         one_writer = self.engine.dialect.name == "sqlite"
         self._writer: AbstractContextManager[Any] = threading.RLock() if one_writer else nullcontext()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *topics: str) -> Iterator[Connection]:
         """One transaction: all of it is recorded, or nothing. Listeners hear of it after a commit that changed a row.
 
+        :param topics: what the change is about: names of nodes, ids of deployments; who waits for something else is
+            not woken.
         :raises Conflict: a record with that key exists already. :raises HostError: the database does not work.
         """
         current: Connection | None = getattr(self._local, "connection", None)
         if current is not None:
+            self._local.topics.update(topics)
             yield current
             return
         with self._translated(), self._writer, self.engine.begin() as connection:
             self._local.connection = connection
             self._local.changed = False
+            self._local.topics = set(topics)
             try:
                 yield connection
             finally:
                 self._local.connection = None
         if not self._local.changed:
             return
+        heard = frozenset(self._local.topics)
         for callback in list(self._listeners.values()):
             try:
-                callback()
+                callback(heard)
             except Exception:
                 LOG.exception("a listener failed; the records are written all the same")
 
@@ -87,8 +95,8 @@ class Database:
             finally:
                 self._local.view = None
 
-    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` after each commit, in the thread that wrote; the answer ends that."""
+    def listen(self, callback: Listener) -> Callable[[], None]:
+        """Call ``callback`` after each commit, in the thread that wrote, with its topics; the answer ends that."""
         key = object()
         self._listeners[key] = callback
 

@@ -39,7 +39,7 @@ class Deployments:
 
         :raises Conflict: the slot is taken by another deployment.
         """
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             taken: str | None = tx.execute(
                 select(DEPLOYMENTS.c.node)
                 .where(DEPLOYMENTS.c.cloud == placement.cloud, DEPLOYMENTS.c.hostname == placement.hostname)
@@ -114,7 +114,7 @@ class Deployments:
 
     def set_console(self, ident: str, text: str) -> None:
         """The last lines of the node's console; a deployment that is gone keeps nothing."""
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             tx.execute(update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident).values(console=text))
 
     def console(self, ident: str) -> str | None:
@@ -141,7 +141,7 @@ class Deployments:
         return found
 
     def set_boot_id(self, ident: str, boot_id: str | None) -> None:
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             tx.execute(update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident).values(boot_id=boot_id))
 
     def set_state(
@@ -157,7 +157,7 @@ class Deployments:
         values: dict[str, Any] = {"state": new, "failure": None if failure is None else dict(failure)}
         if new is DeploymentState.ACTIVE:
             values["activated"] = now
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             done = tx.execute(
                 update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident, DEPLOYMENTS.c.state.in_(old)).values(values)
             )
@@ -165,7 +165,7 @@ class Deployments:
 
     def begin_again(self, ident: str) -> None:
         """A retry: every step waits again; what was attempted stays counted."""
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             tx.execute(
                 update(DEPLOYMENTS)
                 .where(DEPLOYMENTS.c.id == ident)
@@ -189,12 +189,15 @@ class Deployments:
 
     def end_step(self, ident: str, name: StepName, state: StepState, detail: Mapping[str, Any], now: float) -> None:
         """Journal how a step ended, after all of it was done. ``detail`` is merged as in :meth:`set_detail`."""
-        with self._db.write():
+        with self._db.write(ident):
             self.set_detail(ident, name, detail)
             self._change_step(ident, name, {"state": state, "ended": now})
 
     def set_detail(self, ident: str, name: StepName, detail: Mapping[str, Any], touched: float | None = None) -> None:
-        """Merge what a step says of itself; None removes a key. ``touched``: when it last came on, for its deadline."""
+        """Merge what a step says of itself; None removes a key. ``touched``: when it last came on, for its deadline.
+
+        Nobody is woken by it: it is for whoever looks, not for what comes next.
+        """
         mine = (STEPS.c.deployment == ident) & (STEPS.c.name == name)
         with self._db.write() as tx:
             known: dict[str, Any] = tx.execute(select(STEPS.c.detail).where(mine)).scalar_one()
@@ -203,7 +206,7 @@ class Deployments:
             if touched is not None:
                 values["touched"] = touched
             if values:
-                self._change_step(ident, name, values)
+                tx.execute(update(STEPS).where(mine).values(values))
 
     def touched(self, ident: str, name: StepName) -> float:
         """When a step that has begun last came on."""
@@ -211,9 +214,14 @@ class Deployments:
         with self._db.read() as tx:
             return float(tx.execute(query).scalar_one() or 0.0)
 
+    def touch(self, ident: str) -> None:
+        """Whoever waits for a change of this deployment looks again."""
+        with self._db.write(ident):
+            pass
+
     def reset_steps(self, ident: str, first: StepName) -> None:
         """``first`` and all steps after it wait again; the order outstanding is dropped."""
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             tx.execute(
                 update(STEPS)
                 .where(STEPS.c.deployment == ident, STEPS.c.position >= STEP_NAMES.index(first))
@@ -223,7 +231,7 @@ class Deployments:
 
     def put_order(self, ident: str, order_id: str, step: StepName, body: Mapping[str, Any]) -> None:
         """Make this the one order outstanding. It is sealed: files of an instance hold its token."""
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             self.drop_order(ident)
             sealed = self._cipher.encrypt(json.dumps(body))
             tx.execute(insert(ORDERS).values(deployment=ident, id=order_id, step=step, body_sealed=sealed, result=None))
@@ -237,7 +245,7 @@ class Deployments:
 
     def set_result(self, ident: str, order_id: str, result: Mapping[str, Any]) -> bool:
         """Record the answer to the order outstanding; False when it is another, or was answered."""
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             outstanding = self.order(ident)
             if outstanding is None or outstanding.id != order_id or outstanding.result is not None:
                 return False
@@ -247,11 +255,11 @@ class Deployments:
             return True
 
     def drop_order(self, ident: str) -> None:
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             tx.execute(delete(ORDERS).where(ORDERS.c.deployment == ident))
 
     def _change_step(self, ident: str, name: StepName, values: Mapping[str, Any]) -> None:
-        with self._db.write() as tx:
+        with self._db.write(ident) as tx:
             tx.execute(update(STEPS).where(STEPS.c.deployment == ident, STEPS.c.name == name).values(dict(values)))
 
     def _with_steps(self, row: Row[Any]) -> Deployment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, delete, insert, or_, select, upd
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Port, Power
-from provisioner.model.states import NodeState, check_move
+from provisioner.model.states import AT_WORK, NodeState, check_move
 from provisioner.store.database import Cipher, Database
 from provisioner.store.schema import LEASES, NODES, PORTS
 
@@ -44,6 +44,18 @@ class Nodes:
         """Every node, by name."""
         with self._db.read() as tx:
             return [_node(row) for row in tx.execute(select(NODES).order_by(NODES.c.name))]
+
+    def at_work(self, topics: Collection[str] | None = None) -> list[str]:
+        """Names of nodes that the conductor has something to do with.
+
+        :param topics: only of these: names, or ids of deployments.
+        """
+        behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied)
+        query = select(NODES.c.name).where(or_(NODES.c.state.in_(AT_WORK), behind), NODES.c.maintenance.is_(None))
+        if topics is not None:
+            query = query.where(or_(NODES.c.name.in_(topics), NODES.c.deployment.in_(topics)))
+        with self._db.read() as tx:
+            return list(tx.execute(query).scalars())
 
     def get(self, name: str) -> Node:
         """:raises NotFound: there is no node of that name."""
@@ -107,7 +119,7 @@ class Nodes:
 
         :raises Conflict: a BMC, MAC or name belongs to another node, or no address is left.
         """
-        with self._db.write() as tx:
+        with self._db.write(spec.name) as tx:
             self.check_free(spec)
             tx.execute(
                 insert(NODES).values(
@@ -142,7 +154,7 @@ class Nodes:
 
         :raises Conflict: a BMC or MAC belongs to another node.
         """
-        with self._db.write() as tx:
+        with self._db.write(spec.name) as tx:
             self.check_free(spec)
             node = self.get(spec.name)
             values = {
@@ -159,7 +171,7 @@ class Nodes:
             return self.get(spec.name)
 
     def _set_ports(self, uuid: str, spec: NodeSpec, pool: Sequence[str]) -> None:
-        with self._db.write() as tx:
+        with self._db.write(spec.name) as tx:
             self._set_macs(tx, uuid, spec.name, [port.mac for port in spec.ports], pool)
 
     def _set_macs(self, tx: Connection, uuid: str, name: str, wanted: list[str], pool: Sequence[str]) -> None:
@@ -188,7 +200,7 @@ class Nodes:
 
         :raises Conflict: another node's window is open; its name is in ``where``. Or no address is left.
         """
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             node = self.get(name)
             holder = self.by_mac(ANY_MAC)
             if holder is not None and holder[0].name != name:
@@ -197,13 +209,13 @@ class Nodes:
                 self._set_macs(tx, node.uuid, name, [ANY_MAC], pool)
 
     def close_window(self, name: str) -> None:
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             uuid = select(NODES.c.uuid).where(NODES.c.name == name).scalar_subquery()
             tx.execute(delete(PORTS).where(PORTS.c.node == uuid, PORTS.c.mac == ANY_MAC))
 
     def learn_ports(self, name: str, ports: Sequence[Port], pool: Sequence[str], now: float) -> Node:
         """Take on record which ports a node has; its window is closed. :raises Conflict: one is another node's."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             node = self.get(name)
             spec = node.spec.model_copy(update={"ports": tuple(ports)})
             self.check_free(spec)
@@ -223,18 +235,18 @@ class Nodes:
         return None if sealed is None else self._cipher.decrypt(sealed)
 
     def begin_rotation(self, name: str, password: str) -> None:
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             values = {"next_sealed": self._cipher.encrypt(password)}
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def end_rotation(self, name: str, now: float) -> None:
         """The next password is the BMC's now."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             values = {"password_sealed": NODES.c.next_sealed, "next_sealed": None, "rotated": now, "updated": now}
             tx.execute(update(NODES).where(NODES.c.name == name, NODES.c.next_sealed.is_not(None)).values(values))
 
     def drop_rotation(self, name: str) -> None:
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(next_sealed=None))
 
     def rotated(self, name: str) -> float | None:
@@ -262,7 +274,7 @@ class Nodes:
         :raises Conflict: the move is not legal, or somebody else moved the node meanwhile.
         """
         check_move(node.name, node.state, state)
-        with self._db.write() as tx:
+        with self._db.write(node.name) as tx:
             done = tx.execute(
                 update(NODES)
                 .where(NODES.c.uuid == node.uuid, NODES.c.state == node.state)
@@ -285,39 +297,39 @@ class Nodes:
         """The power as we left it, or as our own command found it: what it is from now on expected to be."""
         changed = or_(NODES.c.power != power, NODES.c.drift.is_not(None), NODES.c.bmc_error.is_not(None))
         values = {"power": power, "drift": None, "bmc_error": None, "updated": now}
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name, changed).values(values))
 
     def set_seen(self, name: str, power: Power, drift: Mapping[str, Any] | None, now: float) -> None:
         """The power as a sweep saw it, and whether that is other than expected."""
         values = {"power": power, "drift": drift, "bmc_error": None, "updated": now}
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_bmc_error(self, name: str, error: Mapping[str, Any], now: float) -> None:
         """A sweep could not ask the node's controller."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(bmc_error=dict(error), updated=now))
 
     def set_hardware(self, name: str, hardware: HardwareReport, now: float) -> None:
         values = {"hardware": hardware.model_dump(mode="json"), "updated": now}
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_test(self, name: str, part: HardwarePart, result: HardwareTest) -> None:
         """The newest result of one hardware test; the others stay."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tests = self.get(name).tests | {part: result}
             values = {"tests": {str(key): value.model_dump(mode="json") for key, value in tests.items()}}
             tx.execute(update(NODES).where(NODES.c.name == name).values(values | {"updated": result.at}))
 
     def set_health(self, name: str, applied: int, healthy: bool | None, now: float) -> None:
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(applied=applied, healthy=healthy, updated=now))
 
     def set_failure(self, name: str, failure: Mapping[str, Any] | None, now: float) -> None:
         """What is wrong with a node whose state stays as it is."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(
                 update(NODES)
                 .where(NODES.c.name == name)
@@ -327,12 +339,12 @@ class Nodes:
     def set_maintenance(self, name: str, maintenance: Mapping[str, Any] | None, now: float) -> None:
         """Why a node is left alone from now on; with None it is not any more, and its waiting begins anew."""
         values = {"maintenance": None if maintenance is None else dict(maintenance), "asked": now, "updated": now}
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_waiting(self, name: str, reason: str | None, now: float) -> None:
         """Why the node's instance waits, and when it last asked."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(waiting=reason, asked=now))
 
     def waiting(self, name: str) -> tuple[str | None, float]:
@@ -343,7 +355,7 @@ class Nodes:
 
     def remove(self, name: str) -> None:
         """Forget a node with its ports, tokens, metadata and reports."""
-        with self._db.write() as tx:
+        with self._db.write(name) as tx:
             tx.execute(delete(NODES).where(NODES.c.name == name))
 
 

@@ -9,6 +9,8 @@ from sqlalchemy import insert, select, update
 from provisioner.store.database import Database
 from provisioner.store.schema import ONCE, PERMITS
 
+ANY_PERMIT = "permits"
+"""The topic of changes of permits."""
 FREE = "free"
 HELD = "held"
 FAILED = "failed"
@@ -70,7 +72,7 @@ class Permits:
     ) -> bool:
         """Take one of ``width`` permits, or keep the one already held; whether it was granted."""
         mine = (PERMITS.c.cloud == cloud) & (PERMITS.c.role == role)
-        with self._db.write() as tx:
+        with self._db.write(ANY_PERMIT) as tx:
             held = self.held_by(deployment)
             if held is not None:
                 if held.generation != generation:
@@ -114,7 +116,7 @@ class Permits:
 
     def _set(self, deployment: str, old: tuple[str, ...], new: str) -> bool:
         query = update(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state.in_(old))
-        with self._db.write() as tx:
+        with self._db.write(ANY_PERMIT) as tx:
             return tx.execute(query.values(state=new)).rowcount > 0
 
     def once(self, cloud: str, role: str) -> dict[str, OnceRecord]:
@@ -132,7 +134,7 @@ class Permits:
         The caller has looked, in the same transaction, that nobody does it now and nobody has done it.
         """
         mine = (ONCE.c.cloud == cloud) & (ONCE.c.role == role) & (ONCE.c.name == name)
-        with self._db.write() as tx:
+        with self._db.write(ANY_PERMIT) as tx:
             values = {"deployment": deployment, "run": run, "state": CLAIMED}
             won = tx.execute(update(ONCE).where(mine, ONCE.c.state != DONE).values(fence=ONCE.c.fence + 1, **values))
             if won.rowcount == 0:
@@ -142,7 +144,7 @@ class Permits:
     def finish_once(self, deployment: str, run: int) -> list[str]:
         """What this run of a deployment may do once is done, for all time; the names."""
         mine = (ONCE.c.deployment == deployment) & (ONCE.c.run == run) & (ONCE.c.state == CLAIMED)
-        with self._db.write() as tx:
+        with self._db.write(ANY_PERMIT) as tx:
             names = list(tx.execute(select(ONCE.c.name).where(mine)).scalars())
             if names:
                 tx.execute(update(ONCE).where(mine).values(state=DONE))

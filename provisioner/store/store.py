@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from provisioner.store.clouds import Clouds
-from provisioner.store.database import Cipher, Database
+from provisioner.store.database import Cipher, Database, Listener
 from provisioner.store.deployments import Deployments
 from provisioner.store.events import Events
 from provisioner.store.leases import Leases
@@ -35,9 +35,9 @@ class Store:
         self.events = Events(self._db)
         self.leases = Leases(self._db)
 
-    def transaction(self) -> AbstractContextManager[object]:
-        """What this thread writes inside is recorded together, or not at all."""
-        return self._db.write()
+    def transaction(self, *topics: str) -> AbstractContextManager[object]:
+        """What this thread writes inside is recorded together, or not at all. ``topics``: who is woken besides."""
+        return self._db.write(*topics)
 
     def attempt(self) -> AbstractContextManager[object]:
         """A part of a transaction that leaves nothing behind when it fails; what was written before it stays."""
@@ -47,8 +47,11 @@ class Store:
         """What this thread reads inside is of one moment."""
         return self._db.read()
 
-    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` after each commit, in the thread that wrote; the answer ends that."""
+    def listen(self, callback: Listener) -> Callable[[], None]:
+        """Call ``callback`` after each commit, in the thread that wrote, with its topics; the answer ends that.
+
+        A topic is the name of a node, the id of a deployment, or :data:`~provisioner.store.permits.ANY_PERMIT`.
+        """
         return self._db.listen(callback)
 
     def close(self) -> None:

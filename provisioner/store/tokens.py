@@ -49,7 +49,7 @@ class Tokens:
 
     def rebind(self, old: str, new: str, kind: str, expiry: float) -> None:
         """The token of one deployment is from now on that of another, whose own ends: its guest stays the same."""
-        with self._db.write() as tx:
+        with self._db.write(old, new) as tx:
             tx.execute(delete(TOKENS).where(TOKENS.c.deployment == new, TOKENS.c.kind == kind))
             mine = (TOKENS.c.deployment == old, TOKENS.c.kind == kind)
             tx.execute(update(TOKENS).where(*mine).values(deployment=new, expiry=expiry))

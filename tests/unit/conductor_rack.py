@@ -268,7 +268,7 @@ class Rack:
             record_consoles=self.record_consoles,
         )
         conductor = Conductor(store, self.bmcs, self.images, settings, clock=self.clock)
-        conductor.subscribe(lambda: self.on_commit() if self.on_commit else None)
+        conductor.subscribe(lambda topics: self.on_commit() if self.on_commit else None)
         return store, conductor
 
     def restart(self) -> None:

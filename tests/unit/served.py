@@ -96,15 +96,15 @@ class FakeConductor:
         self.audits: list[AuditResult] = []
         self.seen: list[SweepResult] = []
         self.readings: dict[str, Any] = {}
-        self.callbacks: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[frozenset[str]], None]] = []
 
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
         self.callbacks.append(callback)
         return lambda: self.callbacks.remove(callback)
 
     def announce(self) -> None:
         for callback in list(self.callbacks):
-            callback()
+            callback(frozenset({"node1"}))
 
     def enroll(self, items: Sequence[EnrollItem]) -> Iterator[EnrollResult]:
         for number, item in enumerate(items):

@@ -263,7 +263,7 @@ def test_threads_walk_the_nodes_and_a_slow_controller_holds_up_nobody(tmp_path: 
     slow = threading.Event()
     rack.bmcs.held["10.77.1.1"] = slow
     changed = threading.Event()
-    rack.conductor.subscribe(changed.set)
+    rack.conductor.subscribe(lambda topics: changed.set())
     rack.apply()
     rack.conductor.start()
     try:

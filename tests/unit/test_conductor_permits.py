@@ -90,7 +90,7 @@ def test_asking_again_gives_the_same_answer_and_tells_nobody(tmp_path: Path) -> 
     assert first == {"granted": True, "why": "", "once": {"bootstrap": {"do": True, "fence": 1}}}
     assert not second["granted"] and "web-0" in second["why"]
     heard: list[int] = []
-    rack.conductor.subscribe(lambda: heard.append(1))
+    rack.conductor.subscribe(lambda topics: heard.append(1))
     assert acquire(rack, "node1") == first and acquire(rack, "node2") == second
     assert heard == [], "whoever waits asks after each change: an answer must not be one"
     members = {member.node: member for member in rack.conductor.cloud_status("lab").members}

@@ -35,7 +35,7 @@ def test_the_tail_begins_at_the_end_and_misses_nothing() -> None:
 
 
 def test_work_is_done_after_a_change_and_a_last_time_at_the_end() -> None:
-    callbacks: list[Callable[[], None]] = []
+    callbacks: list[Callable[[frozenset[str]], None]] = []
     done = threading.Semaphore(0)
     times: list[int] = []
 
@@ -43,13 +43,13 @@ def test_work_is_done_after_a_change_and_a_last_time_at_the_end() -> None:
         times.append(1)
         done.release()
 
-    def listen(callback: Callable[[], None]) -> Callable[[], None]:
+    def listen(callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
         callbacks.append(callback)
         return callbacks.clear
 
     follower = Follower(listen, [work], RecordingObserver())
     follower.start()
-    callbacks[0]()
+    callbacks[0](frozenset())
     assert done.acquire(timeout=10)
     before = len(times)
     follower.stop()

@@ -36,25 +36,28 @@ class Rack:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str, Any]] = []
-        self.callbacks: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[frozenset[str]], None]] = []
         self.due: dict[str, Any] | None = None
         self.generation = 1
         self.granted = False
         self.looks = 0
         self.looked = threading.Event()
 
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
         self.callbacks.append(callback)
         return lambda: self.callbacks.remove(callback)
 
     def announce(self) -> None:
         for callback in self.callbacks:
-            callback()
+            callback(frozenset({"node1"}))
 
     def guest_secret(self, token_id: str, kind: str) -> str:
         if (token_id, kind) not in SECRETS:
             raise NotFound("there is no such token")
         return SECRETS[token_id, kind]
+
+    def subject(self, token_id: str, *, permits: bool = False) -> frozenset[str]:
+        return frozenset({"node1"})
 
     def boot_script(self, mac: str, peer: str) -> str | None:
         return f"#!ipxe\n# {mac}\n" if mac == "52:54:00:77:00:01" else None

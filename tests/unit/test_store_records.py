@@ -90,7 +90,7 @@ def test_opening_twice_changes_nothing_and_a_newer_schema_is_refused(store: Stor
 
 def test_a_transaction_is_all_or_nothing_and_is_announced_once(store: Store) -> None:
     heard: list[int] = []
-    unsubscribe = store.listen(lambda: heard.append(1))
+    unsubscribe = store.listen(lambda topics: heard.append(1))
     with store.transaction():
         enroll(store)
         store.events.add(Event("node.enrolled", "node1 is on record", "node1"), NOW)
