@@ -66,6 +66,7 @@ COMMANDS: dict[str, Entry] = {
     "lab up": Entry("provisioner.cli.lab:up", "Build the virtual rack; its nodes stay off."),
     "lab status": Entry("provisioner.cli.lab:status", "Show the machines of the rack."),
     "lab console": Entry("provisioner.cli.lab:console", "Print what a machine wrote to its serial console."),
+    "lab fleet": Entry("provisioner.cli.fleet:fleet", "Run a fleet of simulated servers, for planning."),
     "lab down": Entry("provisioner.cli.lab:down", "End the rack and remove what it made."),
     "version": Entry("provisioner.cli.service:version", "Print the version."),
 }

@@ -19,8 +19,8 @@ from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, MemberStatus, NodeView
 from provisioner.system.clock import Clock
 
-LOOK = 1.0
-"""Seconds between two looks at the cloud."""
+LOOK, PAUSES = 1.0, 10.0
+"""Seconds between two looks at the cloud; and at least so many times what a look took: a large cloud's costs work."""
 PATIENCE = 15.0
 """Seconds that the service may be away, restarting, before the watch is given up."""
 MEASURES = ("bytes", "total", "rate", "remaining")
@@ -54,6 +54,7 @@ def watch(client: Client, status: CloudStatus, *, clock: Clock, timeout: float, 
     :raises ServerUnreachable: the service was away for longer than :data:`PATIENCE`.
     """
     begun = heard = clock.monotonic()
+    took = 0.0
     try:
         while True:
             now = clock.monotonic()
@@ -62,10 +63,12 @@ def watch(client: Client, status: CloudStatus, *, clock: Clock, timeout: float, 
                 return status
             if now - begun >= timeout:
                 raise _passed(status, timeout)
-            clock.sleep(min(LOOK, max(0.05, timeout - (now - begun))))
+            clock.sleep(min(max(LOOK, took * PAUSES), max(0.05, timeout - (now - begun))))
             try:
+                asked = clock.monotonic()
                 before, status = status, client.cloud_status(status.cloud)
                 heard = clock.monotonic()
+                took = heard - asked
                 _check_members(before, status)
             except ServerUnreachable:
                 if clock.monotonic() - heard >= PATIENCE:

@@ -16,6 +16,8 @@ from provisioner.store.store import Store
 WORKERS = 32
 LONGEST = 1.0
 """Seconds after which the loop at least wakes."""
+GATHER = 0.02
+"""Seconds in which news is gathered, for one look at the records for many nodes."""
 RESCAN = 30.0
 """Seconds after which all records are looked at, whatever was announced."""
 
@@ -91,6 +93,7 @@ class Loop:
                 LOG.exception("the loop could not look at the records; it looks again")
                 rescan = 0.0
             self._wake.wait(self._pause(time.monotonic()))
+            self._stopping.wait(GATHER)
 
     def _rescan(self, now: float) -> None:
         names = set(self._store.nodes.at_work())

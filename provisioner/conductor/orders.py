@@ -47,7 +47,7 @@ def _image_order(work: Work) -> dict[str, Any]:
 
 def _seed_order(work: Work) -> dict[str, Any]:
     placement, token = work.deployment.placement, _instance_token(work)
-    members = [member.placement for member in work.doors.store.deployments.live(placement.cloud)]
+    members = work.doors.store.deployments.placements(placement.cloud)
     layout, devices = build_layout(work), _devices(work)
     files = build_files(placement, members, fstab=layout.fstab(), url=work.doors.settings.url, token=token)
     mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]

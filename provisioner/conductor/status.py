@@ -30,14 +30,13 @@ def read_members(store: Store, cloud: str) -> list[Member]:
     """The members of a cloud by host name, as one consistent view."""
     with store.view():
         nodes = {node.deployment: node for node in store.nodes.all() if node.deployment is not None}
-        members = []
-        for deployment in store.deployments.live(cloud):
-            node = nodes.get(deployment.id)
-            if node is not None:
-                record = store.clouds.report(node.name, deployment.id)
-                waiting, _ = store.nodes.waiting(node.name)
-                members.append(Member(node, deployment, record.body if record else {}, waiting))
-        return members
+        reports, waiting = store.clouds.reports(), store.nodes.all_waiting()
+        live = store.deployments.live(cloud)
+    return [
+        Member(node, deployment, reports.get(deployment.id, {}), waiting.get(node.name))
+        for deployment in live
+        if (node := nodes.get(deployment.id)) is not None
+    ]
 
 
 def ready_roles(store: Store, cloud: str) -> dict[str, str]:

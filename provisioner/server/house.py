@@ -22,6 +22,9 @@ from provisioner.system.daemon import HostDaemons
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
 
+LOOPBACK = "lo"
+"""Nobody boots over it: a simulated fleet lives there, and needs no DHCP."""
+
 
 @dataclass(frozen=True)
 class SiteHouse:
@@ -77,7 +80,7 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         clock = HostClock()
         conductor = Conductor(store, bmcs, catalogue, settings, clock=clock)
         work: list[Callable[[], None]] = [Tail(store.events, observer)]
-        if settings.interface:
+        if settings.interface not in ("", LOOPBACK):
             dnsmasq = Dnsmasq(settings, conductor.ports, HostDaemons(), observer)
             closing.callback(dnsmasq.stop)
             work.append(dnsmasq.ensure)

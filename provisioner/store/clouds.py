@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Text, cast, delete, insert, select, update
 
 from provisioner.errors import NotFound
 from provisioner.model.role import Desired
@@ -45,6 +45,7 @@ class Clouds:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._db = database
         self._cipher = cipher
+        self._parsed: dict[str, tuple[str, Desired]] = {}
 
     def names(self) -> list[str]:
         with self._db.read() as tx:
@@ -52,8 +53,13 @@ class Clouds:
 
     def find(self, name: str) -> Desired | None:
         with self._db.read() as tx:
-            desired = tx.execute(select(CLOUDS.c.desired).where(CLOUDS.c.name == name)).scalar_one_or_none()
-        return None if desired is None else Desired.model_validate(desired)
+            text = tx.execute(select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == name)).scalar_one_or_none()
+        if text is None:
+            return None
+        known = self._parsed.get(name)
+        if known is None or known[0] != text:  # asked at each step of each member, and changed once a day
+            known = self._parsed[name] = (text, Desired.model_validate_json(text))
+        return known[1]
 
     def get(self, name: str) -> Desired:
         """:raises NotFound: no such cloud was ever applied."""
@@ -169,6 +175,11 @@ class Clouds:
         with self._db.read() as tx:
             row = tx.execute(query).one_or_none()
         return None if row is None else ReportRecord(row.deployment, row.at, row.body)
+
+    def reports(self) -> dict[str, Mapping[str, Any]]:
+        """What every instance last said, by its deployment."""
+        with self._db.read() as tx:
+            return {row.deployment: row.body for row in tx.execute(select(REPORTS.c.deployment, REPORTS.c.body))}
 
     def drop_report(self, node: str) -> None:
         uuid = select(NODES.c.uuid).where(NODES.c.name == node).scalar_subquery()

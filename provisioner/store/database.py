@@ -41,9 +41,10 @@ class Database:
         self._local = threading.local()
         self._listeners: dict[object, Listener] = {}
         event.listen(self.engine, "after_cursor_execute", self._note_change)
-        # SQLite takes one writer; a queue in the process is fair, its busy timeout is not.
-        one_writer = self.engine.dialect.name == "sqlite"
-        self._writer: AbstractContextManager[Any] = threading.RLock() if one_writer else nullcontext()
+        # SQLite takes one writer; a queue in the process is fair, its busy timeout is not. Readers queue as well: each
+        # statement gives up the interpreter's lock and would have to win it back from all others, while a writer waits.
+        one_at_a_time = self.engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[Any] = threading.RLock() if one_at_a_time else nullcontext()
 
     @contextmanager
     def write(self, *topics: str) -> Iterator[Connection]:
@@ -58,7 +59,7 @@ class Database:
             self._local.topics.update(topics)
             yield current
             return
-        with self._translated(), self._writer, self.engine.begin() as connection:
+        with self._translated(), self._turn, self.engine.begin() as connection:
             self._local.connection = connection
             self._local.changed = False
             self._local.topics = set(topics)
@@ -88,7 +89,7 @@ class Database:
         if current is not None:
             yield current
             return
-        with self._translated(), self.engine.connect() as connection:
+        with self._translated(), self._turn, self.engine.connect() as connection:
             self._local.view = connection.execution_options(**{READING: True})
             try:
                 yield self._local.view

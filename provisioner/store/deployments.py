@@ -19,6 +19,9 @@ LIVE = (DeploymentState.RUNNING, DeploymentState.ACTIVE, DeploymentState.FAILED)
 """States in which a deployment holds its slot."""
 
 
+KEPT_PLACEMENTS = 50_000
+
+
 @dataclass(frozen=True)
 class Order:
     """What the ramdisk agent was told, and what it answered: ``{"ok", "detail", "error"}``, None until then."""
@@ -33,6 +36,7 @@ class Deployments:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._db = database
         self._cipher = cipher
+        self._placements: dict[str, Placement] = {}
 
     def add(self, ident: str, placement: Placement, now: float, steps: Sequence[StepName] = STEP_NAMES) -> None:
         """Record a deployment, or an inspection, with all its steps waiting.
@@ -95,8 +99,23 @@ class Deployments:
         query = select(DEPLOYMENTS).where(*slots).order_by(DEPLOYMENTS.c.hostname)
         if cloud is not None:
             query = query.where(DEPLOYMENTS.c.cloud == cloud)
+        journals = select(STEPS).where(STEPS.c.deployment.in_(query.with_only_columns(DEPLOYMENTS.c.id).order_by(None)))
         with self._db.read() as tx:
-            return [self._with_steps(row) for row in tx.execute(query).all()]
+            rows = tx.execute(query).all()
+            steps: dict[str, list[Row[Any]]] = {row.id: [] for row in rows}
+            for step in tx.execute(journals.order_by(STEPS.c.deployment, STEPS.c.position)):
+                steps[step.deployment].append(step)
+        return [self._deployment(row, steps[row.id]) for row in rows]
+
+    def placements(self, cloud: str) -> list[Placement]:
+        """Those of :meth:`live`, by host name, without what became of them."""
+        slots = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud == cloud)
+        with self._db.read() as tx:
+            idents = list(tx.execute(select(DEPLOYMENTS.c.id).where(*slots).order_by(DEPLOYMENTS.c.hostname)).scalars())
+            if any(ident not in self._placements for ident in idents):
+                for row in tx.execute(select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.placement).where(*slots)):
+                    self._placement(row.id, row.placement)
+        return [self._placements[ident] for ident in idents]
 
     def never_active(self, node: str) -> list[str]:
         """Ids of a node's deployments that never became active: their disks hold nothing of anyone's."""
@@ -263,16 +282,21 @@ class Deployments:
             tx.execute(update(STEPS).where(STEPS.c.deployment == ident, STEPS.c.name == name).values(dict(values)))
 
     def _with_steps(self, row: Row[Any]) -> Deployment:
+        query = select(STEPS).where(STEPS.c.deployment == row.id).order_by(STEPS.c.position)
         with self._db.read() as tx:
-            steps = tx.execute(select(STEPS).where(STEPS.c.deployment == row.id).order_by(STEPS.c.position)).all()
-        return Deployment(
+            steps = tx.execute(query).all()
+        return self._deployment(row, steps)
+
+    def _deployment(self, row: Row[Any], steps: Sequence[Row[Any]]) -> Deployment:
+        """What we wrote ourselves is not validated again: it is read several times for each step of each node."""
+        return Deployment.model_construct(
             id=row.id,
-            placement=Placement.model_validate(row.placement),
+            placement=self._placement(row.id, row.placement),
             state=DeploymentState(row.state),
             created=row.created,
             failure=row.failure,
             steps=tuple(
-                Step(
+                Step.model_construct(
                     name=StepName(step.name),
                     state=StepState(step.state),
                     started=step.started,
@@ -283,3 +307,12 @@ class Deployments:
                 for step in steps
             ),
         )
+
+    def _placement(self, ident: str, data: Mapping[str, Any]) -> Placement:
+        """A placement never changes, so it is parsed once."""
+        known = self._placements.get(ident)
+        if known is None:
+            if len(self._placements) >= KEPT_PLACEMENTS:
+                self._placements.clear()
+            known = self._placements[ident] = Placement.model_validate(data)
+        return known

@@ -353,6 +353,12 @@ class Nodes:
             row = tx.execute(select(NODES.c.waiting, NODES.c.asked).where(NODES.c.name == name)).one()
         return row.waiting, row.asked
 
+    def all_waiting(self) -> dict[str, str]:
+        """Why instances wait, by their nodes' names."""
+        query = select(NODES.c.name, NODES.c.waiting).where(NODES.c.waiting.is_not(None))
+        with self._db.read() as tx:
+            return {row.name: row.waiting for row in tx.execute(query)}
+
     def remove(self, name: str) -> None:
         """Forget a node with its ports, tokens, metadata and reports."""
         with self._db.write(name) as tx:

@@ -1,0 +1,295 @@
+"""A fleet that is only a program: controllers that speak IPMI and guests that speak our protocol, to a real conductor.
+
+For planning what a seed can carry. Nothing is booted and nothing written: a node takes as long as it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from provisioner.lab.bmcs import SimulatedBmc, SimulatedRack
+from provisioner.lab.guest_link import AWAY, GuestLink
+from provisioner_agent.protocol.messages import (
+    AGENT_CONFIG,
+    HELLO,
+    METADATA,
+    ORDER,
+    PERMIT,
+    PROGRESS,
+    REPORT,
+    RESULT,
+)
+
+USER = "admin"
+ANSWER_SECONDS = 60.0
+POLL_SECONDS = 25.0
+AWAY_SECONDS = 2.0
+REPORT_SECONDS = 60.0
+PXE_FLAG, VALID_FLAG, DEVICE_BITS = 0x04, 0x80, 0x3C
+"""Of the boot flags (IPMI 2.0, table 28-14, parameter 5)."""
+DISK_BYTES = 480 * 10**9
+IMAGE_BYTES = 600 << 20
+
+
+class Fault(StrEnum):
+    """What may be wrong with a part of the fleet.
+
+    ``silent``: the controller never answers. ``lost``: a boot of the ramdisk does not come up. ``disk``: the image
+    cannot be written. ``red``: the instance's probe is never green.
+    """
+
+    SILENT = "silent"
+    LOST = "lost"
+    DISK = "disk"
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a node takes, in seconds, each time up to a third more or less. ``faults``: the part that has each."""
+
+    boot: float = 2.0
+    image: float = 3.0
+    start: float = 2.0
+    faults: Mapping[Fault, float] = field(default_factory=dict)
+    seed: int = 1
+
+
+class FleetBmc(SimulatedBmc):
+    """Tells of its switch."""
+
+    switched: Callable[[str], None] = staticmethod(lambda word: None)
+
+    def _control(self, word: int) -> bytes:
+        before = len(self.told)
+        answer = super()._control(word)
+        if len(self.told) > before:
+            self.switched(self.told[-1].removeprefix("power "))
+        return answer
+
+
+class FleetNode:
+    """One server. ``where`` it is: off, firmware, ramdisk or instance."""
+
+    def __init__(self, number: int, url: str, pace: Pace, password: str) -> None:
+        self.name = f"f{number:05}"
+        self.mac = f"52:54:01:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+        self.where = "off"
+        self.problem = ""
+        self._url, self._pace = url, pace
+        self._chance = random.Random(f"{pace.seed}/{number}")  # noqa: S311  # the same fleet each time
+        self.uuid = uuid.UUID(int=self._chance.getrandbits(128), version=4)
+        guid = self.uuid.bytes_le
+        self.bmc = FleetBmc({USER: password}, guid=guid)
+        self.bmc.faults.silent = self._has(Fault.SILENT)
+        self._bad_disk, self._red = self._has(Fault.DISK), self._has(Fault.RED)
+        self._token = ""
+        self._root = ""
+        self._boot = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def _has(self, fault: Fault) -> bool:
+        return self._chance.random() < self._pace.faults.get(fault, 0.0)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on it lives when it is switched on; the controllers are served by another thread."""
+
+        def switched(word: str) -> None:
+            loop.call_soon_threadsafe(self._switch, word)
+
+        self.bmc.switched = switched
+
+    def _switch(self, word: str) -> None:
+        if self._task is not None and word != "on":
+            self._task.cancel()
+            self._task = None
+            self.where = "off"
+        if word in ("on", "reset", "cycle") and self._task is None:
+            self._boot += 1
+            self._task = asyncio.get_running_loop().create_task(self._live())
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _live(self) -> None:
+        link = GuestLink(self._url)
+        try:
+            self.where = "firmware"
+            await self._take(self._pace.boot)
+            token = await self._boot_script(link) if self._boots_from_network() else None
+            if token is not None and self._has(Fault.LOST):
+                self.problem = "the ramdisk does not come up"
+                return
+            if token is not None:
+                self.where = "ramdisk"
+                await self._ramdisk(link, token)
+            elif self._token:
+                self.where = "instance"
+                await self._take(self._pace.start)
+                await self._instance(link)
+        finally:
+            link.close()
+
+    async def _take(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self._chance.uniform(0.67, 1.33))
+
+    def _boots_from_network(self) -> bool:
+        """What the controller's flags say for this one start."""
+        flags = self.bmc.boot
+        self.bmc.boot = bytes(5)
+        return bool(flags[0] & VALID_FLAG) and flags[1] & DEVICE_BITS == PXE_FLAG
+
+    async def _boot_script(self, link: GuestLink) -> str | None:
+        while True:
+            try:
+                status, script = await link.get(f"/boot/{self.mac}", ANSWER_SECONDS)
+            except AWAY:
+                await asyncio.sleep(AWAY_SECONDS)
+                continue
+            found = re.search(r"provisioner\.token=(\S+)", script.decode(errors="replace"))
+            return found.group(1) if status == 200 and found else None
+
+    async def _say(
+        self, link: GuestLink, token: str, method: str, target: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """Until the service takes or refuses it."""
+        while True:
+            try:
+                return await link.call(token, method, target, body, ANSWER_SECONDS)
+            except AWAY:
+                await asyncio.sleep(AWAY_SECONDS)
+
+    def hardware(self) -> dict[str, Any]:
+        disk = {"name": "sda", "size": DISK_BYTES, "model": "simulated", "serial": self.name}
+        nic = {"name": "eth0", "mac": self.mac, "speed": 10_000}
+        return {
+            "cpus": 64, "memory_mib": 262_144, "firmware": "uefi", "disks": [disk], "nics": [nic],
+            "product": "simulated", "serial": self.name, "uuid": str(self.uuid), "boot_mac": self.mac,
+        }  # fmt: skip
+
+    async def _ramdisk(self, link: GuestLink, token: str) -> None:
+        hello = {"boot_id": f"{self.name}-{self._boot}", "hardware": self.hardware()}
+        if await self._say(link, token, "POST", HELLO, hello) is None:
+            self.problem = "the service refuses its hello"
+            return
+        while True:
+            said = await self._say(link, token, "GET", f"{ORDER}?wait={POLL_SECONDS:.0f}")
+            order = (said or {}).get("order")
+            if order is None:
+                await asyncio.sleep(0 if said is not None else AWAY_SECONDS)
+                continue
+            if order["step"] == "power-off":
+                self.bmc.power = False
+                self.where = "off"
+                return
+            result = {"order": order["id"], "ok": True, "detail": await self._obey(link, token, order)}
+            if order["step"] == "write-image" and self._bad_disk:
+                error = {"summary": "the disk does not keep what is written to it", "cause": "simulated"}
+                result |= {"ok": False, "detail": {}, "error": error}
+            await self._say(link, token, "POST", RESULT, result)
+
+    async def _obey(self, link: GuestLink, token: str, order: Mapping[str, Any]) -> dict[str, Any]:
+        step = order["step"]
+        if step == "storage":
+            parts = [part["name"] for disk in order["disks"] for part in disk["partitions"]]
+            parts += [part["name"] for part in (*order["raids"], *order["logicals"])]
+            return {"devices": {name: f"/dev/{name}" for name in parts}, "made": [], "gone": []}
+        if step == "write-image":
+            begun = asyncio.get_running_loop().time()
+            seconds = self._pace.image * self._chance.uniform(0.67, 1.33)
+            while (passed := asyncio.get_running_loop().time() - begun) < seconds:
+                await asyncio.sleep(min(1.0, seconds - passed))
+                done = round(IMAGE_BYTES * min(1.0, (passed + 1) / seconds))
+                news = {"order": order["id"], "phase": "write", "bytes": done, "total": IMAGE_BYTES, "rate": 1}
+                await self._say(link, token, "POST", PROGRESS, news)
+            return {"bytes": IMAGE_BYTES, "seconds": round(seconds, 1), "rate": round(IMAGE_BYTES / seconds)}
+        if step == "seed-instance":
+            config = next(file for file in order["files"] if file["path"] == AGENT_CONFIG)
+            self._token = json.loads(config["content"])["token"]
+            return {"files": len(order["files"])}
+        if step == "boot-loader":
+            self._root = str(order["root_device"])
+            return {"firmware": order["firmware"]}
+        if step in ("hello", "inspect", "erase"):
+            return {"hardware": self.hardware(), "disks": {"sda": "simulated"}}
+        return {"verdict": "passed", "summary": "simulated"}
+
+    async def _instance(self, link: GuestLink) -> None:
+        applied = 0
+        while True:
+            target = f"{METADATA}?since={applied}&wait={POLL_SECONDS:.0f}"
+            found = await self._say(link, self._token, "GET", target)
+            if found is None:
+                self.problem = "the service does not know its instance"
+                return
+            if not found:
+                continue
+            generation = int(found["generation"])
+            await self._permit(link, generation)
+            await self._report(link, generation, healthy=False)
+            if self._red:
+                self.problem = "its probe is red"
+                await asyncio.sleep(REPORT_SECONDS)
+                continue
+            await self._report(link, generation, healthy=True)
+            body = {"action": "release", "generation": generation}
+            await self._say(link, self._token, "POST", PERMIT, body)
+            applied = generation
+
+    async def _permit(self, link: GuestLink, generation: int) -> None:
+        body = {"action": "acquire", "generation": generation, "wait": POLL_SECONDS}
+        while True:
+            said = await self._say(link, self._token, "POST", PERMIT, body)
+            if said is None or said.get("granted"):
+                return
+
+    async def _report(self, link: GuestLink, generation: int, *, healthy: bool) -> None:
+        report = {
+            "generation": generation, "applied": generation, "state": "applied", "healthy": healthy, "probes": {},
+            "phases": [], "error": None, "boot_id": str(self._boot), "root": self._root, "warnings": [],
+        }  # fmt: skip
+        await self._say(link, self._token, "POST", REPORT, report)
+
+
+class Fleet:
+    """``count`` servers. Their controllers are at UDP ports of the loopback: :attr:`ports`.
+
+    :param url: of the provisioning listener of the service. :param password: of every controller.
+    """
+
+    def __init__(self, count: int, url: str, pace: Pace, password: str) -> None:
+        self.nodes = [FleetNode(number, url, pace, password) for number in range(1, count + 1)]
+        self._rack = SimulatedRack([node.bmc for node in self.nodes])
+        self.ports = self._rack.ports
+
+    async def run(self, stop: asyncio.Event, say: Callable[[Mapping[str, int]], None], every: float) -> None:
+        """Live until ``stop``. ``say`` hears every so many seconds how many servers are where."""
+        loop = asyncio.get_running_loop()
+        for node in self.nodes:
+            node.attach(loop)
+        try:
+            while not stop.is_set():
+                try:
+                    await asyncio.wait_for(stop.wait(), every)
+                except TimeoutError:
+                    say(self.count())
+        finally:
+            for node in self.nodes:
+                node.end()
+
+    def count(self) -> dict[str, int]:
+        """How many servers are where, and how many have which problem."""
+        return dict(Counter(node.where for node in self.nodes) + Counter(n.problem for n in self.nodes if n.problem))
+
+    def close(self) -> None:
+        self._rack.close()

@@ -1,0 +1,90 @@
+"""One connection to the service, as thousands of simulated guests keep it: a little HTTP/1.1 (RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from provisioner_agent.protocol import auth
+
+AWAY = (OSError, EOFError, TimeoutError, ValueError)
+"""What the service does that is away, or was ended in the middle of an answer."""
+
+
+class GuestLink:
+    """Opened at the first request, and again after a fault. Requests are made one after the other.
+
+    :param url: of the provisioning listener.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def get(self, target: str, timeout: float) -> tuple[int, bytes]:
+        """(status, body). :raises OSError: and others of :data:`AWAY`: the service is away."""
+        return await self._ask("GET", target, b"", {}, timeout)
+
+    async def call(
+        self, token: str, method: str, target: str, body: Mapping[str, Any] | None, timeout: float
+    ) -> dict[str, Any] | None:
+        """A guest's message, authenticated both ways. :returns: None when it was refused. :raises OSError: as above."""
+        ident, _, secret = token.partition(".")
+        data = b"" if body is None else json.dumps(body).encode()
+        nonce = auth.new_nonce()
+        headers = {
+            auth.ID_HEADER: ident,
+            auth.NONCE_HEADER: nonce,
+            auth.MAC_HEADER: auth.request_mac(secret, method, target, nonce, data),
+        }
+        status, answer, mac = await self._exchange(method, target, data, headers, timeout)
+        if status >= 400:
+            return None
+        if mac != auth.answer_mac(secret, nonce, status, answer):
+            raise ValueError("an answer was not from the service")
+        found = json.loads(answer or b"{}")
+        return found if isinstance(found, dict) else {}
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def _ask(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str], timeout: float
+    ) -> tuple[int, bytes]:
+        status, answer, _ = await self._exchange(method, target, body, headers, timeout)
+        return status, answer
+
+    async def _exchange(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str], timeout: float
+    ) -> tuple[int, bytes, str | None]:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._send(method, target, body, headers)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
+
+    async def _send(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, bytes, str | None]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        await writer.drain()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        given = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        answer = await reader.readexactly(int(given.get("content-length", "0")))
+        if given.get("connection", "").lower() == "close":
+            self.close()
+        return int(head[0].split(" ")[1]), answer, given.get(auth.MAC_HEADER.lower())
