@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from provisioner.conductor.clouds import end_deployment
@@ -100,14 +101,24 @@ class Walker:
 
     def _next(self, name: str) -> Work | None:
         """The step at hand; None when the node is not deployed any more, or has just become active."""
+        with self._store.view():
+            work = self._look(name)
+        if isinstance(work, Work):
+            return work
+        if work is not None:
+            node, deployment = work
+            (self._end_inspection if deployment.placement.inspects else self._activate)(node, deployment)
+        return None
+
+    def _look(self, name: str) -> Work | tuple[Node, Deployment] | None:
+        """The step at hand; the run when all its steps are done; None for neither."""
         node = self._store.nodes.find(name)
         if node is None or node.state not in RUNS or node.deployment is None or node.maintenance is not None:
             return None
         deployment = self._store.deployments.get(node.deployment)
         step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
         if step is None:
-            (self._end_inspection if deployment.placement.inspects else self._activate)(node, deployment)
-            return None
+            return node, deployment
         return Work(self._doors, node, deployment, self._role(deployment), step, self._doors.clock.now())
 
     def _role(self, deployment: Deployment) -> Role:
@@ -149,11 +160,11 @@ class Walker:
         with self._store.transaction():
             self._check_current(work)
             self._store.deployments.start_step(work.deployment.id, work.step.name, work.now)
-            self._store.deployments.set_detail(work.deployment.id, work.step.name, {"waiting": None})
+            if "waiting" in work.step.detail:
+                self._store.deployments.set_detail(work.deployment.id, work.step.name, {"waiting": None})
             self._doors.tell("step.started", f"{work.step.name}", work.node.name, work.deployment.id)
-        deployment = self._store.deployments.get(work.deployment.id)
-        step = next(step for step in deployment.steps if step.name is work.step.name)
-        return Work(work.doors, work.node, deployment, work.role, step, work.now)
+        news = {"state": StepState.RUNNING, "started": work.now, "ended": None, "attempts": work.step.attempts + 1}
+        return replace(work, step=work.step.model_copy(update=news))
 
     def _end(self, work: Work, detail: Mapping[str, Any]) -> bool:
         now = self._doors.clock.now()

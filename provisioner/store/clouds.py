@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Text, cast, delete, insert, select, update
+from sqlalchemy import Text, bindparam, cast, delete, insert, select, update
 
 from provisioner.errors import NotFound
 from provisioner.model.role import Desired
@@ -35,6 +35,9 @@ class ReportRecord:
     body: Mapping[str, Any]
 
 
+DESIRED = select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == bindparam("name"))
+
+
 def content_hash(document: Mapping[str, Any]) -> str:
     """sha256 over a document without its generation: equal hashes need no new generation."""
     content = {key: value for key, value in document.items() if key != "generation"}
@@ -53,7 +56,7 @@ class Clouds:
 
     def find(self, name: str) -> Desired | None:
         with self._db.read() as tx:
-            text = tx.execute(select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == name)).scalar_one_or_none()
+            text = tx.execute(DESIRED, {"name": name}).scalar_one_or_none()
         if text is None:
             return None
         known = self._parsed.get(name)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import STEPS as STEP_NAMES
@@ -20,6 +20,14 @@ LIVE = (DeploymentState.RUNNING, DeploymentState.ACTIVE, DeploymentState.FAILED)
 
 
 KEPT_PLACEMENTS = 50_000
+# What is asked and written for each step of each node is put together once, not each time.
+STEP = (STEPS.c.deployment == bindparam("ident")) & (STEPS.c.name == bindparam("step"))
+FIND = select(DEPLOYMENTS).where(DEPLOYMENTS.c.id == bindparam("ident"))
+JOURNAL = select(STEPS).where(STEPS.c.deployment == bindparam("ident")).order_by(STEPS.c.position)
+DETAIL = select(STEPS.c.detail).where(STEP)
+TOUCHED = select(STEPS.c.touched).where(STEP)
+SET_DETAIL = update(STEPS).where(STEP).values(detail=bindparam("merged"))
+ORDER = select(ORDERS).where(ORDERS.c.deployment == bindparam("ident"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Deployments:
 
     def find(self, ident: str) -> Deployment | None:
         with self._db.read() as tx:
-            row = tx.execute(select(DEPLOYMENTS).where(DEPLOYMENTS.c.id == ident)).one_or_none()
+            row = tx.execute(FIND, {"ident": ident}).one_or_none()
             return None if row is None else self._with_steps(row)
 
     def live(self, cloud: str | None = None) -> list[Deployment]:
@@ -209,29 +217,29 @@ class Deployments:
     def end_step(self, ident: str, name: StepName, state: StepState, detail: Mapping[str, Any], now: float) -> None:
         """Journal how a step ended, after all of it was done. ``detail`` is merged as in :meth:`set_detail`."""
         with self._db.write(ident):
-            self.set_detail(ident, name, detail)
-            self._change_step(ident, name, {"state": state, "ended": now})
+            values = {"state": state, "ended": now, "detail": self._merged(ident, name, detail)}
+            self._change_step(ident, name, values)
 
     def set_detail(self, ident: str, name: StepName, detail: Mapping[str, Any], touched: float | None = None) -> None:
         """Merge what a step says of itself; None removes a key. ``touched``: when it last came on, for its deadline.
 
         Nobody is woken by it: it is for whoever looks, not for what comes next.
         """
-        mine = (STEPS.c.deployment == ident) & (STEPS.c.name == name)
+        where = {"ident": ident, "step": name}
         with self._db.write() as tx:
-            known: dict[str, Any] = tx.execute(select(STEPS.c.detail).where(mine)).scalar_one()
-            merged = {key: value for key, value in (known | dict(detail)).items() if value is not None}
-            values: dict[str, Any] = {"detail": merged} if merged != known else {}
+            tx.execute(SET_DETAIL, where | {"merged": self._merged(ident, name, detail)})
             if touched is not None:
-                values["touched"] = touched
-            if values:
-                tx.execute(update(STEPS).where(mine).values(values))
+                tx.execute(update(STEPS).where(STEP).values(touched=touched), where)
+
+    def _merged(self, ident: str, name: StepName, detail: Mapping[str, Any]) -> dict[str, Any]:
+        with self._db.read() as tx:
+            known: dict[str, Any] = tx.execute(DETAIL, {"ident": ident, "step": name}).scalar_one()
+        return {key: value for key, value in (known | dict(detail)).items() if value is not None}
 
     def touched(self, ident: str, name: StepName) -> float:
         """When a step that has begun last came on."""
-        query = select(STEPS.c.touched).where(STEPS.c.deployment == ident, STEPS.c.name == name)
         with self._db.read() as tx:
-            return float(tx.execute(query).scalar_one() or 0.0)
+            return float(tx.execute(TOUCHED, {"ident": ident, "step": name}).scalar_one() or 0.0)
 
     def touch(self, ident: str) -> None:
         """Whoever waits for a change of this deployment looks again."""
@@ -257,7 +265,7 @@ class Deployments:
 
     def order(self, ident: str) -> Order | None:
         with self._db.read() as tx:
-            row = tx.execute(select(ORDERS).where(ORDERS.c.deployment == ident)).one_or_none()
+            row = tx.execute(ORDER, {"ident": ident}).one_or_none()
         if row is None:
             return None
         return Order(row.id, StepName(row.step), json.loads(self._cipher.decrypt(row.body_sealed)), row.result)
@@ -282,9 +290,8 @@ class Deployments:
             tx.execute(update(STEPS).where(STEPS.c.deployment == ident, STEPS.c.name == name).values(dict(values)))
 
     def _with_steps(self, row: Row[Any]) -> Deployment:
-        query = select(STEPS).where(STEPS.c.deployment == row.id).order_by(STEPS.c.position)
         with self._db.read() as tx:
-            steps = tx.execute(query).all()
+            steps = tx.execute(JOURNAL, {"ident": row.id}).all()
         return self._deployment(row, steps)
 
     def _deployment(self, row: Row[Any], steps: Sequence[Row[Any]]) -> Deployment:

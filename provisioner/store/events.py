@@ -10,6 +10,8 @@ from provisioner.events import Event
 from provisioner.store.database import Database
 from provisioner.store.schema import EVENTS
 
+ADD = insert(EVENTS)
+
 
 @dataclass(frozen=True)
 class EventRecord:
@@ -25,17 +27,9 @@ class Events:
         self._db = database
 
     def add(self, event: Event, now: float) -> None:
+        values = {"at": now, "kind": event.kind, "node": event.node, "deployment": event.deployment}
         with self._db.write() as tx:
-            tx.execute(
-                insert(EVENTS).values(
-                    at=now,
-                    kind=event.kind,
-                    node=event.node,
-                    deployment=event.deployment,
-                    message=event.message,
-                    data=dict(event.data),
-                )
-            )
+            tx.execute(ADD, values | {"message": event.message, "data": dict(event.data)})
 
     def since(self, since: int, limit: int) -> list[EventRecord]:
         """Those with a number above ``since``, oldest first."""

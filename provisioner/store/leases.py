@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 
 from provisioner.errors import LeaseLost
 from provisioner.store.database import Database
 from provisioner.store.schema import LEASES, NODES
+
+FIND = select(LEASES).join(NODES, NODES.c.uuid == LEASES.c.node).where(NODES.c.name == bindparam("name"))
 
 
 class Leases:
@@ -40,9 +42,8 @@ class Leases:
 
     def get(self, name: str) -> tuple[str, str, float, int]:
         """(holder, purpose, expiry, fence); the holder is empty when nobody has it."""
-        query = select(LEASES).join(NODES, NODES.c.uuid == LEASES.c.node).where(NODES.c.name == name)
         with self._db.read() as tx:
-            row = tx.execute(query).one()
+            row = tx.execute(FIND, {"name": name}).one()
         return row.holder, row.purpose, row.expiry, row.fence
 
     def end(self, name: str, holder: str) -> None:

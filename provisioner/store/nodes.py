@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, Text, bindparam, cast, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
@@ -35,15 +36,27 @@ def bmc_key(bmc: BmcAddress) -> str:
     return f"{bmc.driver}://{bmc.address}:{bmc.port}"
 
 
+NULL = "null"
+"""How JSON says that there is nothing, in a column of text."""
+KEPT = 20_000
+"""Parsed hardware files and reports that are kept: a node is read several times for each of its steps."""
+PARSED = ("spec", "hardware")
+FIELDS = [cast(column, Text).label(column.name) if column.name in PARSED else column for column in NODES.c]
+"""Columns of a node; what is parsed comes as text."""
+FIND = select(*FIELDS).where(NODES.c.name == bindparam("name"))
+
+
 class Nodes:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._db = database
         self._cipher = cipher
+        self._spec = lru_cache(KEPT)(NodeSpec.model_validate_json)
+        self._hardware = lru_cache(KEPT)(HardwareReport.model_validate_json)
 
     def all(self) -> list[Node]:
         """Every node, by name."""
         with self._db.read() as tx:
-            return [_node(row) for row in tx.execute(select(NODES).order_by(NODES.c.name))]
+            return [self._node(row) for row in tx.execute(select(*FIELDS).order_by(NODES.c.name))]
 
     def at_work(self, topics: Collection[str] | None = None) -> list[str]:
         """Names of nodes that the conductor has something to do with.
@@ -66,14 +79,14 @@ class Nodes:
 
     def find(self, name: str) -> Node | None:
         with self._db.read() as tx:
-            row = tx.execute(select(NODES).where(NODES.c.name == name)).one_or_none()
-        return None if row is None else _node(row)
+            row = tx.execute(FIND, {"name": name}).one_or_none()
+        return None if row is None else self._node(row)
 
     def by_mac(self, mac: str) -> tuple[Node, PortRecord] | None:
-        query = select(NODES, PORTS.c.address).join(PORTS, PORTS.c.node == NODES.c.uuid).where(PORTS.c.mac == mac)
+        query = select(*FIELDS, PORTS.c.address).join(PORTS, PORTS.c.node == NODES.c.uuid).where(PORTS.c.mac == mac)
         with self._db.read() as tx:
             row = tx.execute(query).one_or_none()
-        return None if row is None else (_node(row), PortRecord(mac, row.name, row.address))
+        return None if row is None else (self._node(row), PortRecord(mac, row.name, row.address))
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record, by MAC; ``node`` is the node's name."""
@@ -257,8 +270,8 @@ class Nodes:
     def with_passwords(self) -> list[tuple[Node, str]]:
         """Every node with its BMC's password, for the BMCs alone."""
         with self._db.read() as tx:
-            rows = tx.execute(select(NODES).order_by(NODES.c.name)).all()
-        return [(_node(row), self._cipher.decrypt(row.password_sealed)) for row in rows]
+            rows = tx.execute(select(*FIELDS).order_by(NODES.c.name)).all()
+        return [(self._node(row), self._cipher.decrypt(row.password_sealed)) for row in rows]
 
     def move(
         self,
@@ -364,6 +377,27 @@ class Nodes:
         with self._db.write(name) as tx:
             tx.execute(delete(NODES).where(NODES.c.name == name))
 
+    def _node(self, row: Any) -> Node:
+        """What we wrote ourselves is not validated again."""
+        return Node.model_construct(
+            uuid=row.uuid,
+            spec=self._spec(row.spec),
+            state=NodeState(row.state),
+            power=Power(row.power),
+            deployment=row.deployment,
+            hardware=None if row.hardware in (None, NULL) else self._hardware(row.hardware),
+            bmc_facts=row.bmc_facts,
+            generation=row.generation,
+            applied=row.applied,
+            healthy=row.healthy,
+            failure=row.failure,
+            updated=row.updated,
+            drift=row.drift,
+            bmc_error=row.bmc_error,
+            tests={HardwarePart(key): HardwareTest.model_validate(value) for key, value in (row.tests or {}).items()},
+            maintenance=row.maintenance,
+        )
+
 
 @dataclass(frozen=True)
 class _Owners:
@@ -399,25 +433,4 @@ def _taken(name: str, what: str, owner: str) -> Conflict:
         where=name,
         cause=f"{owner} has it on record",
         hint=f"correct the hardware file, or: provisioner node forget {owner}",
-    )
-
-
-def _node(row: Row[Any]) -> Node:
-    return Node(
-        uuid=row.uuid,
-        spec=NodeSpec.model_validate(row.spec),
-        state=NodeState(row.state),
-        power=Power(row.power),
-        deployment=row.deployment,
-        hardware=None if row.hardware is None else HardwareReport.model_validate(row.hardware),
-        bmc_facts=row.bmc_facts,
-        generation=row.generation,
-        applied=row.applied,
-        healthy=row.healthy,
-        failure=row.failure,
-        updated=row.updated,
-        drift=row.drift,
-        bmc_error=row.bmc_error,
-        tests=row.tests or {},
-        maintenance=row.maintenance,
     )

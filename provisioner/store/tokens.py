@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from provisioner.errors import TrustError
 from provisioner.store.database import Cipher, Database
@@ -23,6 +23,16 @@ class TokenRecord:
     node: str
     deployment: str
     used: float | None
+
+
+SECRET = select(TOKENS.c.secret_sealed, TOKENS.c.expiry).where(
+    TOKENS.c.id == bindparam("ident"), TOKENS.c.kind == bindparam("kind")
+)
+FIND = (
+    select(TOKENS.c.id, TOKENS.c.kind, NODES.c.name, TOKENS.c.deployment, TOKENS.c.used)
+    .join(NODES, NODES.c.uuid == TOKENS.c.node)
+    .where(TOKENS.c.id == bindparam("ident"))
+)
 
 
 class Tokens:
@@ -65,22 +75,16 @@ class Tokens:
 
     def secret(self, ident: str, kind: str, now: float) -> str:
         """:raises TrustError: there is no such token, or it has run out."""
-        query = select(TOKENS.c.secret_sealed, TOKENS.c.expiry).where(TOKENS.c.id == ident, TOKENS.c.kind == kind)
         with self._db.read() as tx:
-            row = tx.execute(query).one_or_none()
+            row = tx.execute(SECRET, {"ident": ident, "kind": kind}).one_or_none()
         if row is None or (row.expiry is not None and row.expiry < now):
             raise TrustError("the token is not known, or has run out")
         return self._cipher.decrypt(row.secret_sealed)
 
     def get(self, ident: str) -> TokenRecord:
         """:raises TrustError: there is no such token."""
-        query = (
-            select(TOKENS.c.id, TOKENS.c.kind, NODES.c.name, TOKENS.c.deployment, TOKENS.c.used)
-            .join(NODES, NODES.c.uuid == TOKENS.c.node)
-            .where(TOKENS.c.id == ident)
-        )
         with self._db.read() as tx:
-            row = tx.execute(query).one_or_none()
+            row = tx.execute(FIND, {"ident": ident}).one_or_none()
         if row is None:
             raise TrustError("the token is not known, or has run out")
         return TokenRecord(row.id, row.kind, row.name, row.deployment, row.used)
