@@ -17,6 +17,7 @@ GROUPS: dict[str, str] = {
     "cloud": "Clouds: how they stand, and their generated secrets.",
     "image": "Images: build what has changed, test, compare, exchange.",
     "config": "What the instances of a cloud are told.",
+    "backup": "Records and keys of this site in one file, and back.",
     "lab": "A virtual rack on this machine: no hardware needed.",
 }
 
@@ -63,6 +64,9 @@ COMMANDS: dict[str, Entry] = {
     "image import": Entry("provisioner.cli.exchange:import_command", "Take in an archive, or a raw or qcow2 file."),
     "image prune": Entry("provisioner.cli.image:prune_command", "Remove images and layers that nobody needs."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
+    "backup create": Entry("provisioner.cli.backup:create", "Write records and keys of this site to a file."),
+    "backup show": Entry("provisioner.cli.backup:show", "Say what a backup holds."),
+    "backup restore": Entry("provisioner.cli.backup:restore", "Put records and keys back where there are none."),
     "lab up": Entry("provisioner.cli.lab:up", "Build the virtual rack; its nodes stay off."),
     "lab status": Entry("provisioner.cli.lab:status", "Show the machines of the rack."),
     "lab console": Entry("provisioner.cli.lab:console", "Print what a machine wrote to its serial console."),

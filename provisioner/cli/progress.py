@@ -19,7 +19,7 @@ from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, MemberStatus, NodeView
 from provisioner.system.clock import Clock
 
-LOOK, PAUSES = 1.0, 10.0
+LOOK, PAUSES = 1.0, 20.0
 """Seconds between two looks at the cloud; and at least so many times what a look took: a large cloud's costs work."""
 PATIENCE = 15.0
 """Seconds that the service may be away, restarting, before the watch is given up."""

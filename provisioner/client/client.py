@@ -31,6 +31,8 @@ from provisioner.model.status import (
 )
 from provisioner.model.value import Value
 
+PAGE, LARGE_PAGE = 100, 1000
+"""Nodes that are fetched at once: to be looked at, and to have them all."""
 ANSWER_SECONDS = 120.0
 """Seconds until a call without an answer is given up: longer than any BMC command may take."""
 CONNECT_SECONDS = 5.0
@@ -101,7 +103,17 @@ class Client:
                 yield kind.model_validate(data)
 
     def nodes(self) -> list[Node]:
-        return [Node.model_validate(node) for node in self._get("nodes")["nodes"]]
+        """All nodes by name."""
+        found, after = self.node_page(limit=LARGE_PAGE)
+        while after is not None:
+            page, after = self.node_page(after, LARGE_PAGE)
+            found += page
+        return found
+
+    def node_page(self, after: str = "", limit: int = PAGE) -> tuple[list[Node], str | None]:
+        """(at most ``limit`` nodes by name, what ``after`` is for those that follow; None when there are no more)."""
+        answer = self._get("nodes", params={"after": after, "limit": limit})
+        return [Node.model_validate(node) for node in answer["nodes"]], answer["next"]
 
     def node(self, name: str) -> NodeView:
         return NodeView.model_validate(self._get("nodes", name))

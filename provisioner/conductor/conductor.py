@@ -93,8 +93,9 @@ class Conductor(Guests):
         """What makes the BMCs of these nodes, or of all, unsafe; the results as they come."""
         return audit(self._doors, names)
 
-    def nodes(self) -> list[Node]:
-        return self._store.nodes.all()
+    def nodes(self, after: str = "", limit: int | None = None) -> list[Node]:
+        """The nodes by name, from the one after ``after``, at most ``limit``; without it all."""
+        return self._store.nodes.all() if limit is None else self._store.nodes.page(after, limit)
 
     def node(self, name: str) -> NodeView:
         """A node with its deployment, or the last that it had. :raises NotFound: there is none of that name."""

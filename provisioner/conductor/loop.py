@@ -106,7 +106,7 @@ class Loop:
         with self._lock:
             heard, self._heard = self._heard, set()
         if heard:
-            names = self._store.nodes.at_work(heard)
+            names = self._store.nodes.at_work(self._store.deployments.nodes_of(heard))
             with self._lock:
                 self._due.update(dict.fromkeys(names, 0.0))
 

@@ -29,6 +29,10 @@ EVENTS = 1000
 """Events in one answer at most."""
 
 
+PAGE, MOST_IN_PAGE = 100, 1000
+"""Nodes in an answer."""
+
+
 class EnrollRequest(Value):
     items: tuple[EnrollItem, ...]
 
@@ -197,7 +201,11 @@ class _Api:
                 item = END
 
     async def nodes(self, request: Request) -> Response:
-        return JSONResponse({"nodes": [_json(node) for node in await self._call(self._conductor.nodes)]})
+        """A page of the nodes by name; ``next`` is what ``after`` must be for the one that follows."""
+        limit = max(1, min(int(read_number(request, "limit", PAGE)), MOST_IN_PAGE))
+        found = await self._call(self._conductor.nodes, request.query_params.get("after", ""), limit)
+        following = found[-1].name if len(found) == limit else None
+        return JSONResponse({"nodes": [_json(node) for node in found], "next": following})
 
     async def node(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.node, request.path_params["name"])))

@@ -125,6 +125,16 @@ class Deployments:
                     self._placement(row.id, row.placement)
         return [self._placements[ident] for ident in idents]
 
+    def nodes_of(self, topics: Collection[str]) -> set[str]:
+        """Names of nodes: those among ``topics``, and those of the deployments among them."""
+        found = {self._placements[topic].node for topic in topics if topic in self._placements}
+        unknown = [topic for topic in topics if topic not in self._placements]
+        if unknown:
+            query = select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.placement).where(DEPLOYMENTS.c.id.in_(unknown))
+            with self._db.read() as tx:
+                found |= {self._placement(row.id, row.placement).node for row in tx.execute(query)}
+        return found | set(unknown)
+
     def never_active(self, node: str) -> list[str]:
         """Ids of a node's deployments that never became active: their disks hold nothing of anyone's."""
         query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node, DEPLOYMENTS.c.activated.is_(None))

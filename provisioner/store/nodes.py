@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Text, bindparam, cast, delete, insert, or_, select, update
+from sqlalchemy import Connection, Select, Text, bindparam, cast, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
@@ -58,15 +58,18 @@ class Nodes:
         with self._db.read() as tx:
             return [self._node(row) for row in tx.execute(select(*FIELDS).order_by(NODES.c.name))]
 
-    def at_work(self, topics: Collection[str] | None = None) -> list[str]:
-        """Names of nodes that the conductor has something to do with.
+    def page(self, after: str, limit: int) -> list[Node]:
+        """At most so many nodes, by name, from the one after ``after``."""
+        query = select(*FIELDS).where(NODES.c.name > after).order_by(NODES.c.name).limit(limit)
+        with self._db.read() as tx:
+            return [self._node(row) for row in tx.execute(query)]
 
-        :param topics: only of these: names, or ids of deployments.
-        """
+    def at_work(self, names: Collection[str] | None = None) -> list[str]:
+        """Names of nodes that the conductor has something to do with; only of ``names`` if they are given."""
         behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied)
         query = select(NODES.c.name).where(or_(NODES.c.state.in_(AT_WORK), behind), NODES.c.maintenance.is_(None))
-        if topics is not None:
-            query = query.where(or_(NODES.c.name.in_(topics), NODES.c.deployment.in_(topics)))
+        if names is not None:
+            query = query.where(NODES.c.name.in_(names))
         with self._db.read() as tx:
             return list(tx.execute(query).scalars())
 

@@ -13,6 +13,7 @@ from provisioner.store.leases import Leases
 from provisioner.store.migrate import run_migrations
 from provisioner.store.nodes import Nodes
 from provisioner.store.permits import Permits
+from provisioner.store.restore import make_fresh
 from provisioner.store.tokens import Tokens
 
 
@@ -26,6 +27,7 @@ class Store:
 
     def __init__(self, url: str, cipher: Cipher) -> None:
         self._db = Database(url)
+        self._cipher = cipher
         self.schema = run_migrations(self._db)
         self.nodes = Nodes(self._db, cipher)
         self.deployments = Deployments(self._db, cipher)
@@ -53,6 +55,10 @@ class Store:
         A topic is the name of a node, the id of a deployment, or :data:`~provisioner.store.permits.ANY_PERMIT`.
         """
         return self._db.listen(callback)
+
+    def make_fresh(self) -> int:
+        """See :func:`provisioner.store.restore.make_fresh`."""
+        return make_fresh(self._db, self._cipher)
 
     def close(self) -> None:
         self._db.close()

@@ -53,8 +53,13 @@ class Settings:
         return self.state_dir / "images"
 
     @property
+    def records(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "provisioner.db"
+
+    @property
     def database(self) -> str:
-        return f"sqlite:///{self.state_dir / 'provisioner.db'}"
+        return f"sqlite:///{self.records}"
 
     @property
     def url(self) -> str:

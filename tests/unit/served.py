@@ -148,8 +148,8 @@ class FakeConductor:
     def sweep(self) -> Iterable[SweepResult]:
         yield from self.seen
 
-    def nodes(self) -> Sequence[Node]:
-        return self.node_list
+    def nodes(self, after: str = "", limit: int | None = None) -> Sequence[Node]:
+        return [node for node in self.node_list if node.name > after][:limit]
 
     def _find(self, name: str) -> Node:
         for node in self.node_list:

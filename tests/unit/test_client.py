@@ -143,3 +143,12 @@ def test_a_service_that_is_not_there(tmp_path: Path) -> None:
     assert failed.value.hint == "start it: provisioner serve"
     with Client(tmp_path / "api.sock") as client, pytest.raises(ServerUnreachable):
         list(client.enroll([]))
+
+
+def test_nodes_come_in_pages(client: Client, conductor: FakeConductor) -> None:
+    conductor.node_list = [make_node(f"n{number:04}") for number in range(250)]
+    page, after = client.node_page()
+    assert [node.name for node in page] == [f"n{number:04}" for number in range(100)] and after == "n0099"
+    page, after = client.node_page("n0199", 100)
+    assert len(page) == 50 and after is None
+    assert [node.name for node in client.nodes()] == [node.name for node in conductor.node_list]

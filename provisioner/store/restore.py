@@ -1,0 +1,75 @@
+"""Records that were copied while the service ran, and what must be changed in them before they are used again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import delete, select, update
+
+from provisioner.errors import DeployError, HostError
+from provisioner.model.deployment import DeploymentState
+from provisioner.model.states import AT_WORK, NodeState
+from provisioner.store.database import Cipher, Database
+from provisioner.store.schema import DEPLOYMENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
+from provisioner.store.tokens import BOOT
+
+JUMP = 1_000_000
+"""By how much every number grows that must never go back. More changes than that were not made since the copy."""
+
+
+def copy_records(source: Path, target: Path) -> None:
+    """A consistent copy of a SQLite file, whoever writes to it meanwhile (SQLite, Online Backup API).
+
+    :raises HostError: it cannot be read, or the copy cannot be written.
+    """
+    try:
+        with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as old, sqlite3.connect(target) as new:
+            old.backup(new)
+            new.execute("PRAGMA journal_mode=DELETE")  # one file, without its neighbours
+        new.close()
+        old.close()
+    except sqlite3.Error as error:
+        raise HostError("the records cannot be copied", where=str(source), cause=str(error)) from error
+
+
+def make_fresh(database: Database, cipher: Cipher) -> int:
+    """Let restored records be in force again, in one transaction. :returns: how many nodes were at work.
+
+    Generations and fence numbers jump, so that no guest is offered one that it knows already. What was at work has
+    failed: nobody can say how far it came since the copy. Boot tokens have ended.
+    """
+    with database.write() as tx:
+        newest = (GENERATIONS.c.node == NODES.c.uuid) & (GENERATIONS.c.generation == NODES.c.generation)
+        query = select(GENERATIONS.c.node, GENERATIONS.c.generation, GENERATIONS.c.document_sealed).join(NODES, newest)
+        for row in tx.execute(query).all():
+            document = json.loads(cipher.decrypt(row.document_sealed)) | {"generation": row.generation + JUMP}
+            sealed = cipher.encrypt(json.dumps(document))
+            mine = (GENERATIONS.c.node == row.node, GENERATIONS.c.generation == row.generation)
+            tx.execute(
+                update(GENERATIONS).where(*mine).values(document_sealed=sealed, generation=row.generation + JUMP)
+            )
+        tx.execute(update(NODES).where(NODES.c.generation > 0).values(generation=NODES.c.generation + JUMP))
+        tx.execute(update(LEASES).values(fence=LEASES.c.fence + JUMP, holder="", purpose="", expiry=0.0))
+        tx.execute(update(ONCE).values(fence=ONCE.c.fence + JUMP))
+        tx.execute(delete(TOKENS).where(TOKENS.c.kind == BOOT))
+        tx.execute(
+            update(DEPLOYMENTS)
+            .where(DEPLOYMENTS.c.state == DeploymentState.RUNNING)
+            .values(state=DeploymentState.FAILED, failure=_failure("").to_dict())
+        )
+        names = list(tx.execute(select(NODES.c.name).where(NODES.c.state.in_(AT_WORK))).scalars())
+        for name in names:
+            values = {"state": NodeState.FAILED, "failure": _failure(name).to_dict()}
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
+        return len(names)
+
+
+def _failure(name: str) -> DeployError:
+    return DeployError(
+        "the records were restored from a backup that was made while it was at work",
+        where=name,
+        cause="it may have gone on since then",
+        hint=f"provisioner node retry {name}",
+    )
