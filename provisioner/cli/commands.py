@@ -14,6 +14,7 @@ class Entry(NamedTuple):
 
 GROUPS: dict[str, str] = {
     "node": "Servers on record: enroll, list, show, power, and the ways out of each state.",
+    "deployment": "Deployments: where their time went.",
     "cloud": "Clouds: how they stand, and their generated secrets.",
     "image": "Images: build what has changed, test, compare, exchange.",
     "config": "What the instances of a cloud are told.",
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "node forget": Entry("provisioner.cli.verbs:forget", "Take a node off the record."),
     "plan": Entry("provisioner.cli.apply:plan", "Show what would change; 0: nothing, 2: changes."),
     "apply": Entry("provisioner.cli.apply:apply", "Make a cloud what its file says."),
+    "deployment report": Entry("provisioner.cli.report:report", "Say which step of a deployment is out of line."),
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
     "cloud secret": Entry("provisioner.cli.cloud:secret", "Print one generated secret of a cloud."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),

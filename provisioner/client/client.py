@@ -23,6 +23,7 @@ from provisioner.model.role import Desired
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    DeploymentReport,
     EnrollItem,
     EnrollResult,
     NodeView,
@@ -117,6 +118,10 @@ class Client:
 
     def node(self, name: str) -> NodeView:
         return NodeView.model_validate(self._get("nodes", name))
+
+    def report(self, name: str) -> DeploymentReport:
+        """Where the time of a node's deployment went, beside others of its role."""
+        return DeploymentReport.model_validate(self._get("nodes", name, "report"))
 
     def set_power(self, name: str, want: str | None) -> Power:
         """Tell a node's BMC ``on``, ``off``, ``soft``, ``reset`` or ``cycle``; None only asks. What it reports then."""

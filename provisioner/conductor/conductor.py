@@ -13,6 +13,7 @@ from provisioner.conductor.doors import CatalogueDoor, Doors
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.loop import Loop
+from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
@@ -27,8 +28,9 @@ from provisioner.conductor.verbs import (
     set_maintenance,
 )
 from provisioner.conductor.walk import Walker
+from provisioner.errors import NotFound
 from provisioner.events import Event
-from provisioner.model.deployment import EraseLevel, Node
+from provisioner.model.deployment import DeploymentState, EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
@@ -36,6 +38,7 @@ from provisioner.model.states import exits_of
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    DeploymentReport,
     EnrollItem,
     EnrollResult,
     NodeView,
@@ -105,6 +108,16 @@ class Conductor(Guests):
         differences = () if node.hardware is None else compare_hardware(node.spec, node.hardware)
         exits = exits_of(node.state, node.maintenance)
         return NodeView(node=node, deployment=deployment, exits=exits, differences=tuple(differences))
+
+    def deployment_report(self, name: str) -> DeploymentReport:
+        """A node's deployment, or its last, beside those of its role. :raises NotFound: there is none."""
+        deployment = self.node(name).deployment
+        if deployment is None:
+            raise NotFound("the node was never deployed", where=name, hint=f"provisioner node show {name}")
+        role = deployment.placement.role
+        same = [other for other in self._store.deployments.live() if other.placement.role == role]
+        siblings = [o for o in same if o.id != deployment.id and o.state is DeploymentState.ACTIVE]
+        return build_report(deployment, siblings)
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record with the address it gets while its node runs the ramdisk; for DHCP."""

@@ -236,10 +236,21 @@ class Guests:
     def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
         """``{"generation", "metadata"}`` when there is a generation above ``since``."""
         token = self._token(token_id)
+        if since == 0:
+            self._note_contact(token)
         newest = self._store.clouds.newest(token.node)
         if newest is None or newest.generation <= since or newest.deployment != token.deployment:
             return None
         return {"generation": newest.generation, "metadata": dict(newest.document)}
+
+    def _note_contact(self, token: TokenRecord) -> None:
+        """When the instance was first heard: what came before was its start, what comes after is its service's."""
+        step = next(
+            (s for s in self._store.deployments.get(token.deployment).steps if s.name is StepName.CONFIGURE), None
+        )
+        if step is not None and step.state is StepState.RUNNING and "contact" not in step.detail:
+            contact = {"contact": self._doors.clock.now()}
+            self._store.deployments.set_detail(token.deployment, StepName.CONFIGURE, contact)
 
     def report(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Take a report on record; give permits back, finish what is done once, or halt the role.

@@ -75,6 +75,26 @@ class NodeView(Value):
     differences: tuple[str, ...] = ()
 
 
+class StepReport(Value):
+    """A step beside the same one of siblings. ``usual``: their median, in seconds; None when there are too few."""
+
+    step: str
+    seconds: float | None = None
+    usual: float | None = None
+    out_of_line: bool = False
+
+
+class DeploymentReport(Value):
+    """Where the time of a deployment went. ``shares``: seconds by whose they were; ``findings``: the worst first."""
+
+    node: str
+    role: str
+    siblings: int = 0
+    steps: tuple[StepReport, ...] = ()
+    shares: dict[str, float] = Field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+
 class MemberStatus(Value):
     """One member of a cloud: where its deployment is and what it last said."""
 

@@ -15,6 +15,7 @@ from provisioner.model.role import Desired
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    DeploymentReport,
     EnrollItem,
     EnrollResult,
     NodeView,
@@ -48,6 +49,8 @@ class ForOperators(Subscribed, Protocol):
     def nodes(self, after: str = "", limit: int | None = None) -> Sequence[Node]: ...
 
     def node(self, name: str) -> NodeView: ...
+
+    def deployment_report(self, name: str) -> DeploymentReport: ...
 
     def set_power(self, name: str, want: str | None) -> Power: ...
 

@@ -117,6 +117,7 @@ def operator_app(
             Route("/v1/nodes/audit", api.audit, methods=["POST"]),
             Route("/v1/nodes", api.nodes, methods=["GET"]),
             Route("/v1/nodes/{name}", api.node, methods=["GET"]),
+            Route("/v1/nodes/{name}/report", api.report, methods=["GET"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
@@ -209,6 +210,9 @@ class _Api:
 
     async def node(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.node, request.path_params["name"])))
+
+    async def report(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.deployment_report, request.path_params["name"])))
 
     async def power(self, request: Request) -> Response:
         wanted = await read_value(request, PowerRequest)

@@ -20,11 +20,13 @@ from provisioner.model.states import EXITS, NodeState, check_verb
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    DeploymentReport,
     EnrollItem,
     EnrollResult,
     MemberStatus,
     NodeView,
     ScanResult,
+    StepReport,
     SweepResult,
 )
 from provisioner.server.changes import Changes
@@ -160,6 +162,13 @@ class FakeConductor:
     def node(self, name: str) -> NodeView:
         node = self._find(name)
         return NodeView(node=node, deployment=self.deployments.get(name), exits=EXITS[node.state])
+
+    def deployment_report(self, name: str) -> DeploymentReport:
+        self._find(name)
+        step = StepReport(step="write-image", seconds=60.0, usual=20.0, out_of_line=True)
+        return DeploymentReport(
+            node=name, role="galera", siblings=3, steps=(step,), shares={"bytes": 60.0}, findings=("it is slow\x1b",)
+        )
 
     def set_power(self, name: str, want: str | None) -> Power:
         self._find(name)

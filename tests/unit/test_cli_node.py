@@ -378,3 +378,11 @@ def test_rebuild_and_maintenance(bench: Bench) -> None:
     bench.conductor.node_list = [make_node(state=NodeState.ACTIVE, maintenance=maintenance)]
     assert "active (maintenance)" in bench.call("node", "list").stdout
     assert "a fan" in bench.call("node", "show", "node1").stdout
+
+
+def test_a_report_names_the_step_that_is_out_of_line(bench: Bench) -> None:
+    bench.conductor.node_list = [make_node()]
+    said = bench.call("deployment", "report", "node1").stdout
+    assert "write-image" in said and "3.0 ×" in said and "out of line" in said
+    assert "node1: it is slow" in said and "\x1b" not in said
+    assert json.loads(bench.call("deployment", "report", "node1", "-o", "json").stdout)["siblings"] == 3
