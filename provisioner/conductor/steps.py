@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
 from provisioner.conductor.doors import RAMDISK
+from provisioner.conductor.line import Fetch, why_wait
 from provisioner.conductor.orders import build_layout, build_order
 from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.standby import adopt, ask_standby, find_standby
-from provisioner.conductor.work import BMC_SECONDS, TOKEN_SECONDS, Outcome, Work, done, wait, wait_for_guest
+from provisioner.conductor.work import BMC_SECONDS, SOON, TOKEN_SECONDS, Outcome, Work, done, wait, wait_for_guest
 from provisioner.errors import BmcError, Conflict, DeployError, ImageError, NotFound
 from provisioner.model.deployment import CLEANING, TESTS, StepName
 from provisioner.model.hardware import BootDevice, Firmware, HardwareReport, HardwareTest, Power, Verdict
@@ -34,6 +35,10 @@ SILENT_SECONDS = 180.0
 POWER_LOOK = 20.0
 """Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
 CONFIGURE_SECONDS = 900.0
+PLACE_SECONDS, LINE_SECONDS = 0.5, 30.0
+"""Who waits in line looks again the later the more are before it, and at most after so long."""
+CHUNKS = "root.zst"
+"""What of an image comes over the link."""
 SEED_ROOM_MIB = 16
 """At the end of a whole disk that somebody brought."""
 PROBE_SLACK = 120.0
@@ -251,6 +256,33 @@ def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
     return wait_for_guest("the ramdisk works on it")
 
 
+def write_image(work: Work) -> Outcome:
+    """An order like the others, once it is this node's turn; its deadlines begin with the order."""
+    store, ident = work.doors.store, work.deployment.id
+    with store.transaction():
+        order = store.deployments.order(ident)
+        if order is None or order.step is not work.step.name:
+            turn = why_wait(ident, _fetches(work), work.doors.settings.bytes_in_flight)
+            if turn is not None:
+                reason, place = turn
+                return Outcome(False, {}, reason, min(SOON + place * PLACE_SECONDS, LINE_SECONDS))
+            store.deployments.set_detail(ident, work.step.name, {"resumed": work.now}, touched=work.now)
+            _give_order(work)
+            return wait_for_guest("the ramdisk fetches its order")
+    return order_agent(work)
+
+
+def _fetches(work: Work) -> list[Fetch]:
+    """All that are at this step, everywhere."""
+    found = []
+    for ident, image_id, since, begun, detail in work.doors.store.deployments.at_step(work.step.name):
+        size = work.doors.catalogue.get(image_id).sizes.get(CHUNKS, 0)
+        total, done = float(detail.get("total") or 1), float(detail.get("bytes") or 0)
+        left = 0 if detail.get("phase") == "read back" else round(size * (1 - min(1.0, done / total)))
+        found.append(Fetch(ident, since, left, begun, detail.get("remaining")))
+    return found
+
+
 def inspect(work: Work) -> Outcome:
     """The whole report, with what takes the agent a while to find out."""
     outcome = order_agent(work)
@@ -416,7 +448,7 @@ ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.HELLO: hello,
     StepName.CHOOSE_DISK: choose,
     StepName.STORAGE: order_agent,
-    StepName.WRITE_IMAGE: order_agent,
+    StepName.WRITE_IMAGE: write_image,
     StepName.SEED_INSTANCE: order_agent,
     StepName.BOOT_LOADER: order_agent,
     StepName.BOOT_DISK: boot_disk,

@@ -256,6 +256,29 @@ class Deployments:
         with self._db.write(ident):
             pass
 
+    def at_step(self, name: StepName) -> list[tuple[str, str, float, bool, Mapping[str, Any]]]:
+        """(id, image, when the step began, whether its order was given, its detail) of each run that is at a step."""
+        given = (ORDERS.c.deployment == STEPS.c.deployment) & (ORDERS.c.step == STEPS.c.name)
+        query = (
+            select(STEPS.c.deployment, DEPLOYMENTS.c.placement, STEPS.c.started, ORDERS.c.id, STEPS.c.detail)
+            .join(DEPLOYMENTS, DEPLOYMENTS.c.id == STEPS.c.deployment)
+            .outerjoin(ORDERS, given)
+            .where(STEPS.c.name == name, STEPS.c.state == StepState.RUNNING)
+            .where(DEPLOYMENTS.c.state == DeploymentState.RUNNING)
+        )
+        with self._db.read() as tx:
+            rows = tx.execute(query).all()
+        return [
+            (
+                row.deployment,
+                self._placement(row.deployment, row.placement).image,
+                row.started,
+                row.id is not None,
+                row.detail,
+            )
+            for row in rows
+        ]
+
     def reset_steps(self, ident: str, first: StepName) -> None:
         """``first`` and all steps after it wait again; the order outstanding is dropped."""
         with self._db.write(ident) as tx:

@@ -22,6 +22,7 @@ class Settings:
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
     :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
         addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
+    :param bytes_in_flight: of images that nodes fetch at once; more nodes wait in line. 0: no limit.
     :param sweep_seconds: between two looks at the power of all nodes; 0: none but on demand.
     :param record_consoles: whether the last lines of nodes' consoles are kept while they are worked on.
     """
@@ -36,6 +37,7 @@ class Settings:
     dhcp_first: str = ""
     dhcp_last: str = ""
     http_port: int = 8080
+    bytes_in_flight: int = 8_000_000_000
     sweep_seconds: float = 30.0
     record_consoles: bool = True
 
@@ -92,6 +94,9 @@ def read_settings(path: Path | None = None) -> Settings:
             cfg.StrOpt("dhcp_first", default="", help="first address for the ramdisk"),
             cfg.StrOpt("dhcp_last", default="", help="last address for the ramdisk"),
             cfg.PortOpt("http_port", default=8080, help="port of boot scripts, images and agents"),
+            cfg.IntOpt(
+                "megabytes_in_flight", default=8000, min=0, help="of images that are fetched at once; 0: no limit"
+            ),
         ],
         group="network",
     )
@@ -116,6 +121,7 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_first=conf.network.dhcp_first,
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
+            bytes_in_flight=conf.network.megabytes_in_flight * 1_000_000,
             sweep_seconds=conf.hardware.sweep_seconds,
             record_consoles=conf.hardware.record_consoles,
         )

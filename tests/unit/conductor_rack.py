@@ -247,7 +247,13 @@ class Rack:
         self, folder: Path, count: int = 1, desired: Desired | None = None, record_consoles: bool = False
     ) -> None:
         self.folder = folder
-        self.record_consoles = record_consoles
+        self.settings = Settings(
+            interface="rack0",
+            address="10.77.0.1/24",
+            dhcp_first="10.77.0.100",
+            dhcp_last="10.77.0.199",
+            record_consoles=record_consoles,
+        )
         self.clock = FakeClock()
         self.servers = {f"node{number}": Server(f"node{number}", number) for number in range(1, count + 1)}
         self.bmcs = Controllers(self.servers)
@@ -260,14 +266,7 @@ class Rack:
 
     def _open(self) -> tuple[Store, Conductor]:
         store = Store(f"sqlite:///{self.folder / 'rack.db'}", Rot())
-        settings = Settings(
-            interface="rack0",
-            address="10.77.0.1/24",
-            dhcp_first="10.77.0.100",
-            dhcp_last="10.77.0.199",
-            record_consoles=self.record_consoles,
-        )
-        conductor = Conductor(store, self.bmcs, self.images, settings, clock=self.clock)
+        conductor = Conductor(store, self.bmcs, self.images, self.settings, clock=self.clock)
         conductor.subscribe(lambda topics: self.on_commit() if self.on_commit else None)
         return store, conductor
 
