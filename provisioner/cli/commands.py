@@ -66,6 +66,7 @@ COMMANDS: dict[str, Entry] = {
     "image import": Entry("provisioner.cli.exchange:import_command", "Take in an archive, or a raw or qcow2 file."),
     "image prune": Entry("provisioner.cli.image:prune_command", "Remove images and layers that nobody needs."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
+    "upgrade": Entry("provisioner.cli.upgrade:upgrade", "Bring records of an older version up to date, or back."),
     "backup create": Entry("provisioner.cli.backup:create", "Write records and keys of this site to a file."),
     "backup show": Entry("provisioner.cli.backup:show", "Say what a backup holds."),
     "backup restore": Entry("provisioner.cli.backup:restore", "Put records and keys back where there are none."),
