@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +20,7 @@ from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachab
 from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.image import Image
+from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.status import (
@@ -40,25 +43,43 @@ CONNECT_SECONDS = 5.0
 CONSOLE_ERROR = b"\0error "
 """Begins the last line of a console that ended by an error."""
 START = "start it: provisioner serve"
+REMOTE_START = "check the address, PROVISIONER_CA, and [operators] listen in the service's configuration"
 
 Line = TypeVar("Line", bound=Value)
 
 
+@dataclass(frozen=True)
+class Remote:
+    """A service on another host: its URL, the token that says who asks, and the authority of its site."""
+
+    url: str
+    token: str
+    ca: Path
+
+
 class Client:
-    """The service behind the unix socket ``path``. Every method raises the service's own error, or:
+    """The service behind a unix socket, or on another host. Every method raises the service's own error, or:
 
     * ServerUnreachable: nobody answers there.
     * DeadlinePassed: the service took the call and gave no answer in time.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(path)),
-            base_url="http://provisioner",
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            trust_env=False,
-        )
+    def __init__(self, place: Path | Remote) -> None:
+        self._place = place
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        if isinstance(place, Path):
+            transport = httpx.HTTPTransport(uds=str(place))
+            self._http = httpx.Client(
+                transport=transport, base_url="http://provisioner", timeout=timeout, trust_env=False
+            )
+            return
+        trust = ssl.create_default_context(cafile=str(place.ca))
+        headers = {"authorization": f"Bearer {place.token}"}
+        self._http = httpx.Client(verify=trust, base_url=place.url, headers=headers, timeout=timeout, trust_env=False)
+
+    @property
+    def _where(self) -> str:
+        return str(self._place) if isinstance(self._place, Path) else self._place.url
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +139,17 @@ class Client:
 
     def node(self, name: str) -> NodeView:
         return NodeView.model_validate(self._get("nodes", name))
+
+    def operators(self) -> list[Operator]:
+        return [Operator.model_validate(found) for found in self._get("operators")["operators"]]
+
+    def add_operator(self, name: str, role: OperatorRole, days: int) -> str:
+        """The token of a new operator."""
+        return str(self._post({"role": role, "days": days}, "operators", name)["token"])
+
+    def remove_operator(self, name: str) -> None:
+        with self._translated():
+            self._read(self._http.delete(_path(("operators", name))))
 
     def report(self, name: str) -> DeploymentReport:
         """Where the time of a node's deployment went, beside others of its role."""
@@ -238,25 +270,29 @@ class Client:
     def _translated(self) -> Iterator[None]:
         """httpx's errors as ours. Whether somebody listens is tried first: httpx leaks a socket if nobody does."""
         try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(CONNECT_SECONDS)
-                probe.connect(str(self._path))
+            if isinstance(self._place, Path):
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.settimeout(CONNECT_SECONDS)
+                    probe.connect(str(self._place))
             yield
         except httpx.ReadTimeout as error:
             raise DeadlinePassed(
                 f"the service gave no answer within {ANSWER_SECONDS:g} s",
-                where=str(self._path),
+                where=self._where,
                 hint="read its log; provisioner events shows what it does",
             ) from error
         except (httpx.HTTPError, OSError) as error:
             raise ServerUnreachable(
-                "the service does not answer", where=str(self._path), cause=str(error) or None, hint=START
+                "the service does not answer",
+                where=self._where,
+                cause=str(error) or None,
+                hint=START if isinstance(self._place, Path) else REMOTE_START,
             ) from error
         except (ValueError, KeyError, ValidationError) as error:
             # Never the text of the error: a validation error repeats what it read, and that may be a secret.
             raise ProvisionerError(
                 "the service's answer cannot be understood",
-                where=str(self._path),
+                where=self._where,
                 cause=type(error).__name__,
                 hint="service and command are of different versions: start the service again",
             ) from None

@@ -28,10 +28,11 @@ from provisioner.conductor.verbs import (
     set_maintenance,
 )
 from provisioner.conductor.walk import Walker
-from provisioner.errors import NotFound
+from provisioner.errors import NotFound, UsageError
 from provisioner.events import Event
 from provisioner.model.deployment import DeploymentState, EraseLevel, Node
-from provisioner.model.hardware import HardwarePart, Power
+from provisioner.model.hardware import NAME, HardwarePart, Power
+from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import exits_of
@@ -47,9 +48,11 @@ from provisioner.model.status import (
 )
 from provisioner.plan.compare import compare_hardware
 from provisioner.store.nodes import PortRecord
+from provisioner.store.operators import DAY
 from provisioner.store.store import Store
 from provisioner.system.clock import Clock, HostClock
 from provisioner.system.settings import Settings
+from provisioner.trust.keys import new_token
 
 
 class Conductor(Guests):
@@ -118,6 +121,25 @@ class Conductor(Guests):
         same = [other for other in self._store.deployments.live() if other.placement.role == role]
         siblings = [o for o in same if o.id != deployment.id and o.state is DeploymentState.ACTIVE]
         return build_report(deployment, siblings)
+
+    def operators(self) -> list[Operator]:
+        return self._store.operators.all()
+
+    def add_operator(self, name: str, role: OperatorRole, days: int) -> str:
+        """A token for a new operator, which is on no record. :raises Conflict: there is one of that name."""
+        if not NAME.match(name):
+            raise UsageError("not a name", where=name, hint="lower-case letters, digits and dashes")
+        token, now = new_token(), self._doors.clock.now()
+        operator = Operator(name=name, role=role, created=now, expires=now + days * DAY)
+        self._store.operators.add(operator, token)
+        return token
+
+    def remove_operator(self, name: str) -> None:
+        self._store.operators.remove(name)
+
+    def recognise(self, token: str) -> Operator | None:
+        """Whose token it is, if it is one."""
+        return self._store.operators.recognise(token, self._doors.clock.now())
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record with the address it gets while its node runs the ramdisk; for DHCP."""

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from provisioner.bmc.contract import Console
+from provisioner.events import Event
 from provisioner.model.deployment import EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
+from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.status import (
@@ -49,6 +51,16 @@ class ForOperators(Subscribed, Protocol):
     def nodes(self, after: str = "", limit: int | None = None) -> Sequence[Node]: ...
 
     def node(self, name: str) -> NodeView: ...
+
+    def observe(self, event: Event) -> None: ...
+
+    def operators(self) -> Sequence[Operator]: ...
+
+    def add_operator(self, name: str, role: OperatorRole, days: int) -> str: ...
+
+    def remove_operator(self, name: str) -> None: ...
+
+    def recognise(self, token: str) -> Operator | None: ...
 
     def deployment_report(self, name: str) -> DeploymentReport: ...
 

@@ -93,8 +93,8 @@ def _remove_stale(path: Path) -> None:
     raise _already_running(path.parent)
 
 
-def open_provisioning_socket(address: str, port: int) -> socket.socket:
-    """Listen on ``address:port``; 0 lets the kernel choose the port.
+def open_listener(address: str, port: int, what: str) -> socket.socket:
+    """Listen on ``address:port``; 0 lets the kernel choose the port. :param what: for the words of errors.
 
     :raises HostError: this host does not have the address, or the port is taken.
     """
@@ -112,6 +112,6 @@ def open_provisioning_socket(address: str, port: int) -> socket.socket:
             else "give the interface its address (ip addr), or correct address in the configuration file"
         )
         raise HostError(
-            "the provisioning listener cannot be opened", where=f"{address}:{port}", cause=str(error), hint=hint
+            f"the {what} listener cannot be opened", where=f"{address}:{port}", cause=str(error), hint=hint
         ) from error
     return listener

@@ -16,6 +16,7 @@ from provisioner.errors import ProvisionerError
 from provisioner.model.deployment import EraseLevel
 from provisioner.model.hardware import HardwarePart
 from provisioner.model.image import Image
+from provisioner.model.operator import OperatorRole
 from provisioner.model.plan import Plan
 from provisioner.model.role import Desired
 from provisioner.model.status import EnrollItem
@@ -81,6 +82,11 @@ class MaintenanceRequest(Value):
     reason: str | None = Field(default=None, min_length=1, max_length=500)
 
 
+class OperatorRequest(Value):
+    role: OperatorRole
+    days: int = Field(default=365, ge=1, le=3650)
+
+
 class HardwareTestRequest(InspectRequest):
     """``parts``: which hardware tests, none for all. ``burn_seconds``: for how long the processors are loaded."""
 
@@ -139,6 +145,9 @@ def operator_app(
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/events", api.events, methods=["GET"]),
+            Route("/v1/operators", api.operators, methods=["GET"]),
+            Route("/v1/operators/{name}", api.add_operator, methods=["POST"]),
+            Route("/v1/operators/{name}", api.remove_operator, methods=["DELETE"]),
             Route("/v1/images", api.images, methods=["GET"]),
         ]
     )
@@ -299,6 +308,18 @@ class _Api:
             lambda: self._call(self._conductor.events, since, limit), bool, read_number(request, "wait", 0)
         )
         return JSONResponse({"events": [dict(event) for event in found]})
+
+    async def operators(self, request: Request) -> Response:
+        return JSONResponse({"operators": [_json(found) for found in await self._call(self._conductor.operators)]})
+
+    async def add_operator(self, request: Request) -> Response:
+        wanted, name = await read_value(request, OperatorRequest), request.path_params["name"]
+        token = await self._call(self._conductor.add_operator, name, wanted.role, wanted.days)
+        return JSONResponse({"token": token}, headers={"cache-control": "no-store"})
+
+    async def remove_operator(self, request: Request) -> Response:
+        await self._call(self._conductor.remove_operator, request.path_params["name"])
+        return JSONResponse({})
 
     async def images(self, request: Request) -> Response:
         return JSONResponse({"images": [_json(image) for image in await self._call(self._images)]})

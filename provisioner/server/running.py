@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from socket import socket
 
 import uvicorn
@@ -17,10 +18,12 @@ GRACE = 5
 
 @dataclass(frozen=True)
 class Served:
-    """An application and the socket that it answers on."""
+    """An application and the socket that it answers on; by TLS if there is a certificate."""
 
     app: ASGIApp
     socket: socket
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class _Listener(uvicorn.Server):
@@ -43,6 +46,8 @@ def _listener(served: Served) -> _Listener:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE,
+            ssl_certfile=served.certificate,
+            ssl_keyfile=served.key,
         )
     )
 

@@ -17,16 +17,19 @@ from typing import Any, Protocol
 
 from provisioner import __version__
 from provisioner.events import Event, Observer
+from provisioner.model.operator import Operator
+from provisioner.server.access import OperatorGuard
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests, ForOperators
 from provisioner.server.house import build_house
-from provisioner.server.listener import ServiceLock, open_operator_socket, open_provisioning_socket
+from provisioner.server.listener import ServiceLock, open_listener, open_operator_socket
 from provisioner.server.log import Log, LogHandler
 from provisioner.server.operators import operator_app
 from provisioner.server.provisioning import PathOf, provisioning_app
 from provisioner.server.running import Served, answer
 from provisioner.system.clock import HostClock
 from provisioner.system.settings import Settings
+from provisioner.trust.ca import ensure_server
 
 READY = "serve.ready"
 """Kind of the log line that says that both listeners answer."""
@@ -79,18 +82,34 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
         stack.callback(operators.close)
         guests = None
         if settings.interface:
-            guests = open_provisioning_socket(settings.address.partition("/")[0], settings.http_port)
+            guests = open_listener(settings.address.partition("/")[0], settings.http_port, "provisioning")
             stack.callback(guests.close)
+        remote = None
+        if settings.operators_listen:
+            address, _, port = settings.operators_listen.rpartition(":")
+            remote = open_listener(address.strip("[]"), int(port), "operators'")
+            stack.callback(remote.close)
         house = await asyncio.to_thread(build, settings, log)
         stack.callback(house.stop)
         desk = Desk()
         stack.callback(desk.close)
         changes = Changes(house.conductor)
         stack.callback(changes.close)
-        all_served = [Served(operator_app(house.conductor, house.images, _about(settings), desk, changes), operators)]
+        app = operator_app(house.conductor, house.images, _about(settings), desk, changes)
+
+        async def note(event: Event) -> None:
+            await desk.for_operator(house.conductor.observe, event)
+
+        async def recognise(token: str) -> Operator | None:
+            return await desk.for_operator(house.conductor.recognise, token)
+
+        all_served = [Served(OperatorGuard(app, None, note), operators)]
+        if remote is not None:
+            names = [address.strip("[]"), "localhost", socket.gethostname(), socket.getfqdn()]
+            certificate, key = ensure_server(settings.keys, names, HostClock().now())
+            all_served.append(Served(OperatorGuard(app, recognise, note), remote, certificate, key))
         if guests is not None:
-            app = provisioning_app(house.conductor, house.path_of, desk, changes)
-            all_served.append(Served(app, guests))
+            all_served.append(Served(provisioning_app(house.conductor, house.path_of, desk, changes), guests))
         await asyncio.to_thread(house.start)
         await answer(all_served, stop, ready=lambda: _say_ready(settings, log), ending=changes.close)
         _notify("STOPPING=1")

@@ -28,11 +28,12 @@ class Migration:
     about: str
 
 
-def run_migrations(database: Database) -> str:
+def run_migrations(database: Database, until: str = "head") -> str:
     """Bring the schema to the newest version this program knows, in one transaction; that version.
 
     Records of an older one are copied before, so that there is a way back.
 
+    :param until: an older version, as it was once the newest.
     :raises HostError: the records were written by a newer version of the program, or cannot be copied.
     """
     config, scripts = _scripts()
@@ -47,7 +48,7 @@ def run_migrations(database: Database) -> str:
     with database.write() as connection:
         if _current(connection, scripts, database.url) != head:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, until)
     return head
 
 

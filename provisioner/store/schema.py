@@ -155,6 +155,17 @@ REPORTS = Table(
     Column("at", Float, nullable=False),
     Column("body", JSON, nullable=False),
 )
+OPERATORS = Table(
+    "operators",
+    METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("token", String(64), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("used", Float),
+)
 PERMITS = Table(
     "permits",
     METADATA,

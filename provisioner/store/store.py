@@ -12,6 +12,7 @@ from provisioner.store.events import Events
 from provisioner.store.leases import Leases
 from provisioner.store.migrate import run_migrations
 from provisioner.store.nodes import Nodes
+from provisioner.store.operators import Operators
 from provisioner.store.permits import Permits
 from provisioner.store.restore import make_fresh
 from provisioner.store.tokens import Tokens
@@ -36,6 +37,7 @@ class Store:
         self.permits = Permits(self._db)
         self.events = Events(self._db)
         self.leases = Leases(self._db)
+        self.operators = Operators(self._db)
 
     def transaction(self, *topics: str) -> AbstractContextManager[object]:
         """What this thread writes inside is recorded together, or not at all. ``topics``: who is woken besides."""

@@ -22,6 +22,7 @@ class Settings:
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
     :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
         addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
+    :param operators_listen: ``ADDRESS:PORT`` on which operators with a token are answered, by TLS; empty: nowhere.
     :param bytes_in_flight: of images that nodes fetch at once; more nodes wait in line. 0: no limit.
     :param sweep_seconds: between two looks at the power of all nodes; 0: none but on demand.
     :param record_consoles: whether the last lines of nodes' consoles are kept while they are worked on.
@@ -37,6 +38,7 @@ class Settings:
     dhcp_first: str = ""
     dhcp_last: str = ""
     http_port: int = 8080
+    operators_listen: str = ""
     bytes_in_flight: int = 8_000_000_000
     sweep_seconds: float = 30.0
     record_consoles: bool = True
@@ -101,6 +103,10 @@ def read_settings(path: Path | None = None) -> Settings:
         group="network",
     )
     conf.register_opts(
+        [cfg.StrOpt("listen", default="", help="ADDRESS:PORT for operators with a token, by TLS (default: nowhere)")],
+        group="operators",
+    )
+    conf.register_opts(
         [
             cfg.FloatOpt("sweep_seconds", default=30.0, min=0.0, help="between two sweeps of all BMCs; 0: on demand"),
             cfg.BoolOpt("record_consoles", default=True, help="keep the last lines of consoles of nodes at work"),
@@ -121,9 +127,18 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_first=conf.network.dhcp_first,
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
+            operators_listen=_place(conf.operators.listen),
             bytes_in_flight=conf.network.megabytes_in_flight * 1_000_000,
             sweep_seconds=conf.hardware.sweep_seconds,
             record_consoles=conf.hardware.record_consoles,
         )
     except (cfg.Error, ValueError) as error:
         raise UsageError("the configuration file is wrong", where=str(chosen), cause=str(error)) from error
+
+
+def _place(text: str) -> str:
+    """:raises ValueError: it is not ``ADDRESS:PORT``."""
+    address, _, port = text.rpartition(":")
+    if text and not (address and port.isdigit() and 0 <= int(port) < 65536):
+        raise ValueError(f"[operators] listen is {text!r}; write it as 192.0.2.1:8443")
+    return text

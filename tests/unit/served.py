@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from starlette.types import ASGIApp
+
 from provisioner.bmc.fake import FakeConsole
 from provisioner.errors import BmcRefused, NotFound
+from provisioner.events import Event
 from provisioner.model.deployment import STEPS, Address, Deployment, EraseLevel, Node, Placement, Step, StepState
 from provisioner.model.hardware import BmcAddress, HardwarePart, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Image
+from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.plan import Deploy, Guard, Plan
 from provisioner.model.role import Desired
 from provisioner.model.states import EXITS, NodeState, check_verb
@@ -29,11 +34,13 @@ from provisioner.model.status import (
     StepReport,
     SweepResult,
 )
+from provisioner.server.access import Note, OperatorGuard, Recognise
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
-from provisioner.server.listener import open_operator_socket
+from provisioner.server.listener import open_listener, open_operator_socket
 from provisioner.server.operators import operator_app
 from provisioner.server.running import Served, answer
+from provisioner.trust.ca import ensure_server
 
 BEGUN = 1_700_000_000.0
 
@@ -89,6 +96,8 @@ class FakeConductor:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.stayed: list[tuple[str, bool]] = []
+        self.observed: list[Event] = []
+        self.known_operators: dict[str, tuple[Operator, str]] = {}
         self.rebuilt: list[tuple[str, str | None]] = []
         self.maintained: list[tuple[str, str | None]] = []
         self.erased: list[tuple[str, EraseLevel | None, bool]] = []
@@ -162,6 +171,23 @@ class FakeConductor:
     def node(self, name: str) -> NodeView:
         node = self._find(name)
         return NodeView(node=node, deployment=self.deployments.get(name), exits=EXITS[node.state])
+
+    def observe(self, event: Event) -> None:
+        self.observed.append(event)
+
+    def operators(self) -> list[Operator]:
+        return [operator for operator, _ in self.known_operators.values()]
+
+    def add_operator(self, name: str, role: OperatorRole, days: int) -> str:
+        token = f"{name}.secret"
+        self.known_operators[name] = (Operator(name=name, role=role, created=BEGUN), token)
+        return token
+
+    def remove_operator(self, name: str) -> None:
+        del self.known_operators[name]
+
+    def recognise(self, token: str) -> Operator | None:
+        return next((operator for operator, known in self.known_operators.values() if known == token), None)
 
     def deployment_report(self, name: str) -> DeploymentReport:
         self._find(name)
@@ -245,6 +271,31 @@ def make_deploy() -> Deploy:
 @contextmanager
 def served(conductor: FakeConductor, socket: Path, images: Iterable[Image] = ()) -> Iterator[None]:
     """The operator API on a real unix socket, in a thread of its own."""
+
+    def build(app: ASGIApp, note: Note, recognise: Recognise) -> Served:
+        return Served(OperatorGuard(app, None, note), open_operator_socket(socket))
+
+    with _serving(conductor, images, build):
+        yield
+
+
+@contextmanager
+def served_elsewhere(conductor: FakeConductor, keys: Path) -> Iterator[str]:
+    """The same by TLS, for operators with a token; its URL. ``keys``: the site's folder."""
+    listener = open_listener("127.0.0.1", 0, "operators'")
+    certificate, key = ensure_server(keys, ["127.0.0.1"], time.time())
+
+    def build(app: ASGIApp, note: Note, recognise: Recognise) -> Served:
+        return Served(OperatorGuard(app, recognise, note), listener, certificate, key)
+
+    with _serving(conductor, (), build):
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def _serving(
+    conductor: FakeConductor, images: Iterable[Image], build: Callable[[ASGIApp, Note, Recognise], Served]
+) -> Iterator[None]:
     begun = threading.Event()
     handles: dict[str, Any] = {}
 
@@ -254,8 +305,15 @@ def served(conductor: FakeConductor, socket: Path, images: Iterable[Image] = ())
         desk, changes = Desk(), Changes(conductor)
         about = {"version": "0", "interface": ""}
         app = operator_app(conductor, lambda: list(images), about, desk, changes)
+
+        async def note(event: Event) -> None:
+            await desk.for_operator(conductor.observe, event)
+
+        async def recognise(token: str) -> Operator | None:
+            return await desk.for_operator(conductor.recognise, token)
+
         try:
-            await answer([Served(app, open_operator_socket(socket))], stop, ready=begun.set, ending=changes.close)
+            await answer([build(app, note, recognise)], stop, ready=begun.set, ending=changes.close)
         finally:
             desk.close()
 

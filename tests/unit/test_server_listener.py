@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import Conflict, HostError
-from provisioner.server.listener import ServiceLock, open_operator_socket, open_provisioning_socket
+from provisioner.server.listener import ServiceLock, open_listener, open_operator_socket
 
 
 def test_only_the_owner_may_enter_and_connect(tmp_path: Path) -> None:
@@ -60,12 +60,12 @@ def test_a_second_service_is_refused_and_the_first_named(tmp_path: Path) -> None
 
 def test_an_address_of_another_host_is_named() -> None:
     with pytest.raises(HostError) as failed:
-        open_provisioning_socket("192.0.2.1", 0)
+        open_listener("192.0.2.1", 0, "provisioning")
     assert failed.value.where == "192.0.2.1:0"
     assert "ip addr" in str(failed.value.hint)
 
 
 def test_a_taken_port_is_named() -> None:
-    with open_provisioning_socket("127.0.0.1", 0) as first, pytest.raises(HostError) as failed:
-        open_provisioning_socket("127.0.0.1", first.getsockname()[1])
+    with open_listener("127.0.0.1", 0, "provisioning") as first, pytest.raises(HostError) as failed:
+        open_listener("127.0.0.1", first.getsockname()[1], "provisioning")
     assert "ss -ltnp" in str(failed.value.hint)
