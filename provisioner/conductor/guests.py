@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from provisioner.boot.ipxe import render_boot_script, render_local_script
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.instance_steps import BAD_STATES, report_error
 from provisioner.conductor.permits import Applicant, acquire
-from provisioner.conductor.steps import BAD_STATES, report_error
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState

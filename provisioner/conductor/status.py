@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provisioner.conductor.steps import red_probes
+from provisioner.conductor.instance_steps import red_probes
 from provisioner.model.deployment import Deployment, DeploymentState, Node, StepState
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState

@@ -9,9 +9,10 @@ from typing import Any
 
 from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.status import ready_roles
-from provisioner.conductor.steps import ACTIONS, CONFIGURE_SECONDS
+from provisioner.conductor.steps import ACTIONS
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError

@@ -1,0 +1,97 @@
+"""The steps that wait for the instance: it runs from what was written, applies its metadata, and its probe is green."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner.conductor.orders import build_layout
+from provisioner.conductor.ramdisk_steps import check_power
+from provisioner.conductor.work import Outcome, Work, done, wait_for_guest
+from provisioner.errors import DeployError
+from provisioner.model.deployment import StepName
+
+CONFIGURE_SECONDS = 900.0
+PROBE_SLACK = 120.0
+"""Seconds until a waiting step has failed; the agent's own waiting for a probe is the role's, and some more."""
+BAD_STATES = frozenset({"failed", "rolled-back", "broken"})
+"""States of a report that say: the generation is not in force."""
+
+
+def configure(work: Work) -> Outcome:
+    """Done when the config agent says that the newest generation is in force."""
+    report = _report(work)
+    if report.get("state") == "applied" and int(report.get("generation", 0)) >= work.node.generation:
+        return done(generation=work.node.generation, root=_check_root(work, report))
+    reason, asked = work.doors.store.nodes.waiting(work.node.name)
+    since = max(asked, work.doors.store.deployments.touched(work.deployment.id, StepName.CONFIGURE))
+    limit = CONFIGURE_SECONDS + work.role.health.wait
+    work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
+    check_power(work, since)
+    return wait_for_guest(reason or "the instance boots and applies its metadata")
+
+
+def _check_root(work: Work, report: Mapping[str, Any]) -> str | None:
+    """What the instance runs from. :raises DeployError: it is not what was written, though it knows its token."""
+    booted = str(report.get("root") or "")
+    if work.role.image.disk:
+        found = [f"PARTUUID={uuid}" for uuid in work.detail(StepName.BOOT_LOADER)["partitions"]]
+        written = booted if booted in found else " or ".join(found)
+    else:
+        written = build_layout(work).root_device()
+    if booted and booted != written:
+        raise DeployError(
+            "the node did not boot from the disk that was written",
+            where=work.node.name,
+            cause=f"its root is {booted}; {written} was written",
+            hint=f"provisioner node boot-device {work.node.name} disk --persistent, then provisioner node retry "
+            f"{work.node.name}",
+        )
+    return booted or None
+
+
+def probe(work: Work) -> Outcome:
+    """Done when the node's own probe is green at the newest generation."""
+    report = _report(work)
+    current = report.get("state") == "applied" and int(report.get("generation", 0)) >= work.node.generation
+    if current and report.get("healthy") is True:
+        return done(generation=work.node.generation)
+    since = work.doors.store.deployments.touched(work.deployment.id, StepName.PROBE)
+    limit = work.role.health.wait + PROBE_SLACK
+    check_power(work, since)
+    red = [f"{name}: {probe.get('output', '')}" for name, probe in red_probes(report, "node").items()]
+    if work.now - since > limit:
+        raise DeployError(
+            f"its probe was not green within {limit:.0f} s",
+            where=work.node.name,
+            cause="; ".join(red) or "no probe was reported",
+        )
+    return wait_for_guest(f"probe {red[0]}" if red else "the instance runs its probes")
+
+
+def _report(work: Work) -> Mapping[str, Any]:
+    """What the instance last said.
+
+    :raises DeployError: that the newest generation did not come into force.
+    """
+    record = work.doors.store.clouds.report(work.node.name, work.deployment.id)
+    report = {} if record is None else record.body
+    if report.get("state") in BAD_STATES and int(report.get("generation", 0)) >= work.node.generation:
+        raise report_error(work.node.name, report)
+    return report
+
+
+def report_error(node: str, report: Mapping[str, Any]) -> DeployError:
+    error = report.get("error") or {}
+    return DeployError(
+        f"generation {report.get('generation')} {report.get('state')}: {error.get('summary') or 'no reason was given'}",
+        where=node,
+        cause=error.get("cause"),
+    )
+
+
+def red_probes(report: Mapping[str, Any], scope: str) -> dict[str, Mapping[str, Any]]:
+    probes: Mapping[str, Mapping[str, Any]] = report.get("probes") or {}
+    return {
+        name: probe for name, probe in probes.items() if probe.get("scope") == scope and probe.get("ok") is not True
+    }

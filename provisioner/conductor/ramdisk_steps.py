@@ -1,0 +1,228 @@
+"""The steps that the ramdisk agent does: one order each, given once, waited for; and what is watched meanwhile."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
+from provisioner.conductor.line import Fetch, why_wait
+from provisioner.conductor.orders import build_order
+from provisioner.conductor.work import BMC_SECONDS, SOON, Outcome, Work, done, wait, wait_for_guest
+from provisioner.errors import BmcError, DeployError, ImageError, NotFound
+from provisioner.model.deployment import TESTS, StepName
+from provisioner.model.hardware import HardwareReport, HardwareTest, Power, Verdict
+from provisioner.model.storage import ROOT_DISK
+from provisioner.store.deployments import Order
+from provisioner.store.tokens import BOOT
+
+AGENT_SECONDS = 1800.0
+TEST_SECONDS = 3 * 3600.0
+"""The memory of a large server takes its time."""
+ERASE_SECONDS = 7 * 86400.0
+"""A large disk that turns is overwritten within two days."""
+SILENT_SECONDS = 180.0
+POWER_LOOK = 20.0
+"""Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
+PLACE_SECONDS, LINE_SECONDS = 0.5, 30.0
+"""Who waits in line looks again the later the more are before it, and at most after so long."""
+CHUNKS = "root.zst"
+"""What of an image comes over the link."""
+SEED_ROOM_MIB = 16
+"""At the end of a whole disk that somebody brought."""
+
+
+def check_power(work: Work, since: float) -> None:
+    """A node without power would be waited for until the step's deadline.
+
+    :param since: when it was last heard. :raises DeployError: its BMC says that it is off.
+    """
+    doors, spec = work.doors, work.node.spec
+    if work.now - max(since, float(work.step.detail.get("looked", 0.0))) < POWER_LOOK:
+        return
+    doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"looked": work.now})
+    try:
+        power = doors.bmcs.power(work.node.bmc, doors.store.nodes.password(spec.name), BMC_SECONDS)
+    except BmcError:
+        return  # it says nothing about the node, which may be at work
+    if power is Power.OFF:
+        doors.store.nodes.set_power(spec.name, power, work.now)
+        raise DeployError("the node's power is off, and nobody here switched it off", where=spec.name)
+
+
+def check_alone(work: Work) -> None:
+    """:raises DeployError: somebody fetched the boot script, and with it the token, beside the node."""
+    detail = work.detail(StepName.POWER)
+    again = detail.get("script_again")
+    if again is None:
+        return
+    work.doors.store.tokens.drop(work.deployment.id, BOOT)
+    first = detail.get("script") or {"peer": "the ramdisk that stayed", "at": again["at"]}
+    raise DeployError(
+        "its boot script was asked for twice after one power-on",
+        where=work.node.name,
+        cause=f"from {first['peer'] or '?'}, and {again['at'] - first['at']:.0f} s later from {again['peer'] or '?'} "
+        f"({again['mac']}): it restarted by itself, or another machine has its MAC address",
+        hint=f"provisioner node console {work.node.name} shows whether it restarts; then provisioner node retry "
+        f"{work.node.name}",
+    )
+
+
+def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:
+    """A step that the ramdisk agent does: one order, given once, waited for."""
+    check_alone(work)
+    store, name = work.doors.store, work.step.name
+    order = store.deployments.order(work.deployment.id)
+    if order is None or order.step is not name:
+        _give_order(work)
+        return wait_for_guest("the ramdisk fetches its order")
+    if order.result is not None:
+        return _finished(work, order)
+    touched = store.deployments.touched(work.deployment.id, name)
+    work.check_deadline(SILENT_SECONDS, touched, f"the ramdisk did not come on with {name}")
+    begun = max(work.step.started or touched, float(work.step.detail.get("resumed", 0.0)))
+    work.check_deadline(limit, begun, f"the ramdisk did not end {name}")
+    check_power(work, touched)
+    return wait_for_guest("the ramdisk works on it")
+
+
+def _finished(work: Work, order: Order) -> Outcome:
+    result = order.result or {}
+    if result.get("ok") is True:
+        return done(**dict(result.get("detail") or {}))
+    error = result.get("error") or {}
+    raise DeployError(
+        f"the ramdisk could not do {order.step}: {error.get('summary') or 'it gave no reason'}",
+        where=work.node.name,
+        cause=error.get("cause"),
+    )
+
+
+def _give_order(work: Work) -> None:
+    ident = str(uuid.uuid4())
+    store = work.doors.store
+    with store.transaction():
+        body = {"id": ident} | build_order(work)
+        store.deployments.put_order(work.deployment.id, ident, work.step.name, body)
+
+
+def choose(work: Work) -> Outcome:
+    """Hints and guard of :mod:`provisioner.conductor.disk`, over the hardware that the ramdisk has just reported."""
+    node, placement = work.node, work.deployment.placement
+    if node.hardware is None:
+        return wait("the ramdisk reports the hardware")
+    image, storage = work.doors.catalogue.get(placement.image), work.role.storage
+    if work.role.image.disk:
+        storage = storage.model_copy(update={"esp_mib": SEED_ROOM_MIB})
+    chosen = choose_disks(
+        node.name,
+        node.hardware,
+        node.spec.root_disk,
+        storage,
+        root_min=work.doors.catalogue.index(placement.image).size,
+        sector=image.sector,
+        wipe=work.role.storage.wipe or placement.wipe,
+        own_tables=_own_tables(work),
+    )
+    disk = chosen[ROOT_DISK]
+    names = {name: found.name for name, found in chosen.items()}
+    return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial, disks=names)
+
+
+def _own_tables(work: Work) -> set[str]:
+    """What the tables call themselves that deployments of this node wrote which never became active."""
+    store, found = work.doors.store.deployments, set[str]()
+    rebuilt = work.deployment.placement.rebuilds
+    for ident in [*store.never_active(work.node.name), *([rebuilt] if rebuilt else [])]:
+        for name in (ROOT_DISK, *work.role.storage.disks):
+            found |= {guid_of_disk(ident, name), mbr_of_disk(ident, name)}
+    for ident in [*store.since_active(work.node.name), *([rebuilt] if rebuilt else [])]:
+        # A whole disk is called alike wherever it is, so only what came after the last instance that was in use counts.
+        deployment = store.get(ident)
+        if any(step.name is StepName.STORAGE and step.attempts for step in deployment.steps):
+            with suppress(ImageError, NotFound):
+                found.add(work.doors.catalogue.get(deployment.placement.image).table)
+    return found - {""}
+
+
+def write_image(work: Work) -> Outcome:
+    """An order like the others, once it is this node's turn; its deadlines begin with the order."""
+    store, ident = work.doors.store, work.deployment.id
+    with store.transaction():
+        order = store.deployments.order(ident)
+        if order is None or order.step is not work.step.name:
+            turn = why_wait(ident, _fetches(work), work.doors.settings.bytes_in_flight)
+            if turn is not None:
+                reason, place = turn
+                return Outcome(False, {}, reason, min(SOON + place * PLACE_SECONDS, LINE_SECONDS))
+            store.deployments.set_detail(ident, work.step.name, {"resumed": work.now}, touched=work.now)
+            _give_order(work)
+            return wait_for_guest("the ramdisk fetches its order")
+    return order_agent(work)
+
+
+def _fetches(work: Work) -> list[Fetch]:
+    """All that are at this step, everywhere."""
+    found = []
+    for ident, image_id, since, begun, detail in work.doors.store.deployments.at_step(work.step.name):
+        size = work.doors.catalogue.get(image_id).sizes.get(CHUNKS, 0)
+        total, done = float(detail.get("total") or 1), float(detail.get("bytes") or 0)
+        left = 0 if detail.get("phase") == "read back" else round(size * (1 - min(1.0, done / total)))
+        found.append(Fetch(ident, since, left, begun, detail.get("remaining")))
+    return found
+
+
+def inspect(work: Work) -> Outcome:
+    """The whole report, with what takes the agent a while to find out."""
+    outcome = order_agent(work)
+    if not outcome.done:
+        return outcome
+    try:
+        hardware = HardwareReport.model_validate(outcome.detail.get("hardware"))
+    except ValidationError as error:
+        raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
+    work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
+    return done(cpus=hardware.cpus, memory_mib=hardware.memory_mib, disks=len(hardware.disks), nics=len(hardware.nics))
+
+
+def test(work: Work) -> Outcome:
+    """A hardware test, whose result is recorded whatever it is: a bad one keeps the node from being deployed."""
+    try:
+        outcome = order_agent(work, TEST_SECONDS)
+    except DeployError as error:
+        order = work.doors.store.deployments.order(work.deployment.id)
+        if order is not None and order.result is None:  # under the load it fell silent, or went off
+            _record_test(work, HardwareTest(verdict=Verdict.FAILED, summary=error.summary, at=work.now))
+        raise
+    if not outcome.done:
+        return outcome
+    try:
+        result = HardwareTest.model_validate({**outcome.detail, "at": work.now})
+    except ValidationError as error:
+        raise DeployError("the result cannot be understood", where=work.node.name, cause=str(error)) from error
+    _record_test(work, result)
+    return done(verdict=str(result.verdict), summary=result.summary)
+
+
+def _record_test(work: Work, result: HardwareTest) -> None:
+    part = TESTS[work.step.name]
+    with work.doors.store.transaction():
+        work.doors.store.nodes.set_test(work.node.name, part, result)
+        message = f"{part} {result.verdict}: {result.summary}"
+        work.doors.tell(f"test.{result.verdict}", message, work.node.name, work.deployment.id)
+
+
+def erase(work: Work) -> Outcome:
+    """The disks as they are afterwards are on record: what they held before is not warned of any more."""
+    outcome = order_agent(work, ERASE_SECONDS)
+    if not outcome.done:
+        return outcome
+    detail = dict(outcome.detail)
+    try:
+        hardware = HardwareReport.model_validate(detail.pop("hardware", None))
+    except ValidationError as error:
+        raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
+    work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
+    return done(**detail)
