@@ -27,6 +27,8 @@ KNOWN = 10_000
 LOOKS = frozenset({"GET", "HEAD"})
 PURE = frozenset({"/v1/plan"})
 """Posted to, and nothing is changed."""
+KEYS = "/v1/consoles/"
+"""What is typed on a console comes one key at a time; that it was opened is on record."""
 SECRET_PATHS = ("/v1/operators",)
 SECRET_PARTS = ("/secrets/", "/credentials")
 
@@ -129,7 +131,7 @@ class OperatorGuard:
         try:
             await self._app(scope, _limited(receive), watched)
         finally:
-            if method not in LOOKS and path not in PURE:
+            if method not in LOOKS and path not in PURE and not path.startswith(KEYS):
                 await self._told(operator, scope, answered)
 
     async def _who(self, scope: Scope) -> Operator:

@@ -75,6 +75,8 @@ def test_root_on_the_socket_may_everything_and_is_on_record_too(conductor: FakeC
     with served(conductor, tmp_path / "api.sock"), Client(tmp_path / "api.sock") as client:
         client.release("node1")
         client.operators()
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "api.sock"))) as keys:
+            keys.post("http://service/v1/consoles/1")
     assert [event.message for event in conductor.observed] == ["root: POST /v1/nodes/node1/release → 200"]
 
 
