@@ -55,6 +55,7 @@ def boot_disk(work: Work) -> Outcome:
 def _set_boot_device(work: Work, device: BootDevice) -> Outcome:
     spec = work.node.spec
     password = work.doors.store.nodes.password(spec.name)
+    work.check_lease()
     work.doors.bmcs.set_boot_device(work.node.bmc, password, device, spec.firmware is Firmware.UEFI, BMC_SECONDS)
     return done(device=str(device))
 
@@ -77,12 +78,14 @@ def power_cycle(work: Work) -> Outcome:
     password = doors.store.nodes.password(spec.name)
     power = doors.bmcs.power(work.node.bmc, password, BMC_SECONDS)
     seen_off = bool(work.step.detail.get("seen_off"))
+    work.check_lease()
     if not seen_off and power is not Power.OFF:
         power = switch_off(doors, work.node, work.deployment.id if _is_gentle(work) else None, password)
     if power is Power.OFF:
         if not seen_off:
             doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"seen_off": True})
             seen_off = True
+        work.check_lease()
         power = doors.bmcs.set_power(work.node.bmc, password, "on", BMC_SECONDS)
     doors.store.nodes.set_power(spec.name, power, work.now)
     if seen_off and power is Power.ON:

@@ -104,6 +104,7 @@ def _give_order(work: Work) -> None:
     ident = str(uuid.uuid4())
     store = work.doors.store
     with store.transaction():
+        work.check_lease()
         body = {"id": ident} | build_order(work)
         store.deployments.put_order(work.deployment.id, ident, work.step.name, body)
 

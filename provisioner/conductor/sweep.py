@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.errors import BmcError, ProvisionerError
+from provisioner.errors import BmcError, LeaseLost, ProvisionerError
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power, PowerPolicy
 from provisioner.model.states import AT_WORK
@@ -90,10 +90,16 @@ def restore_power(doors: Doors, name: str) -> None:
     expected = node.drift["expected"]
     password = doors.store.nodes.password(name)
     try:
+        doors.store.leases.take(name, doors.holder, "restore power", doors.clock.now(), 2 * RESTORE_SECONDS)
+    except LeaseLost:
+        return  # somebody works on it
+    try:
         power = doors.bmcs.set_power(node.bmc, password, "on" if expected == "on" else "off", RESTORE_SECONDS)
     except BmcError as error:
         _lost(doors, node, error)
         return
+    finally:
+        doors.store.leases.end(name, doors.holder)
     with doors.store.transaction():
         doors.store.nodes.set_power(name, power, doors.clock.now())
         doors.tell("power.restored", f"the power is {power} again, because its power_policy is restore", name)

@@ -14,7 +14,7 @@ from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work
+from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work, check_lease
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
 from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
@@ -120,7 +120,8 @@ class Walker:
         step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
         if step is None:
             return node, deployment
-        return Work(self._doors, node, deployment, self._role(deployment), step, self._doors.clock.now())
+        fence = self._store.leases.get(name)[3]
+        return Work(self._doors, node, deployment, self._role(deployment), step, self._doors.clock.now(), fence)
 
     def _role(self, deployment: Deployment) -> Role:
         placement = deployment.placement
@@ -292,8 +293,10 @@ class Walker:
             return not_before - now
         spec = node.spec
         password = self._store.nodes.password(spec.name)
+        fence = self._store.leases.get(node.name)[3]
         try:
             power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
+            check_lease(self._doors, node.name, fence)
             if power is not Power.OFF:
                 power = switch_off(self._doors, node, "", password)
                 if power is not Power.OFF:

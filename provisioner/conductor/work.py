@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.errors import DeployError
+from provisioner.errors import DeployError, LeaseLost
 from provisioner.model.deployment import Deployment, Node, Step, StepName
 from provisioner.model.role import Role
 
@@ -18,9 +18,24 @@ TOKEN_SECONDS = 4 * 3600.0
 """How long a ramdisk is heard."""
 
 
+def check_lease(doors: Doors, node: str, ours: int) -> None:
+    """:raises LeaseLost: the lease with the fence number ``ours`` has run out, or another conductor has taken it."""
+    holder, purpose, expiry, fence = doors.store.leases.get(node)
+    if (holder, fence) != (doors.holder, ours) or expiry < doors.clock.now():
+        raise LeaseLost(
+            "the lease on the node is over; nothing more is done under it",
+            where=node,
+            cause=f"fence {ours} was ours; {holder or 'nobody'} has {fence} for {purpose or 'nothing'}",
+            hint="whoever has it goes on",
+        )
+
+
 @dataclass(frozen=True)
 class Work:
-    """A step at hand, with everything on record that it needs. ``now``: when this pass began."""
+    """A step at hand, with everything on record that it needs. ``now``: when this pass began.
+
+    ``fence``: the number of the lease under which the node is worked on.
+    """
 
     doors: Doors
     node: Node
@@ -28,6 +43,14 @@ class Work:
     role: Role
     step: Step
     now: float
+    fence: int
+
+    def check_lease(self) -> None:
+        """Asked right before anything is done to the node or its guests.
+
+        :raises LeaseLost: the lease has run out, or another conductor works on the node by now.
+        """
+        check_lease(self.doors, self.node.name, self.fence)
 
     def detail(self, name: StepName) -> Mapping[str, Any]:
         return next(step.detail for step in self.deployment.steps if step.name is name)

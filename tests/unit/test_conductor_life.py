@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conductor_rack import GIB, PASSWORD, Rack, Server, cloud, role
 
+from provisioner.conductor.walk import LEASE_SECONDS
 from provisioner.errors import BmcSilent, Conflict, GuardFailed, LeaseLost, NotFound, TrustError, UsageError
 from provisioner.model.deployment import StepName, StepState
 from provisioner.model.hardware import Port, Power
@@ -511,3 +512,29 @@ def test_one_that_does_not_shut_down_loses_its_power(tmp_path: Path) -> None:
 
 def test_one_that_keeps_nothing_is_switched_off_at_once(tmp_path: Path) -> None:
     assert released(tmp_path, Storage()) == ["off"]
+
+
+@pytest.mark.parametrize("call", ["boot pxe", "off", "on"])
+def test_a_conductor_that_has_lost_the_node_does_nothing_more_to_it(tmp_path: Path, call: str) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.servers["node1"].power = Power.ON
+    rack.apply()
+
+    def take_over(done: str) -> None:
+        """While the controller is at it, the lease runs out and another conductor takes it."""
+        if done == call:
+            rack.bmcs.after = lambda call: None
+            rack.clock.sleep(LEASE_SECONDS + 1)
+            rack.store.leases.take("node1", "other", "deploy", rack.clock.now(), LEASE_SECONDS)
+
+    rack.bmcs.after = take_over
+    for _ in range(6):
+        rack.conductor.tick()
+        rack.clock.sleep(3)
+    changes = [done for _, done in rack.bmcs.calls if done in ("boot pxe", "off", "on")]
+    assert changes[-1] == call, "that was the last"
+    assert rack.store.leases.get("node1")[0] == "other"
+    rack.clock.sleep(LEASE_SECONDS)
+    rack.play()
+    assert rack.states() == {"node1": "active"}, "the lease of the other ran out in turn"
