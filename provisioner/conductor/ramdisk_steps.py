@@ -150,11 +150,15 @@ def _own_tables(work: Work) -> set[str]:
 
 def write_image(work: Work) -> Outcome:
     """An order like the others, once it is this node's turn; its deadlines begin with the order."""
-    store, ident = work.doors.store, work.deployment.id
+    store, ident, limit = work.doors.store, work.deployment.id, work.doors.settings.bytes_in_flight
     with store.transaction():
         order = store.deployments.order(ident)
         if order is None or order.step is not work.step.name:
-            turn = why_wait(ident, _fetches(work), work.doors.settings.bytes_in_flight)
+            if "fetch" not in work.step.detail:
+                image = work.doors.catalogue.get(work.deployment.placement.image)
+                store.deployments.set_detail(ident, work.step.name, {"fetch": image.sizes.get(CHUNKS, 0)})
+            crowded = bool(limit) and store.deployments.sum_at_step(work.step.name, "fetch") > limit
+            turn = why_wait(ident, _fetches(work), limit) if crowded else None
             if turn is not None:
                 reason, place = turn
                 return Outcome(False, {}, reason, min(SOON + place * PLACE_SECONDS, LINE_SECONDS))
@@ -167,8 +171,8 @@ def write_image(work: Work) -> Outcome:
 def _fetches(work: Work) -> list[Fetch]:
     """All that are at this step, everywhere."""
     found = []
-    for ident, image_id, since, begun, detail in work.doors.store.deployments.at_step(work.step.name):
-        size = work.doors.catalogue.get(image_id).sizes.get(CHUNKS, 0)
+    for ident, since, begun, detail in work.doors.store.deployments.at_step(work.step.name):
+        size = int(detail.get("fetch", 0))
         total, done = float(detail.get("total") or 1), float(detail.get("bytes") or 0)
         left = 0 if detail.get("phase") == "read back" else round(size * (1 - min(1.0, done / total)))
         found.append(Fetch(ident, since, left, begun, detail.get("remaining")))

@@ -25,7 +25,9 @@ LEASE_SECONDS = 300.0
 BMC_TRIES = 5
 """How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
 EVIDENCE = 3
-PASSING: Mapping[str, Any] = dict.fromkeys(("waiting", "not_before", "looked", "phase", "remaining", "resumed"))
+PASSING: Mapping[str, Any] = dict.fromkeys(
+    ("waiting", "not_before", "looked", "phase", "remaining", "resumed", "fetch")
+)
 """Parts of a step's detail that mean something only while it runs."""
 
 RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)

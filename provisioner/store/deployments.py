@@ -256,28 +256,23 @@ class Deployments:
         with self._db.write(ident):
             pass
 
-    def at_step(self, name: StepName) -> list[tuple[str, str, float, bool, Mapping[str, Any]]]:
-        """(id, image, when the step began, whether its order was given, its detail) of each run that is at a step."""
+    def sum_at_step(self, name: StepName, what: str) -> int:
+        """The sum of a number in the details of all runs that are at a step."""
+        here = (STEPS.c.name == name, STEPS.c.state == StepState.RUNNING)
+        query = select(func.coalesce(func.sum(STEPS.c.detail[what].as_integer()), 0)).where(*here)
+        with self._db.read() as tx:
+            return int(tx.execute(query).scalar_one())
+
+    def at_step(self, name: StepName) -> list[tuple[str, float, bool, Mapping[str, Any]]]:
+        """(id, when the step began, whether its order was given, its detail) of each run that is at a step."""
         given = (ORDERS.c.deployment == STEPS.c.deployment) & (ORDERS.c.step == STEPS.c.name)
         query = (
-            select(STEPS.c.deployment, DEPLOYMENTS.c.placement, STEPS.c.started, ORDERS.c.id, STEPS.c.detail)
-            .join(DEPLOYMENTS, DEPLOYMENTS.c.id == STEPS.c.deployment)
+            select(STEPS.c.deployment, STEPS.c.started, ORDERS.c.id, STEPS.c.detail)
             .outerjoin(ORDERS, given)
             .where(STEPS.c.name == name, STEPS.c.state == StepState.RUNNING)
-            .where(DEPLOYMENTS.c.state == DeploymentState.RUNNING)
         )
         with self._db.read() as tx:
-            rows = tx.execute(query).all()
-        return [
-            (
-                row.deployment,
-                self._placement(row.deployment, row.placement).image,
-                row.started,
-                row.id is not None,
-                row.detail,
-            )
-            for row in rows
-        ]
+            return [(row.deployment, row.started, row.id is not None, row.detail) for row in tx.execute(query)]
 
     def reset_steps(self, ident: str, first: StepName) -> None:
         """``first`` and all steps after it wait again; the order outstanding is dropped."""

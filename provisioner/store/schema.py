@@ -115,6 +115,7 @@ STEPS = Table(
     Column("attempts", Integer, nullable=False),
     Column("detail", JSON, nullable=False),
     UniqueConstraint("deployment", "name"),
+    Index("ix_steps_name_state", "name", "state"),
 )
 ORDERS = Table(
     "orders",
