@@ -79,16 +79,16 @@ class Permits:
                     query = update(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state == HELD)
                     tx.execute(query.values(generation=generation))
                 return True
-            slots = set(tx.execute(select(PERMITS.c.slot).where(mine)).scalars())
-            for slot in range(width):
-                values = {
-                    "state": HELD,
-                    "node": node,
-                    "deployment": deployment,
-                    "generation": generation,
-                    "granted": now,
-                }
-                if slot not in slots:
+            values = {
+                "state": HELD,
+                "node": node,
+                "deployment": deployment,
+                "generation": generation,
+                "granted": now,
+            }
+            states = dict(tx.execute(select(PERMITS.c.slot, PERMITS.c.state).where(mine)).all())
+            for slot in [slot for slot in range(width) if states.get(slot, FREE) == FREE]:
+                if slot not in states:
                     tx.execute(insert(PERMITS).values(cloud=cloud, role=role, slot=slot, **values))
                     return True
                 won = tx.execute(
