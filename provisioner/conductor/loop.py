@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 class Loop:
     """Walks nodes on in threads, each node in one at a time.
 
-    :param walk: takes a node as far as it goes; seconds until its next look, None for none.
+    :param walk: takes a node as far as it goes; seconds until its next look, 0 for at once, None for none.
     """
 
     def __init__(self, store: Store, walk: Callable[[str], float | None]) -> None:
@@ -36,7 +36,9 @@ class Loop:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._heard: set[str] = set()
+        self._heard: list[tuple[frozenset[str], str | None]] = []
+        """Topics, and on which node the thread walked that wrote."""
+        self._local = threading.local()
         self._due: dict[str, float] = {}
         self._busy: set[str] = set()
         self._thread: threading.Thread | None = None
@@ -74,7 +76,7 @@ class Loop:
     def _hear(self, topics: frozenset[str]) -> None:
         if topics:
             with self._lock:
-                self._heard |= topics
+                self._heard.append((topics, getattr(self._local, "walks", None)))
             self._wake.set()
 
     def _run(self) -> None:
@@ -103,10 +105,15 @@ class Loop:
                 self._due.setdefault(name, now)
 
     def _take_news(self) -> None:
+        """What a walk wrote of its own node is no news: it went on until there was nothing to do but wait."""
         with self._lock:
-            heard, self._heard = self._heard, set()
-        if heard:
-            names = self._store.nodes.at_work(self._store.deployments.nodes_of(heard))
+            heard, self._heard = self._heard, []
+        if not heard:
+            return
+        nodes = self._store.deployments.nodes_of({topic for topics, _ in heard for topic in topics})
+        concerned = {nodes[topic] for topics, walked in heard for topic in topics if nodes[topic] != walked}
+        if concerned:
+            names = self._store.nodes.at_work(concerned)
             with self._lock:
                 self._due.update(dict.fromkeys(names, 0.0))
 
@@ -130,11 +137,13 @@ class Loop:
 
     def _walk_on(self, name: str) -> None:
         again: float | None = LONGEST
+        self._local.walks = name
         try:
             again = self._walk(name)
         except Exception:
             LOG.exception("%s: a fault of the program; it is walked on again", name)
         finally:
+            self._local.walks = None
             with self._lock:
                 self._busy.discard(name)
                 if again is not None:

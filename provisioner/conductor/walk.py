@@ -56,7 +56,8 @@ class Walker:
     def walk(self, name: str) -> float | None:
         """Take a node as far as it goes without waiting. Meant for one thread per node at a time.
 
-        :returns: seconds after which it should be looked at again though nothing was recorded; None for never.
+        :returns: seconds after which it should be looked at again though nobody else records anything of it; None for
+            never.
         """
         node = self._store.nodes.find(name)
         if node is None or node.maintenance is not None:
@@ -100,7 +101,7 @@ class Walker:
                 LOG.exception("%s: the step %s ended with a fault of the program", name, work.step.name)
                 self._fail(work, DeployError("a fault in the program", where=name, cause=repr(error)))
                 return None
-        return None
+        return 0.0  # the run is over: the node may have to be cleaned now, or has nothing to do
 
     def _next(self, name: str) -> Work | None:
         """The step at hand; None when the node is not deployed any more, or has just become active."""

@@ -106,6 +106,10 @@ class Database:
 
         return unsubscribe
 
+    def announce(self) -> None:
+        """Listeners are to hear of the transaction that is open, even if it changes no row."""
+        self._local.changed = True
+
     def _note_change(self, connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
         """Remember that a row was written: who waits for a change is not woken by one that looked in vain."""
         if not statement.lstrip().upper().startswith("SELECT") and cursor.rowcount != 0:

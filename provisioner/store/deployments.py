@@ -125,15 +125,15 @@ class Deployments:
                     self._placement(row.id, row.placement)
         return [self._placements[ident] for ident in idents]
 
-    def nodes_of(self, topics: Collection[str]) -> set[str]:
-        """Names of nodes: those among ``topics``, and those of the deployments among them."""
-        found = {self._placements[topic].node for topic in topics if topic in self._placements}
-        unknown = [topic for topic in topics if topic not in self._placements]
+    def nodes_of(self, topics: Collection[str]) -> dict[str, str]:
+        """The node that each topic is about: itself, unless it is the id of a deployment."""
+        found = {topic: self._placements[topic].node for topic in topics if topic in self._placements}
+        unknown = [topic for topic in topics if topic not in found]
         if unknown:
             query = select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.placement).where(DEPLOYMENTS.c.id.in_(unknown))
             with self._db.read() as tx:
-                found |= {self._placement(row.id, row.placement).node for row in tx.execute(query)}
-        return found | set(unknown)
+                found |= {row.id: self._placement(row.id, row.placement).node for row in tx.execute(query)}
+        return {topic: topic for topic in unknown} | found
 
     def never_active(self, node: str) -> list[str]:
         """Ids of a node's deployments that never became active: their disks hold nothing of anyone's."""
@@ -254,7 +254,7 @@ class Deployments:
     def touch(self, ident: str) -> None:
         """Whoever waits for a change of this deployment looks again."""
         with self._db.write(ident):
-            pass
+            self._db.announce()
 
     def sum_at_step(self, name: StepName, what: str) -> int:
         """The sum of a number in the details of all runs that are at a step."""
