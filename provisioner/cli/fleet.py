@@ -16,6 +16,7 @@ from provisioner.cli.reach import read_options
 from provisioner.errors import UsageError
 from provisioner.lab.fleet import Fault, Fleet, Pace
 from provisioner.lab.fleet_files import publish_images, write_manifests
+from provisioner.system.settings import LOOPBACK
 from provisioner.trust.keys import new_secret
 
 EVERY = 10.0
@@ -32,10 +33,12 @@ class FaultShare(click.ParamType[tuple[Fault, float]]):
     def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> tuple[Fault, float]:
         kind, _, percent = value.partition("=")
         try:
-            share = float(percent.removesuffix("%")) / 100
-            return Fault(kind), share if 0 <= share <= 1 else float("nan")
+            fault, share = Fault(kind), float(percent.removesuffix("%")) / 100
         except ValueError:
             self.fail(f"{value!r}: write one of {', '.join(Fault)} and a percentage, such as lost=2", param, context)
+        if not 0 <= share <= 1:
+            raise UsageError("a part of the fleet is between 0 and 100 percent", hint="such as --fail lost=2")
+        return fault, share
 
 
 @click.command("fleet")
@@ -81,15 +84,13 @@ def fleet(
       provisioner lab fleet --nodes 1000 --fail lost=2 --fail silent=1
     """
     settings = read_options(options)
-    if settings.interface != "lo":
+    if settings.interface != LOOPBACK:
         raise UsageError(
             "the service of this configuration does not listen on the loopback",
             where=str(options.config),
             cause=f"interface is {settings.interface or 'not set'}",
             hint="write another file: [network] interface = lo, address = 127.0.0.1/8, http_port = 8089",
         )
-    if any(share != share for _, share in faults):
-        raise UsageError("a part of the fleet is between 0 and 100 percent", hint="such as --fail lost=2")
     _allow_files(count * DOORS_EACH + DOORS_BESIDE)
     pace = Pace(boot_seconds, image_seconds, start_seconds, dict(faults), seed)
     password = new_secret()

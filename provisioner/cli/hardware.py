@@ -11,13 +11,14 @@ from provisioner.cli.main import print_error
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.progress import watch_node
 from provisioner.cli.reach import open_client
-from provisioner.cli.show import clock_time, print_facts, print_table, step_seconds
+from provisioner.cli.show import clock_time, print_facts, print_table
 from provisioner.client.client import Client
 from provisioner.errors import EXIT_ERROR
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import HardwarePart, HardwareReport, Nic
 from provisioner.model.states import NodeState
 from provisioner.model.status import NodeView
+from provisioner.model.timeline import step_seconds
 
 GIB = 1 << 30
 INSPECT_SECONDS = 1200.0

@@ -8,11 +8,12 @@ from provisioner.cli.hardware import print_hardware, print_tests, view_json
 from provisioner.cli.main import print_error
 from provisioner.cli.options import Options, output_option, pass_options, print_json
 from provisioner.cli.reach import open_client
-from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds, step_seconds
+from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds
 from provisioner.errors import EXIT_ERROR
 from provisioner.model.deployment import Deployment, Node
 from provisioner.model.states import exits_of
 from provisioner.model.status import NodeView
+from provisioner.model.timeline import step_seconds
 
 
 @click.command("list")

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from provisioner.cli.options import clean
-from provisioner.model.deployment import Step
 
 WIDE = 180
 """Columns when the output is a file or a pipe: nothing is cut there."""
@@ -55,10 +54,6 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 def seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def step_seconds(step: Step) -> float | None:
-    return None if step.started is None or step.ended is None else max(0.0, step.ended - step.started)
 
 
 def megabytes(value: float) -> str:

@@ -97,7 +97,13 @@ LEVELS = """
 @pass_options
 def release(options: Options, name: str, level: str | None, stay: bool, wait: bool) -> int:
     erase = None if level is None else EraseLevel(level)
-    return _clean(options, name, lambda client: client.release(name, erase, stays=stay), wait=wait)
+    return _follow(
+        options,
+        name,
+        lambda client: client.release(name, erase, stays=stay),
+        NodeState.CLEANING,
+        ERASE_SECONDS if wait else None,
+    )
 
 
 @click.command(
@@ -118,21 +124,26 @@ def release(options: Options, name: str, level: str | None, stay: bool, wait: bo
 @output_option
 @pass_options
 def erase(options: Options, name: str, level: str, stay: bool, wait: bool) -> int:
-    return _clean(options, name, lambda client: client.erase(name, EraseLevel(level), stays=stay), wait=wait)
+    return _follow(
+        options,
+        name,
+        lambda client: client.erase(name, EraseLevel(level), stays=stay),
+        NodeState.CLEANING,
+        ERASE_SECONDS if wait else None,
+    )
 
 
-def _clean(options: Options, name: str, begin: Callable[[Client], Node], *, wait: bool) -> int:
-    """Begin a cleaning, and see it to its end."""
+def _follow(
+    options: Options, name: str, begin: Callable[[Client], Node], state: NodeState, seconds: float | None
+) -> int:
+    """Begin a run of steps, during which the node is in ``state``, and see it to its end; None: only begin it.
+
+    :returns: the exit code.
+    """
     with open_client(options) as client:
-        view = NodeView(node=begin(client), deployment=None, exits=())
-        if wait:
-            view = watch_node(options, client, name, (NodeState.CLEANING,), ERASE_SECONDS)
-    return _print_end(options, view)
-
-
-def _print_end(options: Options, view: NodeView) -> int:
-    """How a run of steps ended; the exit code."""
-    name = view.node.name
+        view = NodeView(node=begin(client))
+        if seconds is not None:
+            view = watch_node(options, client, name, (state,), seconds)
     if options.json:
         print_json(view_json(view))
         return EXIT_ERROR if view.node.state is NodeState.FAILED else 0
@@ -167,11 +178,13 @@ def rebuild(options: Options, name: str, image: str | None, wait: bool) -> int:
     Example:
       provisioner node rebuild node3
     """
-    with open_client(options) as client:
-        view = NodeView(node=client.rebuild(name, image))
-        if wait:
-            view = watch_node(options, client, name, (NodeState.DEPLOYING,), REBUILD_SECONDS)
-    return _print_end(options, view)
+    return _follow(
+        options,
+        name,
+        lambda client: client.rebuild(name, image),
+        NodeState.DEPLOYING,
+        REBUILD_SECONDS if wait else None,
+    )
 
 
 @click.command("maintenance")

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from provisioner.conductor.network import LACP, MONITOR_MS
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 
 VISITOR, VISITOR_CONFIG = "/run/provisioner-visitor.pyz", "/run/provisioner-visitor.json"
@@ -19,8 +20,6 @@ START = (
     f"for python in python3 /usr/libexec/platform-python; do command -v $python >/dev/null && "
     f"exec $python {VISITOR} {VISITOR_CONFIG}; done; echo 'provisioner: there is no Python' >&2; exit 1"
 )
-MONITOR_MS = 100
-LACP = "802.3ad"
 
 
 def build_seed(

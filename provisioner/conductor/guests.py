@@ -79,9 +79,12 @@ class Guests:
         if found is None:
             return None
         node, port = found
-        deployment = self._due(node)
-        if own is not None and not self._is_first(node, mac, peer):
-            deployment = None
+        deployment = None
+        if node.state in STANDBY and node.deployment is not None:
+            run = self._store.deployments.get(node.deployment)
+            due = self._is_due(run)
+            if (own is None or self._is_first(node, run, mac, peer)) and due:
+                deployment = run
         token = None if deployment is None else self._store.tokens.token(deployment.id, BOOT)
         if deployment is None or token is None:
             self._doors.tell("boot.local", f"{mac} is told to boot from its disk", node.name, node.deployment)
@@ -93,13 +96,10 @@ class Guests:
             url=self._doors.settings.url, token=token, mac=mac, address=address, image=str(ramdisk)
         )
 
-    def _is_first(self, node: Node, mac: str, peer: str) -> bool:
+    def _is_first(self, node: Node, deployment: Deployment, mac: str, peer: str) -> bool:
         """Note who fetches the script of a run that waits for its ramdisk, or has it; whether nobody did before."""
-        if node.state not in STANDBY or node.deployment is None:
-            return True
         now = self._doors.clock.now()
         fetch = {"at": now, "mac": mac, "peer": peer, "served_by": self._service}
-        deployment = self._store.deployments.get(node.deployment)
         steps = {step.name: step for step in deployment.steps}
         power, restart = steps[StepName.POWER], steps.get(StepName.RESTART)
         if not _is_on(power) or (restart is not None and restart.state is not StepState.WAITING):
@@ -120,13 +120,11 @@ class Guests:
             self._doors.tell("boot.again", message, node.name, deployment.id)
         return first
 
-    def _due(self, node: Node) -> Deployment | None:
-        if node.state not in STANDBY or node.deployment is None:
-            return None
-        deployment = self._store.deployments.get(node.deployment)
+    def _is_due(self, deployment: Deployment) -> bool:
+        """Whether its ramdisk is to boot now."""
         steps = {step.name: step for step in deployment.steps}
         due = _is_on(steps[StepName.POWER]) and steps[StepName.HELLO].state is not StepState.DONE
-        return deployment if due and self._store.deployments.boot_id(deployment.id) is None else None
+        return due and self._store.deployments.boot_id(deployment.id) is None
 
     def hello(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Take the hardware on record. A boot of the ramdisk that was not heard before begins its steps anew.

@@ -184,12 +184,18 @@ def inspect(work: Work) -> Outcome:
     outcome = order_agent(work)
     if not outcome.done:
         return outcome
+    hardware = _record_hardware(work, outcome.detail.get("hardware"))
+    return done(cpus=hardware.cpus, memory_mib=hardware.memory_mib, disks=len(hardware.disks), nics=len(hardware.nics))
+
+
+def _record_hardware(work: Work, raw: object) -> HardwareReport:
+    """:raises DeployError: it is no report."""
     try:
-        hardware = HardwareReport.model_validate(outcome.detail.get("hardware"))
+        hardware = HardwareReport.model_validate(raw)
     except ValidationError as error:
         raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
     work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
-    return done(cpus=hardware.cpus, memory_mib=hardware.memory_mib, disks=len(hardware.disks), nics=len(hardware.nics))
+    return hardware
 
 
 def test(work: Work) -> Outcome:
@@ -225,9 +231,5 @@ def erase(work: Work) -> Outcome:
     if not outcome.done:
         return outcome
     detail = dict(outcome.detail)
-    try:
-        hardware = HardwareReport.model_validate(detail.pop("hardware", None))
-    except ValidationError as error:
-        raise DeployError("the hardware report cannot be understood", where=work.node.name, cause=str(error)) from error
-    work.doors.store.nodes.set_hardware(work.node.name, hardware, work.now)
+    _record_hardware(work, detail.pop("hardware", None))
     return done(**detail)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from provisioner.errors import ImageError
 from provisioner.events import Observer
-from provisioner.images.catalogue import CONTENTS, INDEX, SBOM
+from provisioner.images.catalogue import CONTENTS, INDEX, SBOM, describe_files
 from provisioner.images.contents import write_contents
 from provisioner.images.disk import make_filesystem, settle_tree, write_chunks
 from provisioner.images.elements import find_elements
@@ -21,7 +19,7 @@ from provisioner.images.sbom import read_parts, render_sbom, used_parts
 from provisioner.images.squashfs import make_squashfs
 from provisioner.images.workshop import RAMDISK, RAMDISK_ELEMENT, BuildSpec, Workshop, timed
 from provisioner.model.image import Image
-from provisioner.system.files import hash_file, write_file
+from provisioner.system.files import write_file
 from provisioner.system.run import Runner
 
 MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 0o1777}
@@ -77,13 +75,12 @@ def assemble(
             with timed(observer, build.name, "squashfs"):
                 make_squashfs(tree, out, runner=runner)
     write_file(out / SBOM, render_sbom(build.name, parts, f"provisioner-{version('provisioner')}"))
-    files = {path.name: hash_file(path) for path in sorted(out.iterdir())}
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    ident, files, sizes = describe_files(build.name, out)
     return Image(
-        id=f"{build.name}-{digest[:12]}",
+        id=ident,
         name=build.name,
         files=files,
-        sizes={path.name: path.stat().st_size for path in sorted(out.iterdir())},
+        sizes=sizes,
         mapped=mapped,
         elements=build.spec.elements,
         layers=layers,

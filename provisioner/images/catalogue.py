@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,17 @@ UNFINISHED = "."
 """Folders whose names begin with it are not images, or not any more."""
 WORKPLACE = f"{UNFINISHED}building."
 ID = re.compile(r"^[a-z0-9-]+-[0-9a-f]{12}$")
+
+
+def describe_files(name: str, folder: Path) -> tuple[str, dict[str, str], dict[str, int]]:
+    """An image's id, and the SHA-256 and bytes of its files by name: what its manifest says of a finished folder.
+
+    The id ends with a digest over all of them, so that it differs when contents do.
+    """
+    paths = sorted(folder.iterdir())
+    files = {path.name: hash_file(path) for path in paths}
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return f"{name}-{digest[:12]}", files, {path.name: path.stat().st_size for path in paths}
 
 
 class Catalogue:

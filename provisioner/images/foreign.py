@@ -6,8 +6,6 @@ reads it, as a child with limits, under the format that was found.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from pathlib import Path
 from time import time
 
 from provisioner.errors import HostError, ImageError
-from provisioner.images.catalogue import INDEX, Catalogue
+from provisioner.images.catalogue import INDEX, Catalogue, describe_files
 from provisioner.images.disk import write_chunks
 from provisioner.images.provenance import build_statement, builder
 from provisioner.model.image import Image
@@ -108,13 +106,12 @@ def import_foreign(
     with catalogue.workplace() as out:
         index = write_chunks(raw, out / "root.zst")
         write_file(out / INDEX, index.model_dump_json())
-        files = {path.name: hash_file(path) for path in sorted(out.iterdir())}
-        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        ident, files, sizes = describe_files(name, out)
         image = Image(
-            id=f"{name}-{digest[:12]}",
+            id=ident,
             name=name,
             files=files,
-            sizes={path.name: path.stat().st_size for path in sorted(out.iterdir())},
+            sizes=sizes,
             mapped=index.mapped,
             kind=kind,
             table=table,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import time
@@ -11,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from provisioner.images.catalogue import INDEX, Catalogue
+from provisioner.images.catalogue import INDEX, Catalogue, describe_files
 from provisioner.images.provenance import build_statement, builder
 from provisioner.images.workshop import RAMDISK
 from provisioner.lab.fleet import USER, FleetNode
 from provisioner.model.image import Image, ImageIndex
-from provisioner.system.files import hash_file, write_file
+from provisioner.system.files import write_file
 
 ROLE = "fleet"
 PASSWORD_FILE = "bmc-password"
@@ -64,9 +62,6 @@ def publish_images(catalogue: Catalogue) -> None:
         with catalogue.workplace() as out:
             for file, text in files.items():
                 write_file(out / file, text)
-            hashes = {path.name: hash_file(path) for path in sorted(out.iterdir())}
-            digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-            sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
-            ident = f"{name}-{digest[:12]}"
+            ident, hashes, sizes = describe_files(name, out)
             image = Image(id=ident, name=name, files=hashes, sizes=sizes, kind=kind, test="skipped")
             catalogue.publish(image, out, build_statement(image, (), (), time(), time(), builder()))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from provisioner_agent.protocol import auth
 
-AWAY = (OSError, EOFError, TimeoutError, ValueError)
+AWAY = (OSError, EOFError, TimeoutError, ValueError, auth.AuthError)
 """What the service does that is away, or was ended in the middle of an answer."""
 
 
@@ -28,7 +28,8 @@ class GuestLink:
 
     async def get(self, target: str, timeout: float) -> tuple[int, bytes]:
         """(status, body). :raises OSError: and others of :data:`AWAY`: the service is away."""
-        return await self._ask("GET", target, b"", {}, timeout)
+        status, answer, _ = await self._exchange("GET", target, b"", {}, timeout)
+        return status, answer
 
     async def call(
         self, token: str, method: str, target: str, body: Mapping[str, Any] | None, timeout: float
@@ -45,8 +46,7 @@ class GuestLink:
         status, answer, mac = await self._exchange(method, target, data, headers, timeout)
         if status >= 400:
             return None
-        if mac != auth.answer_mac(secret, nonce, status, answer):
-            raise ValueError("an answer was not from the service")
+        auth.check_mac(auth.answer_mac(secret, nonce, status, answer), mac)
         found = json.loads(answer or b"{}")
         return found if isinstance(found, dict) else {}
 
@@ -54,12 +54,6 @@ class GuestLink:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
-
-    async def _ask(
-        self, method: str, target: str, body: bytes, headers: Mapping[str, str], timeout: float
-    ) -> tuple[int, bytes]:
-        status, answer, _ = await self._exchange(method, target, body, headers, timeout)
-        return status, answer
 
     async def _exchange(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str], timeout: float

@@ -5,12 +5,12 @@ Over the unix socket it is root on this host, who may everything. From elsewhere
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioner.errors import ProvisionerError, TrustError, UsageError
@@ -112,13 +112,14 @@ class OperatorGuard:
                     hint="ask an admin of the site for another token",
                 )
                 await self._told(operator, scope, 403)
-                await _refuse(send, 403, said)
-                return
+                raise _Refused(403, said)
             length = Headers(scope=scope).get("content-length", "0")
             if not length.isdigit() or int(length) > LARGEST_BODY:
                 raise _Refused(413, UsageError("the request is too large", where=path, cause=f"{LARGEST_BODY} bytes"))
         except _Refused as refused:
-            await _refuse(send, refused.status, refused.error)
+            headers = {"retry-after": "1"} if refused.status == 429 else None
+            answer = JSONResponse(refused.error.to_dict(), refused.status, headers)
+            await answer(scope, receive, send)
             return
         answered = 0
 
@@ -183,12 +184,3 @@ def _limited(receive: Receive) -> Receive:
         return message if taken <= LARGEST_BODY else {"type": "http.disconnect"}
 
     return next_message
-
-
-async def _refuse(send: Send, status: int, error: ProvisionerError) -> None:
-    body = json.dumps(error.to_dict()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 429:
-        headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

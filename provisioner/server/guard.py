@@ -7,7 +7,6 @@ nonces that were heard are kept in memory, the newest :data:`NONCES` of each tok
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioner.errors import NotFound, TrustError
@@ -91,7 +91,8 @@ class GuestGuard:
             body = await _read_body(scope, receive)
             secret = await self._check(scope, body)
         except Refused as refused:
-            await _answer(send, refused.status, json.dumps({"error": "Refused", "summary": str(refused)}).encode())
+            said = {"error": "Refused", "summary": str(refused)}
+            await JSONResponse(said, refused.status, {"connection": "close"})(scope, receive, send)
             return
         headers = Headers(scope=scope)
         answer = _SignedAnswer(send, secret, headers[NONCE_HEADER])
@@ -185,13 +186,3 @@ class _SignedAnswer:
             headers[MAC_HEADER] = answer_mac(self._secret, self._nonce, self._start["status"], body)
             await self._send({**self._start, "headers": headers.raw})
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _answer(send: Send, status: int, body: bytes) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -19,11 +19,8 @@ from provisioner.server.follower import Follower, Tail
 from provisioner.store.store import Store
 from provisioner.system.clock import HostClock
 from provisioner.system.daemon import HostDaemons
-from provisioner.system.settings import Settings
+from provisioner.system.settings import LOOPBACK, Settings
 from provisioner.trust.keys import SiteKeys
-
-LOOPBACK = "lo"
-"""Nobody boots over it: a simulated fleet lives there, and needs no DHCP."""
 
 
 @dataclass(frozen=True)

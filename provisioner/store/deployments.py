@@ -27,6 +27,7 @@ JOURNAL = select(STEPS).where(STEPS.c.deployment == bindparam("ident")).order_by
 DETAIL = select(STEPS.c.detail).where(STEP)
 TOUCHED = select(STEPS.c.touched).where(STEP)
 SET_DETAIL = update(STEPS).where(STEP).values(detail=bindparam("merged"))
+COME_ON = SET_DETAIL.values(touched=bindparam("now"))
 ORDER = select(ORDERS).where(ORDERS.c.deployment == bindparam("ident"))
 
 
@@ -235,11 +236,12 @@ class Deployments:
 
         Nobody is woken by it: it is for whoever looks, not for what comes next.
         """
-        where = {"ident": ident, "step": name}
         with self._db.write() as tx:
-            tx.execute(SET_DETAIL, where | {"merged": self._merged(ident, name, detail)})
-            if touched is not None:
-                tx.execute(update(STEPS).where(STEP).values(touched=touched), where)
+            values = {"ident": ident, "step": name, "merged": self._merged(ident, name, detail)}
+            if touched is None:
+                tx.execute(SET_DETAIL, values)
+            else:
+                tx.execute(COME_ON, values | {"now": touched})
 
     def _merged(self, ident: str, name: StepName, detail: Mapping[str, Any]) -> dict[str, Any]:
         with self._db.read() as tx:

@@ -9,6 +9,8 @@ from provisioner.errors import UsageError
 
 CONFIG_FILE = Path("/etc/provisioner/provisioner.conf")
 SOURCE = Path(__file__).resolve().parents[2]
+LOOPBACK = "lo"
+"""Nobody boots over it: a simulated fleet lives there, and needs no DHCP."""
 
 
 @dataclass(frozen=True)

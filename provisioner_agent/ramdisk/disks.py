@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from provisioner_agent.ramdisk.host import Host, run_checked
+from provisioner_agent.ramdisk.host import BlockFile, Host, run_checked
 from provisioner_agent.ramdisk.problem import OrderFailed
 
 
@@ -89,13 +89,17 @@ def mounted(host: Host, device: str, *options: str) -> Iterator[str]:
         host.drop_folder(folder)
 
 
+@contextmanager
+def opened(host: Host, device: str, problem: str) -> Iterator[BlockFile]:
+    """A device, closed afterwards. :raises OrderFailed: ``problem``, whatever the system refuses meanwhile."""
+    try:
+        with closing(host.open_block(device)) as blocks:
+            yield blocks
+    except OSError as error:
+        raise OrderFailed(problem, str(error)) from error
+
+
 def flush(host: Host, device: str) -> None:
     """Bring a device's data past its own cache: the node's power may be cut next. :raises OrderFailed:"""
-    try:
-        blocks = host.open_block(device)
-        try:
-            blocks.flush()
-        finally:
-            blocks.close()
-    except OSError as error:
-        raise OrderFailed(f"{device} cannot be flushed", str(error)) from error
+    with opened(host, device, f"{device} cannot be flushed") as blocks:
+        blocks.flush()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from provisioner_agent.ramdisk.disks import device_size, flush
+from provisioner_agent.ramdisk.disks import device_size, flush, opened
 from provisioner_agent.ramdisk.download import Away, Body, Source
 from provisioner_agent.ramdisk.host import BlockFile, Decompressor, Host, run_checked
 from provisioner_agent.ramdisk.index import Chunk, Index, fetch_index
@@ -46,14 +46,8 @@ def do_write_image(host: Host, source: Source, order: Mapping[str, Any], meter: 
     if index.size > room:
         raise OrderFailed(f"the image does not fit on {root}", f"it needs {index.size} bytes, there are {room}")
     host.say(f"{root}: image {image} is written, {index.mapped >> 20} MiB in {len(index.chunks)} chunks")
-    try:
-        blocks = host.open_block(root)
-        try:
-            detail = ImageWriter(host, source, image, index, blocks, meter).write()
-        finally:
-            blocks.close()
-    except OSError as error:
-        raise OrderFailed(f"{root} cannot be written or read", str(error)) from error
+    with opened(host, root, f"{root} cannot be written or read") as blocks:
+        detail = ImageWriter(host, source, image, index, blocks, meter).write()
     grows = bool(order.get("grow")) and str(order.get("filesystem", "ext4")).startswith("ext")
     if grows:
         grow(host, root)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provisioner_agent.ramdisk.disks import Partition, device_size, disk_path, read_partitions, unmount_all
+from provisioner_agent.ramdisk.disks import Partition, device_size, disk_path, opened, read_partitions, unmount_all
 from provisioner_agent.ramdisk.host import Host, run_checked
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.stack import close_stacks, make_groups, make_logicals, make_raids
@@ -147,18 +147,12 @@ def wipe_disk(host: Host, disk: str, kept: set[str]) -> None:
     host.say(f"{disk}: old signatures are wiped")
     for device in [*(part for part in parts if part not in kept), disk]:
         run_checked(host, ["wipefs", "--all", "--force", device], f"{device} cannot be wiped")
-    try:
-        blocks = host.open_block(disk)
-        try:
-            size = int(host.read_text(f"/sys/block/{name}/size") or 0) * 512
-            blocks.zero(0, MIB)
-            if size > 2 * MIB:
-                blocks.zero(size - MIB, MIB)
-            blocks.flush()
-        finally:
-            blocks.close()
-    except OSError as error:
-        raise OrderFailed(f"{disk} cannot be written", str(error)) from error
+    with opened(host, disk, f"{disk} cannot be written") as blocks:
+        size = int(host.read_text(f"/sys/block/{name}/size") or 0) * 512
+        blocks.zero(0, MIB)
+        if size > 2 * MIB:
+            blocks.zero(size - MIB, MIB)
+        blocks.flush()
 
 
 def _wait_for_partitions(host: Host, disk: str, wanted: Mapping[str, Any], table: str) -> dict[str, str]:

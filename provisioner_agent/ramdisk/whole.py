@@ -14,6 +14,7 @@ from provisioner_agent.ramdisk.disks import (
     disk_path,
     flush,
     mounted,
+    opened,
     read_partitions,
 )
 from provisioner_agent.ramdisk.host import Host, run_checked
@@ -102,12 +103,6 @@ def do_check_disk(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_boot_code(host: Host, path: str) -> bool:
-    try:
-        blocks = host.open_block(path)
-        try:
-            sector = memoryview(bytearray(BOOT_CODE))
-            return blocks.read_into(0, sector) == BOOT_CODE and any(sector)
-        finally:
-            blocks.close()
-    except OSError as error:
-        raise OrderFailed(f"{path} cannot be read", str(error)) from error
+    sector = memoryview(bytearray(BOOT_CODE))
+    with opened(host, path, f"{path} cannot be read") as blocks:
+        return blocks.read_into(0, sector) == BOOT_CODE and any(sector)
