@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from provisioner_agent.protocol.servers import Servers
 from provisioner_agent.ramdisk.download import HttpSource
 from provisioner_agent.ramdisk.host import LinuxHost
 from provisioner_agent.ramdisk.image import ImageWriter
@@ -69,7 +70,7 @@ def ours(url: str, image: str, index: Index, peaks: list[float]) -> tuple[float,
     blocks = host.open_block(DISK)
     begun = time.monotonic()
     try:
-        detail = ImageWriter(host, HttpSource(url), image, index, blocks, NoMeter()).write()
+        detail = ImageWriter(host, HttpSource(Servers(url)), image, index, blocks, NoMeter()).write()
     finally:
         took = time.monotonic() - begun
         end.set()
@@ -91,7 +92,7 @@ def extents(index: Index) -> list[tuple[int, int]]:
 
 def main() -> None:
     rounds, url, image, digest = int(sys.argv[1]), *sys.argv[2:5]
-    index = fetch_index(Host(), HttpSource(url), image, digest)
+    index = fetch_index(Host(), HttpSource(Servers(url)), image, digest)
     write = (
         f"curl -sS {url}/images/{image}/root.zst | tee >(sha256sum >/tmp/sum) | zstd -dcq | "
         f"dd of={DISK} bs=1M conv=sparse,nocreat,fsync iflag=fullblock status=none"

@@ -18,6 +18,7 @@
     ├── LabError                the virtual rack could not be built
     ├── ServerUnreachable       the service does not answer
     └── HostError               this host could not do it
+        ├── RecordsAway         the database does not answer; what is under way waits for it
         ├── ProgramMissing      a program is not installed
         ├── ProgramFailed       a program ended with a code other than 0
         └── DeadlinePassed      it did not end in time (exit code 3)
@@ -156,6 +157,10 @@ class ServerUnreachable(ProvisionerError):
 
 
 class HostError(ProvisionerError):
+    pass
+
+
+class RecordsAway(HostError):
     pass
 
 

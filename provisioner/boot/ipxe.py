@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from provisioner_agent.protocol.messages import (
     IMAGES,
     RAMDISK_MAC_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
 )
+from provisioner_agent.protocol.servers import BETWEEN
 
 CONSOLES = "console=tty0 console=ttyS0,115200"
 TRIES = 5
 """How often iPXE fetches the two files before it gives the node back to its firmware."""
 
 
-def render_boot_script(*, url: str, token: str, mac: str, address: str, image: str) -> str:
+def render_boot_script(*, url: str, services: Sequence[str], token: str, mac: str, address: str, image: str) -> str:
     """The script that boots the ramdisk.
 
-    :param url: of the provisioning listener. :param token: ``ID.SECRET``; the ramdisk proves with it who it is.
+    :param url: where kernel and initramfs are. :param services: where the ramdisk finds the service; another one when
+        the first is away. :param token: ``ID.SECRET``; the ramdisk proves with it who it is.
     :param mac: of the port that boots. :param address: ``A.B.C.D/LEN`` that it gets, or empty when DHCP is another's.
     :param image: id of the ramdisk in the catalogue.
     """
     files = f"{url}{IMAGES}/{image}"
     arguments = [
         "initrd=initramfs",  # an EFI kernel finds it by this name
-        f"{RAMDISK_URL_ARGUMENT}={url}",
+        f"{RAMDISK_URL_ARGUMENT}={BETWEEN.join(services)}",
         f"{RAMDISK_TOKEN_ARGUMENT}={token}",
         f"{RAMDISK_MAC_ARGUMENT}={mac}",
         f"provisioner.address={address}",

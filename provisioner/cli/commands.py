@@ -18,6 +18,7 @@ GROUPS: dict[str, str] = {
     "cloud": "Clouds: how they stand, and their generated secrets.",
     "image": "Images: build what has changed, test, compare, exchange.",
     "config": "What the instances of a cloud are told.",
+    "conductor": "Conductors that share the records.",
     "operator": "Who may reach the service from elsewhere, and as what.",
     "backup": "Records and keys of this site in one file, and back.",
     "lab": "A virtual rack on this machine: no hardware needed.",
@@ -67,6 +68,9 @@ COMMANDS: dict[str, Entry] = {
     "image import": Entry("provisioner.cli.exchange:import_command", "Take in an archive, or a raw or qcow2 file."),
     "image prune": Entry("provisioner.cli.image:prune_command", "Remove images and layers that nobody needs."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
+    "conductor list": Entry(
+        "provisioner.cli.conductor:list_conductors", "Say which live, and on how many nodes each works."
+    ),
     "operator add": Entry("provisioner.cli.operator:add", "Give somebody a token, with a role."),
     "operator list": Entry("provisioner.cli.operator:list_operators", "List those who have a token."),
     "operator remove": Entry("provisioner.cli.operator:remove", "End a token."),

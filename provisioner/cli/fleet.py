@@ -16,7 +16,7 @@ from provisioner.cli.reach import read_options
 from provisioner.errors import UsageError
 from provisioner.lab.fleet import Fault, Fleet, Pace
 from provisioner.lab.fleet_files import publish_images, write_manifests
-from provisioner.system.settings import LOOPBACK
+from provisioner.system.settings import CONFIG_FILE, LOOPBACK
 from provisioner.trust.keys import new_secret
 
 EVERY = 10.0
@@ -54,6 +54,9 @@ class FaultShare(click.ParamType[tuple[Fault, float]]):
 @click.option("--boot-seconds", default=2.0, show_default=True, help="From power-on to the ramdisk.")
 @click.option("--image-seconds", default=3.0, show_default=True, help="For writing an image.")
 @click.option("--start-seconds", default=2.0, show_default=True, help="From the restart to the config agent.")
+@click.option(
+    "--service", "services", multiple=True, help="URL of another service that shares the records; may be repeated."
+)
 @click.option("--seed", default=1, show_default=True, help="Another number gives the faults to other nodes.")
 @pass_options
 def fleet(
@@ -64,6 +67,7 @@ def fleet(
     boot_seconds: float,
     image_seconds: float,
     start_seconds: float,
+    services: tuple[str, ...],
     seed: int,
 ) -> None:
     """Run a fleet of servers that are only a program, until Ctrl-C: what a seed can carry, before there are servers.
@@ -87,7 +91,7 @@ def fleet(
     if settings.interface != LOOPBACK:
         raise UsageError(
             "the service of this configuration does not listen on the loopback",
-            where=str(options.config),
+            where=str(options.config or CONFIG_FILE),
             cause=f"interface is {settings.interface or 'not set'}",
             hint="write another file: [network] interface = lo, address = 127.0.0.1/8, http_port = 8089",
         )
@@ -95,10 +99,10 @@ def fleet(
     pace = Pace(boot_seconds, image_seconds, start_seconds, dict(faults), seed)
     password = new_secret()
     publish_images(open_catalogue(settings))
-    swarm = Fleet(count, settings.url, pace, password)
+    swarm = Fleet(count, [settings.url, *services], pace, password)
     try:
         hardware, cloud = write_manifests(folder.resolve(), swarm.nodes, swarm.ports, password)
-        program = f"provisioner --config {options.config}"
+        program = f"provisioner --config {options.config}" if options.config else "provisioner"
         click.echo(f"{count} servers are off; their service is {settings.url}. Elsewhere:")
         for words in (f"node enroll {hardware}", f"apply {cloud} --wait"):
             click.echo(f"  {program} {words}")

@@ -186,7 +186,7 @@ def prune_command(options: Options, keep: int, days: float, dry_run: bool) -> No
 
 def needed_images(settings: Settings) -> set[str]:
     """The images of all deployments on record that hold a node."""
-    if not settings.records.exists():
+    if not settings.database_url and not settings.records.exists():
         return set()
     store = Store(settings.database, SiteKeys.ensure(settings.keys))
     try:

@@ -26,6 +26,7 @@ from provisioner.model.role import Desired
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    ConductorStatus,
     DeploymentReport,
     EnrollItem,
     EnrollResult,
@@ -139,6 +140,9 @@ class Client:
 
     def node(self, name: str) -> NodeView:
         return NodeView.model_validate(self._get("nodes", name))
+
+    def conductors(self) -> list[ConductorStatus]:
+        return [ConductorStatus.model_validate(found) for found in self._get("conductors")["conductors"]]
 
     def operators(self) -> list[Operator]:
         return [Operator.model_validate(found) for found in self._get("operators")["operators"]]

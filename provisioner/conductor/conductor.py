@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from provisioner.bmc.contract import Bmcs, Console
@@ -13,6 +13,7 @@ from provisioner.conductor.doors import CatalogueDoor, Doors
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.loop import Loop
+from provisioner.conductor.presence import Presence
 from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
@@ -39,6 +40,7 @@ from provisioner.model.states import exits_of
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    ConductorStatus,
     DeploymentReport,
     EnrollItem,
     EnrollResult,
@@ -58,8 +60,7 @@ from provisioner.trust.keys import new_token
 class Conductor(Guests):
     """Moves nodes through their states. Every method may be called from any thread, and may block.
 
-    :param store: the records; the conductor is the only one that changes them.
-    :param holder: under which name leases are taken; the same name after a restart goes on at once.
+    :param store: the records; only conductors change them.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class Conductor(Guests):
         settings: Settings,
         *,
         clock: Clock | None = None,
-        holder: str = "conductor",
     ) -> None:
-        doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), holder)
+        doors = Doors(store, controllers, catalogue, settings, clock or HostClock())
         super().__init__(doors)
         self._sweep = Sweep(doors, settings.sweep_seconds)
         self._tapes = Tapes(doors)
-        self._loop = Loop(store, lambda name: self._walker.walk(name))
+        self._presence = Presence(doors)
+        self._loop = Loop(store, lambda name: self._walker.walk(name), self.at_work)
         self._walker = Walker(doors, lambda: self._loop.stopping, self._tapes)
 
     # What operators ask.
@@ -140,6 +141,10 @@ class Conductor(Guests):
     def recognise(self, token: str) -> Operator | None:
         """Whose token it is, if it is one."""
         return self._store.operators.recognise(token, self._doors.clock.now())
+
+    def conductors(self) -> list[ConductorStatus]:
+        """Those that share the records, this one too."""
+        return self._presence.all()
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record with the address it gets while its node runs the ramdisk; for DHCP."""
@@ -244,11 +249,20 @@ class Conductor(Guests):
 
     def tick(self) -> None:
         """Look at every node once and take it as far as it goes; in this thread, without waiting."""
-        for name in self._store.nodes.at_work():
+        for name in self.at_work():
             self._walker.walk(name)
 
+    def at_work(self, names: Collection[str] | None = None) -> list[str]:
+        """The nodes, of all or of ``names``, that there is something to do with and that are free or ours."""
+        return self._store.nodes.at_work(self._doors.holder, self._doors.clock.now(), names)
+
     def start(self) -> None:
-        """Walk the nodes on, each in a thread of its own, until :meth:`stop`."""
+        """Walk the nodes on, each in a thread of its own, until :meth:`stop`.
+
+        :raises Conflict: another conductor of the same name works on the same records. :raises TrustError: or one of
+            another site.
+        """
+        self._presence.start()
         self._loop.start()
         self._sweep.start()
 
@@ -257,3 +271,4 @@ class Conductor(Guests):
         self._sweep.stop()
         self._loop.stop()
         self._tapes.close()
+        self._presence.stop()

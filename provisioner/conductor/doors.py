@@ -34,14 +34,16 @@ class CatalogueDoor(Protocol):
 
 @dataclass(frozen=True)
 class Doors:
-    """``holder``: under which name this conductor takes leases; the same after a restart."""
-
     store: Store
     bmcs: Bmcs
     catalogue: CatalogueDoor
     settings: Settings
     clock: Clock
-    holder: str = "conductor"
+
+    @property
+    def holder(self) -> str:
+        """Under which name this conductor takes leases; the same after a restart, which so goes on at once."""
+        return self.settings.name
 
     def tell(self, kind: str, message: str, node: str, deployment: str | None = None, **data: object) -> None:
         """Record an event, in the transaction that is open if one is."""

@@ -12,6 +12,7 @@ from provisioner.boot.ipxe import render_boot_script, render_local_script
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.instance_steps import BAD_STATES, report_error
 from provisioner.conductor.permits import Applicant, acquire
+from provisioner.conductor.presence import alive, guest_urls
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
@@ -93,20 +94,25 @@ class Guests:
         address = f"{port.address}/{self._doors.prefix}" if port.address else ""
         self._doors.tell("boot.script", f"{mac} fetches its boot script", node.name, deployment.id)
         return render_boot_script(
-            url=self._doors.settings.url, token=token, mac=mac, address=address, image=str(ramdisk)
+            url=self._doors.settings.url,
+            services=guest_urls(self._doors),
+            token=token,
+            mac=mac,
+            address=address,
+            image=str(ramdisk),
         )
 
     def _is_first(self, node: Node, deployment: Deployment, mac: str, peer: str) -> bool:
         """Note who fetches the script of a run that waits for its ramdisk, or has it; whether nobody did before."""
         now = self._doors.clock.now()
-        fetch = {"at": now, "mac": mac, "peer": peer, "served_by": self._service}
+        fetch = {"at": now, "mac": mac, "peer": peer, "served_by": self._service, "conductor": self._doors.holder}
         steps = {step.name: step for step in deployment.steps}
         power, restart = steps[StepName.POWER], steps.get(StepName.RESTART)
         if not _is_on(power) or (restart is not None and restart.state is not StepState.WAITING):
             return True
         before = power.detail.get("script")
         first = before is None and steps[StepName.HELLO].state is not StepState.DONE
-        if before is not None and before["served_by"] != self._service and "script_again" not in power.detail:
+        if before is not None and self._has_ended(before) and "script_again" not in power.detail:
             # The service ended meanwhile, maybe before its answer was out: what it carried is void.
             first = self._store.deployments.boot_id(deployment.id) is None
             if first:
@@ -119,6 +125,13 @@ class Guests:
             message = f"{mac} fetches its boot script again, from {peer or 'an unknown address'}"
             self._doors.tell("boot.again", message, node.name, deployment.id)
         return first
+
+    def _has_ended(self, fetch: Mapping[str, Any]) -> bool:
+        """Whether the service that served a boot script is not there any more."""
+        if fetch["served_by"] == self._service:
+            return False
+        holder = fetch["conductor"]
+        return holder == self._doors.holder or holder not in {other.name for other in alive(self._doors)}
 
     def _is_due(self, deployment: Deployment) -> bool:
         """Whether its ramdisk is to boot now."""

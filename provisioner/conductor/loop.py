@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from provisioner.store.store import Store
@@ -18,7 +18,7 @@ LONGEST = 1.0
 """Seconds after which the loop at least wakes."""
 GATHER = 0.02
 """Seconds in which news is gathered, for one look at the records for many nodes."""
-RESCAN = 30.0
+RESCAN = 10.0
 """Seconds after which all records are looked at, whatever was announced."""
 
 LOG = logging.getLogger(__name__)
@@ -27,11 +27,15 @@ LOG = logging.getLogger(__name__)
 class Loop:
     """Walks nodes on in threads, each node in one at a time.
 
+    :param at_work: names of nodes that there is something to do with, of all or of some.
     :param walk: takes a node as far as it goes; seconds until its next look, 0 for at once, None for none.
     """
 
-    def __init__(self, store: Store, walk: Callable[[str], float | None]) -> None:
+    def __init__(
+        self, store: Store, walk: Callable[[str], float | None], at_work: Callable[[Collection[str] | None], list[str]]
+    ) -> None:
         self._store = store
+        self._at_work = at_work
         self._walk = walk
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -98,7 +102,7 @@ class Loop:
             self._stopping.wait(GATHER)
 
     def _rescan(self, now: float) -> None:
-        names = set(self._store.nodes.at_work())
+        names = set(self._at_work(None))
         with self._lock:
             self._due = {name: due for name, due in self._due.items() if name in names}
             for name in names - self._busy:
@@ -113,7 +117,7 @@ class Loop:
         nodes = self._store.deployments.nodes_of({topic for topics, _ in heard for topic in topics})
         concerned = {nodes[topic] for topics, walked in heard for topic in topics if nodes[topic] != walked}
         if concerned:
-            names = self._store.nodes.at_work(concerned)
+            names = self._at_work(concerned)
             with self._lock:
                 self._due.update(dict.fromkeys(names, 0.0))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.presence import leads
 from provisioner.errors import BmcError, LeaseLost, ProvisionerError
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power, PowerPolicy
@@ -127,6 +128,8 @@ class Sweep:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._seconds):
+            if not leads(self._doors):
+                continue
             try:
                 drifted = [seen.node for seen in sweep_nodes(self._doors) if seen.drift is not None]
                 for name in drifted:

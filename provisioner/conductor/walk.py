@@ -10,18 +10,18 @@ from typing import Any
 from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
+from provisioner.conductor.presence import LEASE_SECONDS
 from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work, check_lease
-from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError
+from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError, RecordsAway
 from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import Power
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
 
-LEASE_SECONDS = 300.0
 BMC_TRIES = 5
 """How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
 EVIDENCE = 3
@@ -64,35 +64,36 @@ class Walker:
             return None
         try:
             if node.state in RUNS:
-                self._lease(node, PURPOSES[node.state])
-                return self._clean(node) if node.deployment is None else self._deploy(node.name)
+                fence = self._lease(node, PURPOSES[node.state])
+                return self._clean(node, fence) if node.deployment is None else self._deploy(node.name, fence)
             if node.state is NodeState.ACTIVE and node.generation > node.applied:
                 self._watch(node)
                 return LATER
-        except LeaseLost as error:
+        except (LeaseLost, RecordsAway) as error:
             LOG.info("%s", error)
             return LATER
         return None
 
-    def _lease(self, node: Node, purpose: str) -> None:
+    def _lease(self, node: Node, purpose: str) -> int:
+        """The fence number of ours."""
         now = self._doors.clock.now()
-        holder, known, expiry, _ = self._store.leases.get(node.name)
-        if (holder, known) != (self._doors.holder, purpose) or expiry - now < LEASE_SECONDS / 2:
-            self._store.leases.take(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
+        holder, known, expiry, fence = self._store.leases.get(node.name)
+        if (holder, known) == (self._doors.holder, purpose) and expiry - now >= LEASE_SECONDS / 2:
+            return fence
+        return self._store.leases.take(node.name, self._doors.holder, purpose, now, LEASE_SECONDS)
 
-    def _deploy(self, name: str) -> float | None:
+    def _deploy(self, name: str, fence: int) -> float | None:
         """As :meth:`walk`."""
-        while not self._stopping() and (work := self._next(name)) is not None:
+        work = self._first(name, fence)
+        while work is not None and not self._stopping():
             try:
-                again = self._advance(work)
-                if again is not None:
-                    return again
+                after = self._advance(work)
             except BmcError as error:
                 pause = self._later(work, error)
                 if pause is None:
                     self._fail(work, error)
                 return pause
-            except LeaseLost:
+            except (LeaseLost, RecordsAway):
                 raise
             except ProvisionerError as error:
                 self._fail(work, error)
@@ -101,30 +102,30 @@ class Walker:
                 LOG.exception("%s: the step %s ended with a fault of the program", name, work.step.name)
                 self._fail(work, DeployError("a fault in the program", where=name, cause=repr(error)))
                 return None
+            if isinstance(after, float):
+                return after
+            work = after
         return 0.0  # the run is over: the node may have to be cleaned now, or has nothing to do
 
-    def _next(self, name: str) -> Work | None:
+    def _first(self, name: str, fence: int) -> Work | None:
         """The step at hand; None when the node is not deployed any more, or has just become active."""
         with self._store.view():
-            work = self._look(name)
-        if isinstance(work, Work):
-            return work
-        if work is not None:
-            node, deployment = work
-            (self._end_inspection if deployment.placement.inspects else self._activate)(node, deployment)
+            node = self._store.nodes.find(name)
+            if node is None or node.state not in RUNS or node.deployment is None or node.maintenance is not None:
+                return None
+            deployment = self._store.deployments.get(node.deployment)
+            step = _first_open(deployment)
+            if step is not None:
+                return self._work(node, deployment, self._role(deployment), step, fence)
+        self._close(node, deployment)
         return None
 
-    def _look(self, name: str) -> Work | tuple[Node, Deployment] | None:
-        """The step at hand; the run when all its steps are done; None for neither."""
-        node = self._store.nodes.find(name)
-        if node is None or node.state not in RUNS or node.deployment is None or node.maintenance is not None:
-            return None
-        deployment = self._store.deployments.get(node.deployment)
-        step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
-        if step is None:
-            return node, deployment
-        fence = self._store.leases.get(name)[3]
-        return Work(self._doors, node, deployment, self._role(deployment), step, self._doors.clock.now(), fence)
+    def _work(self, node: Node, deployment: Deployment, role: Role, step: Step, fence: int) -> Work:
+        return Work(self._doors, node, deployment, role, step, self._doors.clock.now(), fence)
+
+    def _close(self, node: Node, deployment: Deployment) -> None:
+        """All steps are done."""
+        (self._end_inspection if deployment.placement.inspects else self._activate)(node, deployment)
 
     def _role(self, deployment: Deployment) -> Role:
         placement = deployment.placement
@@ -132,8 +133,8 @@ class Walker:
             return INSPECTION
         return self._store.clouds.get(placement.cloud).roles[placement.role]
 
-    def _advance(self, work: Work) -> float | None:
-        """Do the step at hand. :returns: seconds until it is looked at again; None when the next one can be."""
+    def _advance(self, work: Work) -> float | Work | None:
+        """Do the step at hand. :returns: seconds until it is looked at again, or the next one; None after the last."""
         not_before = float(work.step.detail.get("not_before", 0.0))
         if work.now < not_before:
             return not_before - work.now
@@ -142,14 +143,14 @@ class Walker:
             if reason is not None:
                 self._waits(work, Outcome(False, {}, reason))
                 return LATER
-            work = self._begin(work)
+            work = self._begin_alone(work)
         if work.step.name not in BEFORE_POWER:
             self._tapes.ensure(work.node)
         outcome = ACTIONS[work.step.name](work)
         if not outcome.done:
             self._waits(work, outcome)
             return outcome.again
-        return None if self._end(work, outcome.detail) else SOON
+        return self._end(work, outcome.detail)
 
     def _not_yet(self, work: Work) -> str | None:
         """Why the deployment has to wait for other roles."""
@@ -161,22 +162,30 @@ class Walker:
         ]
         return f"waits until these roles are ready: {', '.join(missing)}" if missing else None
 
-    def _begin(self, work: Work) -> Work:
+    def _begin_alone(self, work: Work) -> Work:
         with self._store.transaction():
             self._check_current(work)
-            self._store.deployments.start_step(work.deployment.id, work.step.name, work.now)
-            if "waiting" in work.step.detail:
-                self._store.deployments.set_detail(work.deployment.id, work.step.name, {"waiting": None})
-            self._doors.tell("step.started", f"{work.step.name}", work.node.name, work.deployment.id)
+            return self._begin(work)
+
+    def _begin(self, work: Work) -> Work:
+        """Within a transaction that has looked whether the work is still to be done."""
+        self._store.deployments.start_step(work.deployment.id, work.step.name, work.now)
+        if "waiting" in work.step.detail:
+            self._store.deployments.set_detail(work.deployment.id, work.step.name, {"waiting": None})
+        self._doors.tell(
+            "step.started", f"{work.step.name}", work.node.name, work.deployment.id, conductor=self._doors.holder
+        )
         news = {"state": StepState.RUNNING, "started": work.now, "ended": None, "attempts": work.step.attempts + 1}
         return replace(work, step=work.step.model_copy(update=news))
 
-    def _end(self, work: Work, detail: Mapping[str, Any]) -> bool:
+    def _end(self, work: Work, detail: Mapping[str, Any]) -> float | Work | None:
+        """Journal that the step is done and, in the same transaction, that the next one begins. :returns: as
+        :meth:`_advance`."""
         now = self._doors.clock.now()
         seconds = round(now - (work.step.started or now), 3)
         try:
             with self._store.transaction():
-                self._check_current(work)
+                node = self._check_current(work)
                 self._store.deployments.end_step(
                     work.deployment.id, work.step.name, StepState.DONE, {**detail, **PASSING}, now
                 )
@@ -188,10 +197,17 @@ class Walker:
                     step=str(work.step.name),
                     seconds=seconds,
                 )
+                if node.maintenance is not None:
+                    return None
+                deployment = self._store.deployments.get(work.deployment.id)
+                step = _first_open(deployment)
+                if step is not None:
+                    return self._begin(self._work(node, deployment, work.role, step, work.fence))
         except Conflict as error:
             LOG.info("%s", error)
-            return False
-        return True
+            return SOON
+        self._close(node, deployment)
+        return None
 
     def _waits(self, work: Work, outcome: Outcome) -> None:
         news = {**outcome.detail, "waiting": outcome.waiting}
@@ -216,11 +232,12 @@ class Walker:
         steps = self._store.deployments.get(work.deployment.id).steps
         return next(step for step in steps if step.name is work.step.name)
 
-    def _check_current(self, work: Work) -> None:
-        """Raise :class:`Conflict` when the node was taken out of this deployment while the step ran."""
+    def _check_current(self, work: Work) -> Node:
+        """The node as it is now. :raises Conflict: it was taken out of this deployment while the step ran."""
         node = self._store.nodes.find(work.node.name)
         if node is None or node.state not in RUNS or node.deployment != work.deployment.id:
             raise Conflict("the node was taken out of its deployment", where=work.node.name)
+        return node
 
     def _fail(self, work: Work, error: ProvisionerError) -> None:
         now = self._doors.clock.now()
@@ -287,7 +304,7 @@ class Walker:
             end_deployment(self._doors, node, NodeState.AVAILABLE if stays else NodeState.CLEANING, what)
             self._store.leases.end(node.name, self._doors.holder)
 
-    def _clean(self, node: Node) -> float | None:
+    def _clean(self, node: Node, fence: int) -> float | None:
         """Power off; then nobody hears its guests any more, and the node is available. :returns: as :meth:`walk`."""
         now = self._doors.clock.now()
         self._tapes.end(node.name)  # of a run that was aborted
@@ -296,7 +313,6 @@ class Walker:
             return not_before - now
         spec = node.spec
         password = self._store.nodes.password(spec.name)
-        fence = self._store.leases.get(node.name)[3]
         try:
             power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
             check_lease(self._doors, node.name, fence)
@@ -351,3 +367,8 @@ class Walker:
             self._store.permits.fail(deployment.id)
             self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=deployment.id, failure=failure)
             self._doors.tell("configuration.failed", str(error), node.name, deployment.id)
+
+
+def _first_open(deployment: Deployment) -> Step | None:
+    """The first step that is not done."""
+    return next((step for step in deployment.steps if step.state is not StepState.DONE), None)

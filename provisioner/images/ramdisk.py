@@ -21,7 +21,7 @@ UNUSED_LIBRARY = frozenset(
     }
 )  # fmt: skip
 UNUSED_EXTENSIONS = (
-    "_codecs_", "_ctypes", "_sqlite3", "_curses", "_tkinter", "_dbm", "_ssl", "_asyncio", "_multiprocessing",
+    "_codecs_", "_ctypes", "_sqlite3", "_curses", "_tkinter", "_dbm", "_asyncio", "_multiprocessing",
     "_decimal", "_test", "_lsprof", "_xx", "readline", "audioop", "_elementtree", "nis", "ossaudiodev",
 )  # fmt: skip
 LISTED = ("order", "builtin", "builtin.modinfo")

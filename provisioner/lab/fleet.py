@@ -11,7 +11,7 @@ import random
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -25,9 +25,12 @@ from provisioner_agent.protocol.messages import (
     ORDER,
     PERMIT,
     PROGRESS,
+    RAMDISK_TOKEN_ARGUMENT,
+    RAMDISK_URL_ARGUMENT,
     REPORT,
     RESULT,
 )
+from provisioner_agent.protocol.servers import BETWEEN
 
 USER = "admin"
 ANSWER_SECONDS = 60.0
@@ -80,19 +83,21 @@ class FleetBmc(SimulatedBmc):
 class FleetNode:
     """One server. ``where`` it is: off, firmware, ramdisk or instance."""
 
-    def __init__(self, number: int, url: str, pace: Pace, password: str) -> None:
+    def __init__(self, number: int, urls: Sequence[str], pace: Pace, password: str) -> None:
         self.name = f"f{number:05}"
         self.mac = f"52:54:01:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
         self.where = "off"
         self.problem = ""
-        self._url, self._pace = url, pace
+        self._pace = pace
         self._chance = random.Random(f"{pace.seed}/{number}")  # noqa: S311  # the same fleet each time
+        self._urls = self._chance.sample(urls, len(urls))
         self.uuid = uuid.UUID(int=self._chance.getrandbits(128), version=4)
         guid = self.uuid.bytes_le
         self.bmc = FleetBmc({USER: password}, guid=guid)
         self.bmc.faults.silent = self._has(Fault.SILENT)
         self._bad_disk, self._red = self._has(Fault.DISK), self._has(Fault.RED)
         self._token = ""
+        self._services: Sequence[str] = ()
         self._root = ""
         self._boot = 0
         self._task: asyncio.Task[None] | None = None
@@ -122,11 +127,14 @@ class FleetNode:
             self._task.cancel()
 
     async def _live(self) -> None:
-        link = GuestLink(self._url)
+        link = GuestLink(self._urls)
         try:
             self.where = "firmware"
             await self._take(self._pace.boot)
             token = await self._boot_script(link) if self._boots_from_network() else None
+            if token is not None:
+                link.close()
+                link = GuestLink(self._services)
             if token is not None and self._has(Fault.LOST):
                 self.problem = "the ramdisk does not come up"
                 return
@@ -135,6 +143,7 @@ class FleetNode:
                 await self._ramdisk(link, token)
             elif self._token:
                 self.where = "instance"
+                link = GuestLink(self._services)
                 await self._take(self._pace.start)
                 await self._instance(link)
         finally:
@@ -156,8 +165,11 @@ class FleetNode:
             except AWAY:
                 await asyncio.sleep(AWAY_SECONDS)
                 continue
-            found = re.search(r"provisioner\.token=(\S+)", script.decode(errors="replace"))
-            return found.group(1) if status == 200 and found else None
+            arguments: dict[str, str] = dict(re.findall(r"(provisioner\.\w+)=(\S+)", script.decode(errors="replace")))
+            if status != 200 or RAMDISK_TOKEN_ARGUMENT not in arguments:
+                return None
+            self._services = arguments[RAMDISK_URL_ARGUMENT].split(BETWEEN)
+            return arguments[RAMDISK_TOKEN_ARGUMENT]
 
     async def _say(
         self, link: GuestLink, token: str, method: str, target: str, body: Mapping[str, Any] | None = None
@@ -215,7 +227,8 @@ class FleetNode:
             return {"bytes": IMAGE_BYTES, "seconds": round(seconds, 1), "rate": round(IMAGE_BYTES / seconds)}
         if step == "seed-instance":
             config = next(file for file in order["files"] if file["path"] == AGENT_CONFIG)
-            self._token = json.loads(config["content"])["token"]
+            said = json.loads(config["content"])
+            self._token, self._services = said["token"], said["url"].split(BETWEEN)
             return {"files": len(order["files"])}
         if step == "boot-loader":
             self._root = str(order["root_device"])
@@ -264,11 +277,11 @@ class FleetNode:
 class Fleet:
     """``count`` servers. Their controllers are at UDP ports of the loopback: :attr:`ports`.
 
-    :param url: of the provisioning listener of the service. :param password: of every controller.
+    :param urls: of the provisioning listeners of the services. :param password: of every controller.
     """
 
-    def __init__(self, count: int, url: str, pace: Pace, password: str) -> None:
-        self.nodes = [FleetNode(number, url, pace, password) for number in range(1, count + 1)]
+    def __init__(self, count: int, urls: Sequence[str], pace: Pace, password: str) -> None:
+        self.nodes = [FleetNode(number, urls, pace, password) for number in range(1, count + 1)]
         self._rack = SimulatedRack([node.bmc for node in self.nodes])
         self.ports = self._rack.ports
 

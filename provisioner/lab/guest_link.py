@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,14 +17,14 @@ AWAY = (OSError, EOFError, TimeoutError, ValueError, auth.AuthError)
 
 
 class GuestLink:
-    """Opened at the first request, and again after a fault. Requests are made one after the other.
+    """Opened at the first request, and again after a fault, then to the next address. Requests are made one after the
+    other.
 
-    :param url: of the provisioning listener.
+    :param urls: of the services.
     """
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = deque(urlsplit(url) for url in urls)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, target: str, timeout: float) -> tuple[int, bytes]:
@@ -64,15 +65,17 @@ class GuestLink:
         except BaseException:
             with contextlib.suppress(OSError):
                 self.close()
+            self._urls.rotate(-1)
             raise
 
     async def _send(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, bytes, str | None]:
+        host = self._urls[0].hostname
         if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
+            self._streams = await asyncio.open_connection(host, self._urls[0].port)
         reader, writer = self._streams
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()

@@ -95,6 +95,21 @@ class DeploymentReport(Value):
     findings: tuple[str, ...] = ()
 
 
+class ConductorStatus(Value):
+    """A conductor. ``place``: host and folder that it runs in. ``url``: where guests reach it, or empty.
+
+    ``seen``: seconds since the epoch. ``nodes``: on how many it works now.
+    """
+
+    name: str
+    place: str
+    url: str
+    version: str
+    seen: float
+    alive: bool
+    nodes: int
+
+
 class MemberStatus(Value):
     """One member of a cloud: where its deployment is and what it last said."""
 

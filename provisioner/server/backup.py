@@ -20,7 +20,7 @@ from typing import Any
 import zstandard
 
 from provisioner import __version__
-from provisioner.errors import Conflict, UsageError
+from provisioner.errors import Conflict, NotFound, UsageError
 from provisioner.events import Event
 from provisioner.server.listener import ServiceLock
 from provisioner.store.restore import copy_records
@@ -45,12 +45,12 @@ class About:
 def write_backup(settings: Settings, target: Path, clock: Clock) -> About:
     """Write it whole or not at all; the service may run.
 
-    :raises Conflict: there is such a file. :raises HostError: the records cannot be read.
+    :raises Conflict: there is such a file. :raises HostError: the records cannot be read. :raises UsageError: see
+        :func:`check_file`.
     """
     if target.exists():
         raise Conflict("there is such a file", where=str(target), hint="give it another name")
-    if not settings.records.is_file():
-        raise UsageError("there are no records", where=str(settings.records), hint="provisioner serve makes them")
+    check_file(settings)
     with tempfile.TemporaryDirectory(dir=target.resolve().parent, prefix=".backup-") as name:
         folder = Path(name)
         copy_records(settings.records, folder / RECORDS)
@@ -69,6 +69,17 @@ def write_backup(settings: Settings, target: Path, clock: Clock) -> About:
     return about
 
 
+def check_file(settings: Settings) -> None:
+    """:raises UsageError: the records are in no file of ours. :raises NotFound: there are none yet."""
+    if settings.database_url:
+        raise UsageError(
+            "the records are in PostgreSQL, which has its own ways of copying them",
+            hint=f"pg_dump and pg_restore; keep {settings.keys} with what they write",
+        )
+    if not settings.records.is_file():
+        raise NotFound("there are no records", where=str(settings.records), hint="provisioner serve makes them")
+
+
 def read_about(source: Path) -> About:
     """:raises UsageError: it is no backup, or one of a newer version."""
     with _opened(source) as tar:
@@ -81,6 +92,8 @@ def restore_backup(settings: Settings, source: Path, clock: Clock) -> tuple[Abou
     :returns: what the backup says of itself; how many nodes were at work and have failed now.
     :raises Conflict: the service runs, or records are there. :raises UsageError: it is no backup.
     """
+    if settings.database_url:
+        raise UsageError("the records are in PostgreSQL", hint="pg_restore, then start the service")
     lock = ServiceLock(settings.run_dir)
     try:
         for path in (settings.records, settings.keys):

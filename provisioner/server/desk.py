@@ -17,6 +17,7 @@ from provisioner.model.role import Desired
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    ConductorStatus,
     DeploymentReport,
     EnrollItem,
     EnrollResult,
@@ -53,6 +54,8 @@ class ForOperators(Subscribed, Protocol):
     def node(self, name: str) -> NodeView: ...
 
     def observe(self, event: Event) -> None: ...
+
+    def conductors(self) -> Sequence[ConductorStatus]: ...
 
     def operators(self) -> Sequence[Operator]: ...
 

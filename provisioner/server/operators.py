@@ -145,6 +145,7 @@ def operator_app(
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/events", api.events, methods=["GET"]),
+            Route("/v1/conductors", api.conductors, methods=["GET"]),
             Route("/v1/operators", api.operators, methods=["GET"]),
             Route("/v1/operators/{name}", api.add_operator, methods=["POST"]),
             Route("/v1/operators/{name}", api.remove_operator, methods=["DELETE"]),
@@ -308,6 +309,9 @@ class _Api:
             lambda: self._call(self._conductor.events, since, limit), bool, read_number(request, "wait", 0)
         )
         return JSONResponse({"events": [dict(event) for event in found]})
+
+    async def conductors(self, request: Request) -> Response:
+        return JSONResponse({"conductors": [_json(found) for found in await self._call(self._conductor.conductors)]})
 
     async def operators(self, request: Request) -> Response:
         return JSONResponse({"operators": [_json(found) for found in await self._call(self._conductor.operators)]})

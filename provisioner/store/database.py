@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from provisioner.errors import Conflict, HostError
+from provisioner.errors import Conflict, HostError, RecordsAway
 
 BUSY = 30.0
 """Seconds that a writer waits for another process's transaction."""
 READING = "reading"
+CHANNEL = "provisioner"
+"""On which conductors that share a PostgreSQL tell each other of their commits (NOTIFY)."""
+TURN = 0x70726F76
+"""Number of PostgreSQL's advisory lock that a writer holds until its commit."""
+LONGEST_NEWS = 7000
+"""Bytes of a notification; PostgreSQL takes less than 8000."""
 
 LOG = logging.getLogger(__name__)
 
 
+TAKE_TURN = text("SELECT pg_advisory_xact_lock(:turn)").bindparams(turn=TURN)
+TELL = text(f"SELECT pg_notify('{CHANNEL}', :news)")
 Listener = Callable[[frozenset[str]], None]
 
 
@@ -33,18 +43,30 @@ class Cipher(Protocol):
 
 
 class Database:
-    """An engine and its transactions. Within :meth:`write`, whatever the same thread asks for joins it."""
+    """An engine and its transactions. Within :meth:`write`, whatever the same thread asks for joins it.
+
+    On every database one transaction writes at a time, also when several processes share it: what it has read holds
+    until its commit, so the same code means the same everywhere.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.engine = _open_engine(url)
+        self.shared = self.engine.dialect.name == "postgresql"
+        """Whether other hosts may use the same records."""
+        consistent = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.shared else {}
+        self._reader = self.engine.execution_options(**{READING: True}, **consistent)
+        driver = self.engine.dialect.dbapi
+        assert driver is not None
+        self._fault: type[Exception] = driver.Error
+        self._me = uuid.uuid4().hex
         self._local = threading.local()
         self._listeners: dict[object, Listener] = {}
+        self._kept: dict[Engine, Connection] = {}
         event.listen(self.engine, "after_cursor_execute", self._note_change)
         # SQLite takes one writer; a queue in the process is fair, its busy timeout is not. Readers queue as well: each
         # statement gives up the interpreter's lock and would have to win it back from all others, while a writer waits.
-        one_at_a_time = self.engine.dialect.name == "sqlite"
-        self._turn: AbstractContextManager[Any] = threading.RLock() if one_at_a_time else nullcontext()
+        self._turn: AbstractContextManager[Any] = nullcontext() if self.shared else threading.RLock()
 
     @contextmanager
     def write(self, *topics: str) -> Iterator[Connection]:
@@ -59,22 +81,49 @@ class Database:
             self._local.topics.update(topics)
             yield current
             return
-        with self._translated(), self._turn, self.engine.begin() as connection:
+        with self._translated(), self._turn, self._begun(self.engine) as connection:
             self._local.connection = connection
             self._local.changed = False
             self._local.topics = set(topics)
             try:
+                if self.shared:
+                    connection.execute(TAKE_TURN)
                 yield connection
+                if self.shared and self._local.changed:
+                    self._tell_others(connection)
             finally:
                 self._local.connection = None
-        if not self._local.changed:
-            return
-        heard = frozenset(self._local.topics)
+        if self._local.changed:
+            self.hear(frozenset(self._local.topics))
+
+    def hear(self, topics: frozenset[str]) -> None:
+        """Tell the listeners in this process of a commit."""
         for callback in list(self._listeners.values()):
             try:
-                callback(heard)
+                callback(topics)
             except Exception:
                 LOG.exception("a listener failed; the records are written all the same")
+
+    def _tell_others(self, connection: Connection) -> None:
+        """They hear of it when it is committed, or never."""
+        for news in _pack(sorted(self._local.topics)):
+            connection.execute(TELL, {"news": json.dumps([self._me, *news])})
+
+    def follow_others(self, stop: threading.Event) -> None:
+        """Hear what other processes commit, until ``stop``. What was said before, or while nobody listened, is lost.
+
+        :raises RecordsAway: the database does not work.
+        """
+        with self._translated(), self.engine.connect() as connection:
+            door: Any = connection.connection.driver_connection
+            connection.detach()
+            door.autocommit = True
+            door.execute(f"LISTEN {CHANNEL}")
+            while not stop.is_set():
+                for notice in door.notifies(timeout=1.0, stop_after=1):
+                    author, *topics = json.loads(notice.payload)
+                    if author != self._me:
+                        self.hear(frozenset(topics))
 
     @contextmanager
     def attempt(self) -> Iterator[Connection]:
@@ -89,12 +138,29 @@ class Database:
         if current is not None:
             yield current
             return
-        with self._translated(), self._turn, self.engine.connect() as connection:
-            self._local.view = connection.execution_options(**{READING: True})
+        with self._translated(), self._turn, self._begun(self._reader) as connection:
+            self._local.view = connection
             try:
                 yield self._local.view
             finally:
                 self._local.view = None
+
+    @contextmanager
+    def _begun(self, engine: Engine) -> Iterator[Connection]:
+        """A transaction. On SQLite it is always the same two connections, since they are used one at a time."""
+        if self.shared:
+            with engine.begin() as connection:
+                yield connection
+            return
+        kept = self._kept.get(engine)
+        if kept is None:
+            kept = self._kept[engine] = engine.connect()
+        try:
+            with kept.begin():
+                yield kept
+        except DBAPIError:
+            self._kept.pop(engine).close()
+            raise
 
     def listen(self, callback: Listener) -> Callable[[], None]:
         """Call ``callback`` after each commit, in the thread that wrote, with its topics; the answer ends that."""
@@ -116,30 +182,59 @@ class Database:
             self._local.changed = True
 
     def close(self) -> None:
+        with self._turn:
+            for connection in self._kept.values():
+                connection.close()
+            self._kept.clear()
         self.engine.dispose()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, self._fault) as error:
             # The statement's parameters stay out of the text: they may hold what is sealed or private.
+            cause = str(error.orig if isinstance(error, DBAPIError) else error)
             if type(error).__name__ == "IntegrityError":
                 raise Conflict(
-                    "a record with that key exists already", cause=str(error.orig), hint="look at what is on record"
+                    "a record with that key exists already", cause=cause, hint="look at what is on record"
                 ) from None
-            raise HostError(
+            raise RecordsAway(
                 "the records cannot be read or written",
                 where=make_url(self.url).render_as_string(hide_password=True),
-                cause=str(error.orig),
-                hint="check the space and the rights of the folder, then run provisioner serve again",
+                cause=cause,
+                hint="see to it that the database answers; what is under way goes on by itself"
+                if self.shared
+                else "check the space and the rights of the folder, then run provisioner serve again",
             ) from None
+
+
+def _pack(topics: Sequence[str]) -> Iterator[list[str]]:
+    """Pieces that fit into a notification each; one at least, for a commit that is about nobody."""
+    piece: list[str] = []
+    for topic in topics:
+        if piece and sum(len(other) + 4 for other in piece) + len(topic) > LONGEST_NEWS:
+            yield piece
+            piece = []
+        piece.append(topic)
+    yield piece
+
+
+def _open_postgresql(url: str) -> Engine:
+    """:raises HostError: its driver is not installed."""
+    options = f"-c idle_in_transaction_session_timeout={BUSY * 1000:.0f} -c lock_timeout={BUSY * 1000:.0f}"
+    try:
+        return create_engine(url, pool_size=20, max_overflow=40, pool_pre_ping=True, connect_args={"options": options})
+    except ModuleNotFoundError as error:
+        raise HostError(
+            "the driver of PostgreSQL is not installed", cause=str(error), hint="pip install 'provisioner[postgresql]'"
+        ) from error
 
 
 def _open_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=20, max_overflow=40)
+        return _open_postgresql(url)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, pool_size=20, max_overflow=40, connect_args={"timeout": BUSY})

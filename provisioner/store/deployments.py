@@ -261,7 +261,7 @@ class Deployments:
     def sum_at_step(self, name: StepName, what: str) -> int:
         """The sum of a number in the details of all runs that are at a step."""
         here = (STEPS.c.name == name, STEPS.c.state == StepState.RUNNING)
-        query = select(func.coalesce(func.sum(STEPS.c.detail[what].as_integer()), 0)).where(*here)
+        query = select(func.coalesce(func.sum(STEPS.c.detail[what].as_numeric(20, 0, asdecimal=False)), 0)).where(*here)
         with self._db.read() as tx:
             return int(tx.execute(query).scalar_one())
 

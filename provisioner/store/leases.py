@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 
 from provisioner.errors import LeaseLost
 from provisioner.store.database import Database
@@ -45,6 +45,12 @@ class Leases:
         with self._db.read() as tx:
             row = tx.execute(FIND, {"name": name}).one()
         return row.holder, row.purpose, row.expiry, row.fence
+
+    def count(self, now: float) -> dict[str, int]:
+        """On how many nodes each holder works."""
+        query = select(LEASES.c.holder, func.count()).where(LEASES.c.holder != "", LEASES.c.expiry >= now)
+        with self._db.read() as tx:
+            return {holder: int(count) for holder, count in tx.execute(query.group_by(LEASES.c.holder))}
 
     def end(self, name: str, holder: str) -> None:
         uuid = select(NODES.c.uuid).where(NODES.c.name == name).scalar_subquery()

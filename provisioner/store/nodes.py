@@ -64,10 +64,15 @@ class Nodes:
         with self._db.read() as tx:
             return [self._node(row) for row in tx.execute(query)]
 
-    def at_work(self, names: Collection[str] | None = None) -> list[str]:
-        """Names of nodes that the conductor has something to do with; only of ``names`` if they are given."""
+    def at_work(self, holder: str, now: float, names: Collection[str] | None = None) -> list[str]:
+        """Names of nodes that the conductor ``holder`` has something to do with; only of ``names`` if they are given.
+
+        Those on which another one works are left out.
+        """
         behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied)
-        query = select(NODES.c.name).where(or_(NODES.c.state.in_(AT_WORK), behind), NODES.c.maintenance.is_(None))
+        free = or_(LEASES.c.holder.in_(("", holder)), LEASES.c.expiry < now)
+        query = select(NODES.c.name).join(LEASES, LEASES.c.node == NODES.c.uuid).where(free)
+        query = query.where(or_(NODES.c.state.in_(AT_WORK), behind), NODES.c.maintenance.is_(None))
         if names is not None:
             query = query.where(NODES.c.name.in_(names))
         with self._db.read() as tx:

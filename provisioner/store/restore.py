@@ -12,7 +12,7 @@ from provisioner.errors import DeployError, HostError
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import DEPLOYMENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
+from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
 from provisioner.store.tokens import BOOT
 
 JUMP = 1_000_000
@@ -52,6 +52,7 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
             )
         tx.execute(update(NODES).where(NODES.c.generation > 0).values(generation=NODES.c.generation + JUMP))
         tx.execute(update(LEASES).values(fence=LEASES.c.fence + JUMP, holder="", purpose="", expiry=0.0))
+        tx.execute(delete(CONDUCTORS))
         tx.execute(update(ONCE).values(fence=ONCE.c.fence + JUMP))
         tx.execute(delete(TOKENS).where(TOKENS.c.kind == BOOT))
         tx.execute(

@@ -167,6 +167,16 @@ OPERATORS = Table(
     Column("expires", Float),
     Column("used", Float),
 )
+CONDUCTORS = Table(
+    "conductors",
+    METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("place", String(300), nullable=False),
+    Column("url", String(300), nullable=False),
+    Column("version", String(50), nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("keys_sealed", Text, nullable=False),
+)
 PERMITS = Table(
     "permits",
     METADATA,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from threading import Event
 
 from provisioner.store.clouds import Clouds
+from provisioner.store.conductors import Conductors
 from provisioner.store.database import Cipher, Database, Listener
 from provisioner.store.deployments import Deployments
 from provisioner.store.events import Events
@@ -21,7 +23,7 @@ from provisioner.store.tokens import Tokens
 class Store:
     """Each call of a record's method is one transaction; :meth:`transaction` joins several into one.
 
-    :param url: a SQLAlchemy URL; a SQLite file is made when missing.
+    :param url: a SQLAlchemy URL, of SQLite or PostgreSQL; a SQLite file is made when missing.
     :param cipher: seals passwords, secrets, tokens and metadata.
     :raises HostError: the records cannot be opened, or were written by a newer version of the program.
     """
@@ -38,6 +40,7 @@ class Store:
         self.events = Events(self._db)
         self.leases = Leases(self._db)
         self.operators = Operators(self._db)
+        self.conductors = Conductors(self._db, cipher)
 
     def transaction(self, *topics: str) -> AbstractContextManager[object]:
         """What this thread writes inside is recorded together, or not at all. ``topics``: who is woken besides."""
@@ -57,6 +60,15 @@ class Store:
         A topic is the name of a node, the id of a deployment, or :data:`~provisioner.store.permits.ANY_PERMIT`.
         """
         return self._db.listen(callback)
+
+    @property
+    def shared(self) -> bool:
+        """Whether conductors on other hosts may use the same records."""
+        return self._db.shared
+
+    def follow_others(self, stop: Event) -> None:
+        """See :meth:`provisioner.store.database.Database.follow_others`."""
+        self._db.follow_others(stop)
 
     def make_fresh(self) -> int:
         """See :func:`provisioner.store.restore.make_fresh`."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 
 from provisioner.errors import UsageError
 
 CONFIG_FILE = Path("/etc/provisioner/provisioner.conf")
 SOURCE = Path(__file__).resolve().parents[2]
+ALONE = "conductor"
+"""Name of a conductor that shares its records with no other."""
 LOOPBACK = "lo"
 """Nobody boots over it: a simulated fleet lives there, and needs no DHCP."""
 
@@ -24,6 +27,8 @@ class Settings:
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
     :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
         addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
+    :param database_url: of the records, in SQLAlchemy's form; empty: a SQLite file in ``state_dir``.
+    :param name: of this conductor, among those that share the records.
     :param operators_listen: ``ADDRESS:PORT`` on which operators with a token are answered, by TLS; empty: nowhere.
     :param bytes_in_flight: of images that nodes fetch at once; more nodes wait in line. 0: no limit.
     :param sweep_seconds: between two looks at the power of all nodes; 0: none but on demand.
@@ -40,6 +45,8 @@ class Settings:
     dhcp_first: str = ""
     dhcp_last: str = ""
     http_port: int = 8080
+    database_url: str = ""
+    name: str = ALONE
     operators_listen: str = ""
     bytes_in_flight: int = 8_000_000_000
     sweep_seconds: float = 30.0
@@ -65,7 +72,8 @@ class Settings:
 
     @property
     def database(self) -> str:
-        return f"sqlite:///{self.records}"
+        """The records' URL, with its password if it has one: not for logs."""
+        return self.database_url or f"sqlite:///{self.records}"
 
     @property
     def url(self) -> str:
@@ -115,6 +123,22 @@ def read_settings(path: Path | None = None) -> Settings:
         ],
         group="hardware",
     )
+    conf.register_opts(
+        [
+            cfg.StrOpt(
+                "url", default="", secret=True, help="postgresql://USER:PASSWORD@HOST/NAME (default: a SQLite file)"
+            )
+        ],
+        group="database",
+    )
+    conf.register_opts(
+        [
+            cfg.StrOpt(
+                "name", default="", help="of this conductor among those that share the records (default: the host's)"
+            )
+        ],
+        group="conductor",
+    )
     chosen = path or CONFIG_FILE
     try:
         conf(args=[], project="provisioner", default_config_files=[str(chosen)] if chosen.is_file() else [])
@@ -129,6 +153,8 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_first=conf.network.dhcp_first,
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
+            database_url=_database(conf.database.url),
+            name=conf.conductor.name or (gethostname() if conf.database.url else ALONE),
             operators_listen=_place(conf.operators.listen),
             bytes_in_flight=conf.network.megabytes_in_flight * 1_000_000,
             sweep_seconds=conf.hardware.sweep_seconds,
@@ -144,3 +170,11 @@ def _place(text: str) -> str:
     if text and not (address and port.isdigit() and 0 <= int(port) < 65536):
         raise ValueError(f"[operators] listen is {text!r}; write it as 192.0.2.1:8443")
     return text
+
+
+def _database(text: str) -> str:
+    """The URL with the name of the driver that is used. :raises ValueError: it is of another database."""
+    scheme, _, rest = text.partition("://")
+    if text and scheme not in ("postgresql", "postgresql+psycopg"):
+        raise ValueError("[database] url is not of the form postgresql://USER:PASSWORD@HOST/NAME")
+    return text and f"postgresql+psycopg://{rest}"

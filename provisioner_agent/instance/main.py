@@ -24,6 +24,7 @@ from provisioner_agent.instance.trial import run_trial
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink
+from provisioner_agent.protocol.servers import read_servers
 from provisioner_agent.render.problem import RenderError
 
 EXIT_ERROR = 1
@@ -60,7 +61,7 @@ def run_agent(host: LinuxHost) -> int:
     """Collect and apply for ever."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = json.loads(host_text(host, messages.AGENT_CONFIG))
-    link = HttpLink(config["url"], config["token"])
+    link = HttpLink(read_servers(config), config["token"])
     box = Box(read_document(host, places.METADATA))
     chance = random.SystemRandom()
     collector = Collector(host, link, box, chance)

@@ -16,6 +16,7 @@ from provisioner_agent.instance.host import Host, LinuxHost
 from provisioner_agent.instance.probes import ProbeResult, is_green, wait_for_green
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import HttpLink, Link, Refused, ServerAway
+from provisioner_agent.protocol.servers import read_servers
 
 TIMEOUT = 30.0
 PAUSE = 5.0
@@ -80,7 +81,7 @@ def _call(host: Host, link: Link, method: str, target: str, body: Any) -> Any:
 
 def main() -> None:
     config = json.loads(Path(sys.argv[1]).read_text())
-    sys.exit(0 if visit(LinuxHost(), HttpLink(config["url"], config["token"])) else 1)
+    sys.exit(0 if visit(LinuxHost(), HttpLink(read_servers(config), config["token"])) else 1)
 
 
 if __name__ == "__main__":

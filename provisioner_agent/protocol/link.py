@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 from provisioner_agent.protocol import auth
+from provisioner_agent.protocol.servers import Servers
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 
@@ -35,14 +38,15 @@ class Link(Protocol):
 
 
 class HttpLink:
-    """The real link. ``token`` is ``ID.SECRET``; the secret is never sent."""
+    """The real link. ``token`` is ``ID.SECRET``; the secret is never sent. May be used by several threads."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.url = urlsplit(url)
+    def __init__(self, servers: Servers, token: str) -> None:
         self.ident, self.secret = auth.split_token(token)
+        self._servers = servers
+        self._idle: list[tuple[SplitResult, http.client.HTTPConnection]] = []
+        """Connections that were kept open; to make one with TLS costs both ends more than what is said over it."""
 
     def call(self, method: str, target: str, body: Mapping[str, Any] | None = None, *, timeout: float) -> Any:
-        target = self.url.path.rstrip("/") + target
         data = b"" if body is None else json.dumps(body).encode()
         nonce = auth.new_nonce()
         headers = {
@@ -51,7 +55,7 @@ class HttpLink:
             auth.MAC_HEADER: auth.request_mac(self.secret, method, target, nonce, data),
             "Content-Type": "application/json",
         }
-        status, answer, mac = self._exchange(method, target, data, headers, timeout)
+        status, answer, mac = self._send(method, target, data, headers, timeout)
         try:
             auth.check_mac(auth.answer_mac(self.secret, nonce, status, answer), mac)
         except auth.AuthError as error:
@@ -60,20 +64,60 @@ class HttpLink:
             raise ForgedAnswer(f"an answer to {method} {target} was not from the server: {error}") from error
         return _parse(status, answer)
 
-    def _exchange(
+    def _send(
         self, method: str, target: str, data: bytes, headers: Mapping[str, str], timeout: float
     ) -> tuple[int, bytes, str | None]:
-        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self.url.hostname or "", self.url.port, timeout=timeout)
+        kept = self._kept(timeout)
+        if kept is not None:
+            try:
+                return self._exchange(*kept, method, target, data, headers)
+            except (OSError, http.client.HTTPException):
+                pass  # it was closed meanwhile; if the message was heard all the same, this one is refused as its echo
+        url = self._servers.at_hand
+        try:
+            return self._exchange(url, self._servers.open(timeout), method, target, data, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self._servers.is_away(url)
+            raise ServerAway(f"the server does not answer: {error or type(error).__name__}") from error
+
+    def _kept(self, timeout: float) -> tuple[SplitResult, http.client.HTTPConnection] | None:
+        """A connection to the server at hand that is open and that nobody uses."""
+        while True:
+            try:
+                url, connection = self._idle.pop()
+            except IndexError:
+                return None
+            if url == self._servers.at_hand and connection.sock is not None and not _has_ended(connection.sock):
+                connection.sock.settimeout(timeout)
+                return url, connection
+            connection.close()
+
+    def _exchange(
+        self,
+        url: SplitResult,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        data: bytes,
+        headers: Mapping[str, str],
+    ) -> tuple[int, bytes, str | None]:
         try:
             connection.request(method, target, body=data, headers=dict(headers))
             response = connection.getresponse()
             answer = response.read(LARGEST_ANSWER)
+            if response.isclosed() and not response.will_close:
+                self._idle.append((url, connection))
+            else:
+                connection.close()
             return response.status, answer, response.getheader(auth.MAC_HEADER)
-        except (OSError, http.client.HTTPException) as error:
-            raise ServerAway(f"the server does not answer: {error or type(error).__name__}") from error
-        finally:
+        except BaseException:
             connection.close()
+            raise
+
+
+def _has_ended(door: socket.socket) -> bool:
+    """Whether the other end has closed it: there is something to read although nothing was asked."""
+    return bool(select.select([door], [], [], 0)[0])
 
 
 def _parse(status: int, answer: bytes) -> Any:

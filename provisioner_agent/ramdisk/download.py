@@ -6,9 +6,9 @@ import http.client
 import socket
 from contextlib import suppress
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from provisioner_agent.protocol.messages import IMAGES
+from provisioner_agent.protocol.servers import Servers
 from provisioner_agent.ramdisk.problem import OrderFailed
 
 SILENT_SECONDS = 20.0
@@ -39,21 +39,22 @@ class Source(Protocol):
 
 
 class HttpSource:
-    """The real source; ``url`` is the server's."""
+    """The real source."""
 
-    def __init__(self, url: str) -> None:
-        self.url = urlsplit(url)
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
 
     def open(self, image: str, name: str, start: int, end: int | None) -> Body:
-        target = f"{self.url.path.rstrip('/')}{IMAGES}/{image}/{name}"
-        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self.url.hostname or "", self.url.port, timeout=SILENT_SECONDS)
+        url = self._servers.at_hand
+        target = f"{IMAGES}/{image}/{name}"
+        connection = self._servers.open(SILENT_SECONDS)
         headers = {} if end is None else {"Range": f"bytes={start}-{end - 1}"}
         try:
             connection.request("GET", target, headers=headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            self._servers.is_away(url)
             raise Away(str(error) or type(error).__name__) from error
         if response.status in (http.client.OK, http.client.PARTIAL_CONTENT):
             placed = response.getheader("Content-Range", "").startswith(f"bytes {start}-")

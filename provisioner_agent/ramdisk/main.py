@@ -15,6 +15,7 @@ from provisioner_agent.protocol.messages import (
     RAMDISK_TRIAL_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
 )
+from provisioner_agent.protocol.servers import Servers
 from provisioner_agent.ramdisk.agent import Agent, Work
 from provisioner_agent.ramdisk.burnin import do_test_cpu, do_test_memory
 from provisioner_agent.ramdisk.disktest import do_test_disk
@@ -54,8 +55,9 @@ def run(host: Host) -> int:
         host.say(f"the kernel's arguments lack {' and '.join(missing)}; boot this ramdisk by the server's boot script")
         return 1
     url = arguments[RAMDISK_URL_ARGUMENT]
+    servers = Servers(url)
     try:
-        link = HttpLink(url, arguments[RAMDISK_TOKEN_ARGUMENT])
+        link = HttpLink(servers, arguments[RAMDISK_TOKEN_ARGUMENT])
     except AuthError as error:
         host.say(f"{RAMDISK_TOKEN_ARGUMENT}: {error}")
         return 1
@@ -65,7 +67,7 @@ def run(host: Host) -> int:
     def hardware() -> Mapping[str, Any]:
         return read_hardware(host) | {"boot_mac": mac}
 
-    Agent(host, link, build_works(host, HttpSource(url), hardware), hardware).run()
+    Agent(host, link, build_works(host, HttpSource(servers), hardware), hardware).run()
     return 0
 
 

@@ -22,17 +22,23 @@ def free_port() -> int:
 
 
 class Site:
-    """``url``: of the provisioning listener. ``manifests``: what the fleet wrote."""
+    """``url``: of the provisioning listener. ``manifests``: what the fleet wrote.
 
-    def __init__(self, folder: Path) -> None:
+    :param database: URL of the records; a SQLite file without it. :param like: a site whose keys and images it has.
+    """
+
+    def __init__(self, folder: Path, database: str = "", name: str = "", like: Site | None = None) -> None:
+        folder.mkdir(exist_ok=True)
+        state = like.folder / "state" if like else folder / "state"
         self.folder = folder
         self.manifests = folder / "fleet"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "fleet.conf"
         self.config.write_text(
-            f"[DEFAULT]\nstate_dir = {folder / 'state'}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
+            f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
             f"[network]\ninterface = lo\naddress = 127.0.0.1/8\nhttp_port = {self.port}\n"
+            f"[database]\nurl = {database}\n[conductor]\nname = {name}\n"
         )
 
     def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:

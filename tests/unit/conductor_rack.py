@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from records import records_url
+
 from provisioner.bmc.contract import Asked
 from provisioner.bmc.fake import FakeConsole
 from provisioner.conductor.conductor import Conductor
@@ -265,7 +267,7 @@ class Rack:
         self.store, self.conductor = self._open()
 
     def _open(self) -> tuple[Store, Conductor]:
-        store = Store(f"sqlite:///{self.folder / 'rack.db'}", Rot())
+        store = Store(records_url(self.folder, "rack"), Rot())
         conductor = Conductor(store, self.bmcs, self.images, self.settings, clock=self.clock)
         conductor.subscribe(lambda topics: self.on_commit() if self.on_commit else None)
         return store, conductor

@@ -25,6 +25,7 @@ from provisioner.model.states import EXITS, NodeState, check_verb
 from provisioner.model.status import (
     AuditResult,
     CloudStatus,
+    ConductorStatus,
     DeploymentReport,
     EnrollItem,
     EnrollResult,
@@ -174,6 +175,10 @@ class FakeConductor:
 
     def observe(self, event: Event) -> None:
         self.observed.append(event)
+
+    def conductors(self) -> list[ConductorStatus]:
+        here = {"name": "seed-1", "place": "seed-1:/run", "url": "https://10.0.0.1:8081", "version": "1", "seen": BEGUN}
+        return [ConductorStatus(**here, alive=True, nodes=3)]  # type: ignore[arg-type]
 
     def operators(self) -> list[Operator]:
         return [operator for operator, _ in self.known_operators.values()]

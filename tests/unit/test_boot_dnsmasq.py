@@ -98,6 +98,7 @@ def test_dnsmasq_itself_accepts_the_configuration(tmp_path: Path) -> None:
 def test_the_boot_script_carries_what_the_ramdisk_needs() -> None:
     script = render_boot_script(
         url="http://10.0.0.1:8080",
+        services=("http://10.0.0.1:8080", "http://10.0.0.2:8080"),
         token="id.secret",
         mac="52:54:00:00:00:01",
         address="10.0.0.100/24",
@@ -107,7 +108,7 @@ def test_the_boot_script_carries_what_the_ramdisk_needs() -> None:
     kernel = next(line for line in script.splitlines() if line.startswith("kernel "))
     assert kernel.split()[1] == "http://10.0.0.1:8080/images/ramdisk-1/kernel"
     for word in (
-        "provisioner.url=http://10.0.0.1:8080",
+        "provisioner.url=http://10.0.0.1:8080,http://10.0.0.2:8080",
         "provisioner.token=id.secret",
         "provisioner.mac=52:54:00:00:00:01",
         "provisioner.address=10.0.0.100/24",

@@ -26,7 +26,7 @@ class Bench:
         self.more = threading.Condition()
         self.answer: float | None = 3600.0
         self.during: Callable[[str], None] = lambda name: None
-        self.loop = Loop(self.rack.store, self.walk)
+        self.loop = Loop(self.rack.store, self.walk, self.rack.conductor.at_work)
 
     def walk(self, name: str) -> float | None:
         self.during(name)

@@ -21,11 +21,12 @@ from provisioner_agent.instance.host import FileState, LinuxHost
 from provisioner_agent.instance.main import run_command
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import ForgedAnswer, HttpLink, Refused, ServerAway
+from provisioner_agent.protocol.servers import Servers
 
 
 def test_link_both_ways() -> None:
     with served() as server:
-        link = HttpLink(server.url, TOKEN)
+        link = HttpLink(Servers(server.url), TOKEN)
         server.offer(metadata(4))
         answer = link.call("GET", f"{messages.METADATA}?since=3&wait=0", timeout=5)
         assert answer["metadata"]["generation"] == 4
@@ -37,7 +38,7 @@ def test_link_both_ways() -> None:
                 link.call("GET", f"{messages.METADATA}?since=3&wait=0", timeout=5)
         server.forge = "none"
         with pytest.raises(ServerAway, match="401 without authentication"):
-            HttpLink(server.url, "agent-1.wrong").call("POST", messages.REPORT, {}, timeout=5)
+            HttpLink(Servers(server.url), "agent-1.wrong").call("POST", messages.REPORT, {}, timeout=5)
         assert server.reports == []
 
 
@@ -46,7 +47,7 @@ def test_link_without_a_server() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ServerAway, match="does not answer"):
-        HttpLink(f"http://127.0.0.1:{port}", TOKEN).call("GET", messages.METADATA, timeout=5)
+        HttpLink(Servers(f"http://127.0.0.1:{port}"), TOKEN).call("GET", messages.METADATA, timeout=5)
 
 
 def test_host_files(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from provisioner_agent.protocol.servers import Servers
 from provisioner_agent.ramdisk.download import HttpSource
 from provisioner_agent.ramdisk.fakehost import FakeHost
 from provisioner_agent.ramdisk.host import BlockFile, FileBlocks, Finished
@@ -141,7 +142,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Bench(host, shop, HttpSource(f"http://127.0.0.1:{server.server_address[1]}"), plain, disk)
+        yield Bench(host, shop, HttpSource(Servers(f"http://127.0.0.1:{server.server_address[1]}")), plain, disk)
     finally:
         server.shutdown()
         thread.join()

@@ -1,0 +1,57 @@
+"""Where the service is: at one address or, when several conductors share the work, at each of them."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+BETWEEN = ","
+"""Stands between several addresses."""
+
+
+class Servers:
+    """The servers of a guest; one is asked until it is away, then the next.
+
+    :param urls: ``https://ADDRESS:PORT``, several with commas between them. :param ca: the authority that their
+        certificates must be of, as PEM (RFC 7468); for ``http`` it is not needed.
+    :raises ValueError: the authority is none.
+    """
+
+    def __init__(self, urls: str, ca: str = "") -> None:
+        self._urls = [urlsplit(url) for url in urls.split(BETWEEN)]
+        self._trust = _build_trust(ca) if any(url.scheme == "https" for url in self._urls) else None
+        self._lock = threading.Lock()
+
+    @property
+    def at_hand(self) -> SplitResult:
+        """The one that is asked."""
+        return self._urls[0]
+
+    def open(self, timeout: float) -> http.client.HTTPConnection:
+        """A connection to the one at hand, which is made with the first request on it."""
+        url = self.at_hand
+        if url.scheme == "https":
+            return http.client.HTTPSConnection(url.hostname or "", url.port, timeout=timeout, context=self._trust)
+        return http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout)
+
+    def is_away(self, url: SplitResult) -> None:
+        """It did not answer: the next one is asked from now on."""
+        with self._lock:
+            if url == self._urls[0]:
+                self._urls.append(self._urls.pop(0))
+
+
+def read_servers(config: Mapping[str, Any]) -> Servers:
+    """Of an agent's configuration file. :raises KeyError: it has no ``url``."""
+    return Servers(config["url"], config.get("ca", ""))
+
+
+def _build_trust(ca: str) -> ssl.SSLContext:
+    """No other authority is trusted, so none is read from the system."""
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust.load_verify_locations(cadata=ca)
+    return trust
