@@ -48,7 +48,8 @@ def write_config(folder: Path) -> Path:
     config = folder / "provisioner.conf"
     config.write_text(
         f"[DEFAULT]\nstate_dir = {folder}/state\nrun_dir = {folder}/run\nsource_dir = {SOURCE}\n"
-        f"[network]\ninterface = lo\naddress = 127.0.0.1/8\nhttp_port = {free_port()}\n[hardware]\nsweep_seconds = 0\n"
+        f"[network]\ninterface = lo\naddress = 127.0.0.1/8\nhttp_port = {free_port()}\nhttps_port = {free_port()}\n"
+        "[hardware]\nsweep_seconds = 0\n"
     )
     return config
 

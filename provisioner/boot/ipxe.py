@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import ssl
 from collections.abc import Sequence
 
 from provisioner_agent.protocol.messages import (
     IMAGES,
+    RAMDISK_CA_ARGUMENT,
+    RAMDISK_CLOCK_ARGUMENT,
     RAMDISK_MAC_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
@@ -17,18 +21,34 @@ TRIES = 5
 """How often iPXE fetches the two files before it gives the node back to its firmware."""
 
 
-def render_boot_script(*, url: str, services: Sequence[str], token: str, mac: str, address: str, image: str) -> str:
+def render_boot_script(
+    *,
+    url: str,
+    services: Sequence[str],
+    authority: str,
+    token: str,
+    mac: str,
+    address: str,
+    image: str,
+    now: float,
+) -> str:
     """The script that boots the ramdisk.
 
-    :param url: where kernel and initramfs are. :param services: where the ramdisk finds the service; another one when
-        the first is away. :param token: ``ID.SECRET``; the ramdisk proves with it who it is.
-    :param mac: of the port that boots. :param address: ``A.B.C.D/LEN`` that it gets, or empty when DHCP is another's.
+    :param url: where kernel and initramfs are.
+    :param services: where the ramdisk finds the service; another one when the first is away.
+    :param authority: of their certificates, as PEM.
+    :param token: ``ID.SECRET``; the ramdisk proves with it who it is.
+    :param mac: of the port that boots.
+    :param address: ``A.B.C.D/LEN`` that it gets, or empty when DHCP is another's.
     :param image: id of the ramdisk in the catalogue.
+    :param now: seconds since the epoch.
     """
     files = f"{url}{IMAGES}/{image}"
     arguments = [
         "initrd=initramfs",  # an EFI kernel finds it by this name
         f"{RAMDISK_URL_ARGUMENT}={BETWEEN.join(services)}",
+        f"{RAMDISK_CA_ARGUMENT}={_pack(authority)}",
+        f"{RAMDISK_CLOCK_ARGUMENT}={now:.0f}",
         f"{RAMDISK_TOKEN_ARGUMENT}={token}",
         f"{RAMDISK_MAC_ARGUMENT}={mac}",
         f"provisioner.address={address}",
@@ -47,6 +67,11 @@ def render_boot_script(*, url: str, services: Sequence[str], token: str, mac: st
         lines.append("sleep 3" if number < TRIES else f"echo provisioner: {image} could not be fetched")
     # Another code than 0 lets the firmware go on with its next boot device.
     return "\n".join([*lines, "exit 1"]) + "\n"
+
+
+def _pack(authority: str) -> str:
+    """Some 600 characters: a kernel takes 2,047 in all (x86 boot protocol, cmdline_size)."""
+    return base64.urlsafe_b64encode(ssl.PEM_cert_to_DER_cert(authority)).decode().rstrip("=")
 
 
 def render_local_script() -> str:

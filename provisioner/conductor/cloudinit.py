@@ -23,16 +23,16 @@ START = (
 
 
 def build_seed(
-    placement: Placement, values: Mapping[str, Any], ident: str, visitor: bytes, url: str, token: str
+    placement: Placement, values: Mapping[str, Any], ident: str, visitor: bytes, agent: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """``[{"path", "mode", "content"}]`` for the order ``seed-disk``.
 
     :param values: cloud-config of the role and the cloud; what it says of files and commands comes before ours.
     :param ident: of the deployment: cloud-init does its work anew for each. :param visitor: the agent, one file.
-    :param url: where the agent finds the server. :param token: ``ID.SECRET``.
+    :param agent: what the agent must know of the service.
     """
     meta = {"instance-id": ident, "local-hostname": placement.hostname}
-    config = json.dumps({"url": url, "token": token})
+    config = json.dumps(agent)
     packed = base64.b64encode(visitor).decode()
     files = [
         {"path": VISITOR, "permissions": "0600", "encoding": "b64", "content": packed},

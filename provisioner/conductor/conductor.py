@@ -60,7 +60,8 @@ from provisioner.trust.keys import new_token
 class Conductor(Guests):
     """Moves nodes through their states. Every method may be called from any thread, and may block.
 
-    :param store: the records; only conductors change them.
+    :param store: the records; only conductors change them. :param authority: the certificate, as PEM, by which guests
+        know the service.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class Conductor(Guests):
         controllers: Bmcs,
         catalogue: CatalogueDoor,
         settings: Settings,
+        authority: str,
         *,
         clock: Clock | None = None,
     ) -> None:
-        doors = Doors(store, controllers, catalogue, settings, clock or HostClock())
+        doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), authority)
         super().__init__(doors)
         self._sweep = Sweep(doors, settings.sweep_seconds)
         self._tapes = Tapes(doors)

@@ -34,11 +34,14 @@ class CatalogueDoor(Protocol):
 
 @dataclass(frozen=True)
 class Doors:
+    """``authority``: the certificate, as PEM, by which guests know the service."""
+
     store: Store
     bmcs: Bmcs
     catalogue: CatalogueDoor
     settings: Settings
     clock: Clock
+    authority: str
 
     @property
     def holder(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,6 @@ from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import NodeState
 from provisioner.plan.identity import same_machine
 from provisioner.store.nodes import ANY_MAC
-from provisioner.store.permits import ANY_PERMIT
 from provisioner.store.tokens import BOOT, TokenRecord
 from provisioner.trust.keys import new_token
 
@@ -34,6 +34,8 @@ RAMDISK_STEPS = (
 """Steps whose work is lost when the ramdisk boots anew."""
 STANDBY = (NodeState.AVAILABLE, NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)
 """States in which a ramdisk that stays waits for what comes next."""
+SECRET = re.compile(r"^[A-Za-z0-9_-]{32,128}$")
+"""What a ramdisk may make up."""
 PROGRESS_KEYS = ("bytes", "total", "rate", "remaining")
 PROGRESS_PHASES = frozenset({"write", "read back", "erase", *TESTS.values()})
 RESTARTED: Mapping[str, Any] = {
@@ -43,24 +45,21 @@ RESTARTED: Mapping[str, Any] = {
 
 
 class Guests:
-    """``token_id`` is the id of a token whose message has been authenticated with :meth:`guest_secret`."""
+    """``token_id`` is the id of a token whose message has been authenticated with the secret of :meth:`guest`."""
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
         self._store = doors.store
         self._service = uuid.uuid4().hex
 
-    def guest_secret(self, token_id: str, kind: str) -> str:
-        """:raises TrustError: there is no such token of that kind, or it has run out."""
-        return self._store.tokens.secret(token_id, kind, self._doors.clock.now())
+    def guest(self, token_id: str, kind: str) -> tuple[str, frozenset[str]]:
+        """(the secret under which a guest speaks, the topics of changes that concern it: its node and its deployment).
 
-    def subject(self, token_id: str, *, permits: bool = False) -> frozenset[str]:
-        """The topics of changes that concern a guest: its node and its deployment, and maybe permits of anyone.
-
-        :raises TrustError: there is no such token.
+        :param kind: ``hello`` and ``boot`` of a ramdisk, ``instance`` of an instance.
+        :raises TrustError: there is no such token of that kind, or it has run out.
         """
-        token = self._token(token_id)
-        return frozenset((token.node, token.deployment, *((ANY_PERMIT,) if permits else ())))
+        token, secret = self._store.tokens.open(token_id, kind, self._doors.clock.now())
+        return secret, frozenset((token.node, token.deployment))
 
     def boot_script(self, mac: str, peer: str = "") -> str | None:
         """The iPXE script for a port: the ramdisk's while it is due, else one that boots from disk.
@@ -96,10 +95,12 @@ class Guests:
         return render_boot_script(
             url=self._doors.settings.url,
             services=guest_urls(self._doors),
+            authority=self._doors.authority,
             token=token,
             mac=mac,
             address=address,
             image=str(ramdisk),
+            now=self._doors.clock.now(),
         )
 
     def _is_first(self, node: Node, deployment: Deployment, mac: str, peer: str) -> bool:
@@ -139,10 +140,11 @@ class Guests:
         due = _is_on(steps[StepName.POWER]) and steps[StepName.HELLO].state is not StepState.DONE
         return due and self._store.deployments.boot_id(deployment.id) is None
 
-    def hello(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+    def hello(self, token_id: str, message: Mapping[str, Any], peer: str = "") -> dict[str, Any]:
         """Take the hardware on record. A boot of the ramdisk that was not heard before begins its steps anew.
 
-        :raises UsageError: the message has another shape.
+        :param peer: the address that it comes from. :raises UsageError: the message has another shape.
+        :raises TrustError: another one has said hello with this token.
         """
         token = self._token(token_id)
         now = self._doors.clock.now()
@@ -151,10 +153,14 @@ class Guests:
             hardware = HardwareReport.model_validate(message.get("hardware"))
         except ValidationError as error:
             raise UsageError("the hardware report cannot be understood", where=token.node, cause=str(error)) from None
+        secret = message.get("secret")
         if not boot_id:
             raise UsageError("the hello has no boot_id", where=token.node)
+        if not isinstance(secret, str) or not SECRET.match(secret):
+            raise UsageError("the hello has no secret", where=token.node, cause="the ramdisk is older than the service")
         if not self._store.nodes.get(token.node).spec.ports:
             self._recognise(token, hardware)
+        self._check_alone(token, secret, hardware.boot_mac, peer)
         with self._store.transaction():
             self._store.tokens.set_used(token_id, now)
             self._store.nodes.set_hardware(token.node, hardware, now)
@@ -166,6 +172,21 @@ class Guests:
             if known not in (None, boot_id):
                 self._begin_anew(token)
         return {"clock": now}
+
+    def _check_alone(self, token: TokenRecord, secret: str, mac: str, peer: str) -> None:
+        """Of all who have seen the boot script, the first who says hello is the node; a second one ends its deployment.
+
+        :raises TrustError: this is the second.
+        """
+        with self._store.transaction():
+            if self._store.tokens.bind(token.id, secret):
+                return
+            again = {"at": self._doors.clock.now(), "mac": mac, "peer": peer}
+            self._store.deployments.set_detail(token.deployment, StepName.POWER, {"hello_again": again})
+            self._store.deployments.touch(token.deployment)
+            message = f"another ramdisk says hello with its token, from {peer or 'an unknown address'}"
+            self._doors.tell("ramdisk.stranger", message, token.node, token.deployment)
+        raise TrustError("another ramdisk has said hello with this token", where=token.node)
 
     def _recognise(self, token: TokenRecord, hardware: HardwareReport) -> None:
         """Whoever boots in a node's window is that node only when its own controller's number or address says so.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioner.conductor.network import build_networks
@@ -16,22 +16,21 @@ def build_files(
     members: Sequence[Placement],
     *,
     fstab: str,
-    url: str,
-    token: str,
+    agent: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """``[{"path", "mode", "content"}]`` for the order ``seed-instance``.
 
     :param members: of the whole cloud: their names resolve before anything is configured.
-    :param url: where the config agent finds the server. :param token: ``ID.SECRET``.
+    :param agent: what the config agent must know of the service.
     """
-    agent = {"url": url, "token": token, "node": placement.node, "hostname": placement.hostname}
+    config = {**agent, "node": placement.node, "hostname": placement.hostname}
     files = [
         _file("/etc/hostname", f"{placement.hostname}\n"),
         _file("/etc/hosts", build_hosts(placement, members)),
         _file("/etc/machine-id", "", 0o444),
         _file("/etc/fstab", fstab),
         _file("/etc/resolv.conf", _resolv(placement.addresses)),
-        _file(AGENT_CONFIG, json.dumps(agent, indent=1) + "\n", 0o600),
+        _file(AGENT_CONFIG, json.dumps(config, indent=1) + "\n", 0o600),
     ]
     return files + [_file(path, text) for path, text in build_networks(placement).items()]
 

@@ -8,13 +8,12 @@ from typing import Any
 from provisioner.conductor.cloudinit import build_seed
 from provisioner.conductor.instance import build_files
 from provisioner.conductor.layout import Layout
-from provisioner.conductor.presence import guest_urls
+from provisioner.conductor.presence import build_agent_config
 from provisioner.conductor.work import Work
 from provisioner.model.deployment import StepName
 from provisioner.store.tokens import INSTANCE
 from provisioner.system.visitor import pack_visitor
 from provisioner.trust.keys import new_token
-from provisioner_agent.protocol.servers import BETWEEN
 
 LLDP_SECONDS = 32.0
 """Switches tell of themselves every 30 s (IEEE 802.1AB, 9.2.5.7)."""
@@ -51,7 +50,7 @@ def _seed_order(work: Work) -> dict[str, Any]:
     placement, token = work.deployment.placement, _instance_token(work)
     members = work.doors.store.deployments.placements(placement.cloud)
     layout, devices = build_layout(work), _devices(work)
-    files = build_files(placement, members, fstab=layout.fstab(), url=_services(work), token=token)
+    files = build_files(placement, members, fstab=layout.fstab(), agent=build_agent_config(work.doors, token))
     mounts = [{**mount, "device": devices[mount["volume"]]} for mount in layout.mounts()]
     made = work.detail(StepName.STORAGE)["made"]
     return {"root": devices[work.role.storage.root.name], "mounts": mounts, "made": made, "files": files}
@@ -62,10 +61,6 @@ def _instance_token(work: Work) -> str:
     token = new_token()
     work.doors.store.tokens.replace(token, INSTANCE, work.node.name, work.deployment.id, None)
     return token
-
-
-def _services(work: Work) -> str:
-    return BETWEEN.join(guest_urls(work.doors))
 
 
 def _loader_order(work: Work) -> dict[str, Any]:
@@ -97,8 +92,8 @@ def _clear_order(work: Work) -> dict[str, Any]:
 def _seed_disk_order(work: Work) -> dict[str, Any]:
     newest = work.doors.store.clouds.newest(work.node.name)
     values = newest.document.get("values", {}) if newest else {}
-    token, url = _instance_token(work), _services(work)
-    files = build_seed(work.deployment.placement, values, work.deployment.id, pack_visitor(), url, token)
+    agent = build_agent_config(work.doors, _instance_token(work))
+    files = build_seed(work.deployment.placement, values, work.deployment.id, pack_visitor(), agent)
     return {"step": "seed-disk", "disk": _root_disk(work), "files": files}
 
 

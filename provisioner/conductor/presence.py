@@ -12,6 +12,7 @@ from provisioner.conductor.doors import Doors
 from provisioner.errors import RecordsAway
 from provisioner.model.status import ConductorStatus
 from provisioner.store.conductors import ALIVE_SECONDS, ConductorRecord
+from provisioner_agent.protocol.servers import BETWEEN
 
 LEASE_SECONDS = 30.0
 """How long a node is left alone whose conductor has died."""
@@ -40,7 +41,12 @@ def alive(doors: Doors) -> list[ConductorRecord]:
 def guest_urls(doors: Doors) -> tuple[str, ...]:
     """Where guests reach the service: here first, then where the other conductors are."""
     others = alive(doors) if doors.store.shared else []
-    return tuple(dict.fromkeys([doors.settings.url, *(other.url for other in others if other.url)]))
+    return tuple(dict.fromkeys([doors.settings.guest_url, *(other.url for other in others if other.url)]))
+
+
+def build_agent_config(doors: Doors, token: str) -> dict[str, str]:
+    """What an agent in an instance must know of the service. :param token: ``ID.SECRET``."""
+    return {"url": BETWEEN.join(guest_urls(doors)), "ca": doors.authority, "token": token}
 
 
 class Presence:
@@ -86,7 +92,7 @@ class Presence:
 
     def _mine(self) -> ConductorRecord:
         settings = self._doors.settings
-        url = settings.url if settings.interface else ""
+        url = settings.guest_url if settings.interface else ""
         place = f"{gethostname()}:{settings.run_dir}"
         return ConductorRecord(settings.name, place, url, __version__, self._doors.clock.now())
 

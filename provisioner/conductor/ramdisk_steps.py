@@ -55,7 +55,16 @@ def check_power(work: Work, since: float) -> None:
 def check_alone(work: Work) -> None:
     """:raises DeployError: somebody fetched the boot script, and with it the token, beside the node."""
     detail = work.detail(StepName.POWER)
+    stranger = detail.get("hello_again")
     again = detail.get("script_again")
+    if stranger is not None:
+        work.doors.store.tokens.drop(work.deployment.id, BOOT)
+        raise DeployError(
+            "a second machine said hello with the token of its ramdisk",
+            where=work.node.name,
+            cause=f"from {stranger['peer'] or '?'}, {stranger['mac'] or '?'}: it has read the boot script on the wire",
+            hint=f"find that machine, then provisioner node retry {work.node.name}",
+        )
     if again is None:
         return
     work.doors.store.tokens.drop(work.deployment.id, BOOT)

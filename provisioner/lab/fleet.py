@@ -9,11 +9,14 @@ import asyncio
 import json
 import random
 import re
+import secrets
+import ssl
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from provisioner.lab.bmcs import SimulatedBmc, SimulatedRack
@@ -25,12 +28,13 @@ from provisioner_agent.protocol.messages import (
     ORDER,
     PERMIT,
     PROGRESS,
+    RAMDISK_CA_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
     REPORT,
     RESULT,
 )
-from provisioner_agent.protocol.servers import BETWEEN
+from provisioner_agent.protocol.servers import BETWEEN, build_trust, read_authority
 
 USER = "admin"
 ANSWER_SECONDS = 60.0
@@ -54,6 +58,10 @@ class Fault(StrEnum):
     LOST = "lost"
     DISK = "disk"
     RED = "red"
+
+
+trust = lru_cache(build_trust)
+"""A thousand servers trust the same authority."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ class FleetNode:
         self._bad_disk, self._red = self._has(Fault.DISK), self._has(Fault.RED)
         self._token = ""
         self._services: Sequence[str] = ()
+        self._trust: ssl.SSLContext | None = None
         self._root = ""
         self._boot = 0
         self._task: asyncio.Task[None] | None = None
@@ -134,7 +143,7 @@ class FleetNode:
             token = await self._boot_script(link) if self._boots_from_network() else None
             if token is not None:
                 link.close()
-                link = GuestLink(self._services)
+                link = GuestLink(self._services, self._trust)
             if token is not None and self._has(Fault.LOST):
                 self.problem = "the ramdisk does not come up"
                 return
@@ -143,7 +152,8 @@ class FleetNode:
                 await self._ramdisk(link, token)
             elif self._token:
                 self.where = "instance"
-                link = GuestLink(self._services)
+                link.close()
+                link = GuestLink(self._services, self._trust)
                 await self._take(self._pace.start)
                 await self._instance(link)
         finally:
@@ -169,6 +179,7 @@ class FleetNode:
             if status != 200 or RAMDISK_TOKEN_ARGUMENT not in arguments:
                 return None
             self._services = arguments[RAMDISK_URL_ARGUMENT].split(BETWEEN)
+            self._trust = trust(read_authority(arguments[RAMDISK_CA_ARGUMENT]))
             return arguments[RAMDISK_TOKEN_ARGUMENT]
 
     async def _say(
@@ -190,10 +201,13 @@ class FleetNode:
         }  # fmt: skip
 
     async def _ramdisk(self, link: GuestLink, token: str) -> None:
-        hello = {"boot_id": f"{self.name}-{self._boot}", "hardware": self.hardware()}
+        ident, _, _ = token.partition(".")
+        secret = secrets.token_urlsafe(32)
+        hello = {"boot_id": f"{self.name}-{self._boot}", "secret": secret, "hardware": self.hardware()}
         if await self._say(link, token, "POST", HELLO, hello) is None:
             self.problem = "the service refuses its hello"
             return
+        token = f"{ident}.{secret}"
         while True:
             said = await self._say(link, token, "GET", f"{ORDER}?wait={POLL_SECONDS:.0f}")
             order = (said or {}).get("order")
@@ -229,6 +243,7 @@ class FleetNode:
             config = next(file for file in order["files"] if file["path"] == AGENT_CONFIG)
             said = json.loads(config["content"])
             self._token, self._services = said["token"], said["url"].split(BETWEEN)
+            self._trust = trust(said["ca"])
             return {"files": len(order["files"])}
         if step == "boot-loader":
             self._root = str(order["root_device"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +21,11 @@ class GuestLink:
     """Opened at the first request, and again after a fault, then to the next address. Requests are made one after the
     other.
 
-    :param urls: of the services.
+    :param urls: of the services. :param trust: what their certificates must be of; not needed for ``http``.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], trust: ssl.SSLContext | None = None) -> None:
+        self._trust = trust
         self._urls = deque(urlsplit(url) for url in urls)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -35,7 +37,10 @@ class GuestLink:
     async def call(
         self, token: str, method: str, target: str, body: Mapping[str, Any] | None, timeout: float
     ) -> dict[str, Any] | None:
-        """A guest's message, authenticated both ways. :returns: None when it was refused. :raises OSError: as above."""
+        """A guest's message, authenticated both ways.
+
+        :param token: ``ID.SECRET``. :returns: None when it was refused. :raises OSError: as above.
+        """
         ident, _, secret = token.partition(".")
         data = b"" if body is None else json.dumps(body).encode()
         nonce = auth.new_nonce()
@@ -71,11 +76,12 @@ class GuestLink:
     async def _send(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, bytes, str | None]:
-        host = self._urls[0].hostname
+        url = self._urls[0]
         if self._streams is None:
-            self._streams = await asyncio.open_connection(host, self._urls[0].port)
+            trust = self._trust if url.scheme == "https" else None
+            self._streams = await asyncio.open_connection(url.hostname, url.port, ssl=trust)
         reader, writer = self._streams
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {url.hostname}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()

@@ -112,19 +112,16 @@ class ForOperators(Subscribed, Protocol):
 class ForGuests(Subscribed, Protocol):
     """The conductor as guests see it: by the id of a token whose message has been authenticated."""
 
-    def guest_secret(self, token_id: str, kind: str) -> str:
-        """The secret of a token. ``kind``: ``boot`` or ``instance``.
+    def guest(self, token_id: str, kind: str) -> tuple[str, frozenset[str]]:
+        """(the secret of a guest, the topics that concern it). ``kind``: ``hello``, ``boot`` or ``instance``.
 
         :raises TrustError: there is no such token, or it is over.
         """
 
-    def subject(self, token_id: str, *, permits: bool = False) -> frozenset[str]:
-        """The topics that concern a guest; maybe also anyone's permits."""
-
     def boot_script(self, mac: str, peer: str) -> str | None:
         """None for a MAC that is not on record."""
 
-    def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
+    def hello(self, token_id: str, message: dict[str, Any], peer: str) -> dict[str, Any]: ...
 
     def order(self, token_id: str) -> dict[str, Any] | None: ...
 

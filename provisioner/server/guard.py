@@ -31,7 +31,7 @@ from provisioner_agent.protocol.auth import (
 from provisioner_agent.protocol.messages import HELLO, ORDER, PROGRESS, RESULT
 
 GUARDED = "/agent/"
-BOOT_PATHS = frozenset({HELLO, ORDER, PROGRESS, RESULT})
+KINDS = {HELLO: "hello", ORDER: "boot", PROGRESS: "boot", RESULT: "boot"}
 """Paths of the ramdisk agent; all other guarded paths are the config agent's."""
 MAX_BODY = 1 << 20
 BODY_SECONDS = 30.0
@@ -40,8 +40,9 @@ TOKENS = 10_000
 NONCE = re.compile(r"^[0-9a-f]{32}$")
 IDENT = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
-SecretOf = Callable[[str, str], Awaitable[str]]
-"""(token id, ``boot`` or ``instance``) → the token's secret; raises NotFound or TrustError."""
+GuestOf = Callable[[str, str], Awaitable[tuple[str, frozenset[str]]]]
+"""(token id, ``hello``, ``boot`` or ``instance``) → (the guest's secret, topics that concern it); raises NotFound or
+TrustError."""
 
 
 class Refused(Exception):
@@ -76,11 +77,12 @@ class Nonces:
 
 
 class GuestGuard:
-    """ASGI middleware for the paths under :data:`GUARDED`; the token's id is ``scope["token_id"]`` behind it."""
+    """ASGI middleware for the paths under :data:`GUARDED`. Behind it ``scope["token_id"]`` is the token's id, and
+    ``scope["topics"]`` what its guest is to hear of."""
 
-    def __init__(self, app: ASGIApp, secret_of: SecretOf, nonces: Nonces) -> None:
+    def __init__(self, app: ASGIApp, guest_of: GuestOf, nonces: Nonces) -> None:
         self._app = app
-        self._secret_of = secret_of
+        self._guest_of = guest_of
         self._nonces = nonces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,25 +91,26 @@ class GuestGuard:
             return
         try:
             body = await _read_body(scope, receive)
-            secret = await self._check(scope, body)
+            secret, topics = await self._check(scope, body)
         except Refused as refused:
             said = {"error": "Refused", "summary": str(refused)}
             await JSONResponse(said, refused.status, {"connection": "close"})(scope, receive, send)
             return
         headers = Headers(scope=scope)
         answer = _SignedAnswer(send, secret, headers[NONCE_HEADER])
-        await self._app({**scope, "token_id": headers[ID_HEADER]}, _replay(body, receive), answer)
+        known = {**scope, "token_id": headers[ID_HEADER], "topics": topics}
+        await self._app(known, _replay(body, receive), answer)
 
-    async def _check(self, scope: Scope, body: bytes) -> str:
-        """The secret under which the message holds."""
+    async def _check(self, scope: Scope, body: bytes) -> tuple[str, frozenset[str]]:
+        """The secret under which the message holds, and the topics of its guest."""
         headers = Headers(scope=scope)
         token_id, nonce = headers.get(ID_HEADER, ""), headers.get(NONCE_HEADER, "")
         # A MAC is computed for unknown tokens too: how long the refusal takes says nothing about them.
-        secret = secrets.token_hex(16)
+        secret, topics = secrets.token_hex(16), frozenset[str]()
         known = bool(IDENT.match(token_id))
         if known:
             try:
-                secret = await self._secret_of(token_id, "boot" if scope["path"] in BOOT_PATHS else "instance")
+                secret, topics = await self._guest_of(token_id, KINDS.get(scope["path"], "instance"))
             except (NotFound, TrustError):
                 known = False
         holds = False
@@ -116,12 +119,18 @@ class GuestGuard:
             holds = True
         if not (known and holds and NONCE.match(nonce) and self._nonces.hear(token_id, nonce)):
             raise Refused(401, "not authenticated")
-        return secret
+        return secret, topics
 
 
 def token_id(request: Request) -> str:
     """The authenticated token of a request behind the guard."""
     return str(request.scope["token_id"])
+
+
+def topics(request: Request) -> frozenset[str]:
+    """What the guest of a request behind the guard is to hear of."""
+    found: frozenset[str] = request.scope["topics"]
+    return found
 
 
 def _target(scope: Scope) -> str:

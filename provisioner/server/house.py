@@ -20,6 +20,7 @@ from provisioner.store.store import Store
 from provisioner.system.clock import HostClock
 from provisioner.system.daemon import HostDaemons
 from provisioner.system.settings import LOOPBACK, Settings
+from provisioner.trust.ca import ensure_ca
 from provisioner.trust.keys import SiteKeys
 
 
@@ -75,7 +76,7 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         closing.callback(bmcs.close)
         bmcs.start()
         clock = HostClock()
-        conductor = Conductor(store, bmcs, catalogue, settings, clock=clock)
+        conductor = Conductor(store, bmcs, catalogue, settings, ensure_ca(settings.keys).read_text(), clock=clock)
         work: list[Callable[[], None]] = [Tail(store.events, observer)]
         if settings.interface not in ("", LOOPBACK):
             dnsmasq = Dnsmasq(settings, conductor.ports, HostDaemons(), observer)

@@ -1,4 +1,4 @@
-"""The provisioning listener: boot scripts, images, and the two agents."""
+"""What nodes see: boot scripts and images over HTTP, the two agents and images again over TLS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from provisioner.model.hardware import MAC
 from provisioner.server.answers import build_app, read_map, read_number
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests
-from provisioner.server.guard import GuestGuard, Nonces, token_id
+from provisioner.server.guard import GuestGuard, Nonces, token_id, topics
+from provisioner.store.permits import ANY_PERMIT
 from provisioner_agent.protocol.messages import HELLO, IMAGES, METADATA, ORDER, PERMIT, PROGRESS, REPORT, RESULT
 
 BLOCK = 1 << 20
@@ -33,13 +34,32 @@ class _BigBlocks(FileResponse):
     chunk_size = BLOCK
 
 
-def provisioning_app(conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes) -> ASGIApp:
-    """The application that nodes see. Only the agents' paths are authenticated: see :mod:`.guard`."""
+def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk) -> ASGIApp:
+    """For firmware, which knows nobody yet: boot scripts, and what they load."""
+
+    async def boot_script(request: Request) -> Response:
+        mac = request.path_params["mac"].lower().replace("-", ":")
+        if not MAC.match(mac):
+            raise UsageError("not a MAC address", where=request.url.path)
+        script = await desk.for_guest(conductor.boot_script, mac, _peer(request))
+        if script is None:
+            raise NotFound("no boot script is due to this node", where=mac)
+        return PlainTextResponse(script)
+
+    return build_app(
+        [
+            Route("/boot/{mac}", boot_script, methods=["GET"]),
+            Route(IMAGES + "/{image}/{name}", _Images(path_of, desk).file, methods=["GET"]),
+        ]
+    )
+
+
+def agent_app(conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes) -> ASGIApp:
+    """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`."""
     guests = _Guests(conductor, desk, changes)
     files = _Images(path_of, desk)
     app = build_app(
         [
-            Route("/boot/{mac}", guests.boot_script, methods=["GET"]),
             Route(IMAGES + "/{image}/{name}", files.file, methods=["GET"]),
             Route(HELLO, guests.hello, methods=["POST"]),
             Route(ORDER, guests.order, methods=["GET"]),
@@ -51,10 +71,14 @@ def provisioning_app(conductor: ForGuests, path_of: PathOf, desk: Desk, changes:
         ]
     )
 
-    async def secret_of(ident: str, kind: str) -> str:
-        return await desk.for_guest(conductor.guest_secret, ident, kind)
+    async def guest_of(ident: str, kind: str) -> tuple[str, frozenset[str]]:
+        return await desk.for_guest(conductor.guest, ident, kind)
 
-    return GuestGuard(app, secret_of, Nonces())
+    return GuestGuard(app, guest_of, Nonces())
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 class _Guests:
@@ -63,19 +87,9 @@ class _Guests:
         self._desk = desk
         self._changes = changes
 
-    async def boot_script(self, request: Request) -> Response:
-        mac = request.path_params["mac"].lower().replace("-", ":")
-        if not MAC.match(mac):
-            raise UsageError("not a MAC address", where=request.url.path)
-        peer = request.client.host if request.client else ""
-        script = await self._desk.for_guest(self._conductor.boot_script, mac, peer)
-        if script is None:
-            raise NotFound("no boot script is due to this node", where=mac)
-        return PlainTextResponse(script)
-
     async def hello(self, request: Request) -> Response:
-        message = await read_map(request)
-        return JSONResponse(await self._desk.for_guest(self._conductor.hello, token_id(request), message))
+        ident, message = token_id(request), await read_map(request)
+        return JSONResponse(await self._desk.for_guest(self._conductor.hello, ident, message, _peer(request)))
 
     async def order(self, request: Request) -> Response:
         ident = token_id(request)
@@ -83,7 +97,7 @@ class _Guests:
             lambda: self._desk.for_guest(self._conductor.order, ident),
             bool,
             read_number(request, "wait", 0),
-            await self._desk.for_guest(self._conductor.subject, ident),
+            topics(request),
         )
         return JSONResponse({"order": order} if order else {})
 
@@ -93,7 +107,7 @@ class _Guests:
             lambda: self._desk.for_guest(self._conductor.metadata, ident, since),
             bool,
             read_number(request, "wait", 0),
-            await self._desk.for_guest(self._conductor.subject, ident),
+            topics(request),
         )
         return JSONResponse(found or {})
 
@@ -108,7 +122,7 @@ class _Guests:
             lambda: self._desk.for_guest(self._conductor.permit, ident, message),
             lambda said: not acquires or bool(said.get("granted")),
             wait,
-            await self._desk.for_guest(self._conductor.subject, ident, permits=True),
+            topics(request) | {ANY_PERMIT},
         )
         return JSONResponse(answer)
 

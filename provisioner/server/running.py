@@ -12,18 +12,19 @@ from socket import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+RENEW_SECONDS = 12 * 3600.0
+"""Between two looks at the certificates."""
 GRACE = 5
 """Seconds that requests under way get when the service ends."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """An application and the socket that it answers on; by TLS if there is a certificate."""
+    """An application and the socket that it answers on; by TLS if ``certify`` gives a certificate and its key."""
 
     app: ASGIApp
     socket: socket
-    certificate: Path | None = None
-    key: Path | None = None
+    certify: Callable[[], tuple[Path, Path]] | None = None
 
 
 class _Listener(uvicorn.Server):
@@ -35,6 +36,7 @@ class _Listener(uvicorn.Server):
 
 
 def _listener(served: Served) -> _Listener:
+    certificate, key = served.certify() if served.certify else (None, None)
     return _Listener(
         uvicorn.Config(
             served.app,
@@ -46,10 +48,19 @@ def _listener(served: Served) -> _Listener:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE,
-            ssl_certfile=served.certificate,
-            ssl_keyfile=served.key,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
         )
     )
+
+
+async def _renew(pairs: Sequence[tuple[_Listener, Served]]) -> None:
+    """A service that runs for a year shows a fresh certificate before the old one has run out."""
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        for listener, served in pairs:
+            if served.certify is not None and listener.config.ssl is not None:
+                listener.config.ssl.load_cert_chain(*await asyncio.to_thread(served.certify))
 
 
 async def answer(
@@ -64,6 +75,7 @@ async def answer(
         asyncio.create_task(listener.serve(sockets=[served.socket]))
         for listener, served in zip(listeners, all_served, strict=True)
     ]
+    renewing = asyncio.create_task(_renew(list(zip(listeners, all_served, strict=True))))
     stopped = asyncio.create_task(stop.wait())
     try:
         while not all(listener.started for listener in listeners) and not any(task.done() for task in work):
@@ -74,6 +86,7 @@ async def answer(
     finally:
         ending()
         stopped.cancel()
+        renewing.cancel()
         for listener in listeners:
             listener.should_exit = True
         await asyncio.gather(*work)

@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from provisioner import __version__
@@ -25,7 +26,7 @@ from provisioner.server.house import build_house
 from provisioner.server.listener import ServiceLock, open_listener, open_operator_socket
 from provisioner.server.log import Log, LogHandler
 from provisioner.server.operators import operator_app
-from provisioner.server.provisioning import PathOf, provisioning_app
+from provisioner.server.provisioning import PathOf, agent_app, boot_app
 from provisioner.server.running import Served, answer
 from provisioner.system.clock import HostClock
 from provisioner.system.settings import Settings
@@ -80,14 +81,16 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
         operators = open_operator_socket(settings.socket)
         stack.callback(settings.socket.unlink, missing_ok=True)
         stack.callback(operators.close)
-        guests = None
+        guests = []
         if settings.interface:
-            guests = open_listener(settings.address.partition("/")[0], settings.http_port, "provisioning")
-            stack.callback(guests.close)
+            address = settings.address.partition("/")[0]
+            for port, what in ((settings.http_port, "provisioning"), (settings.https_port, "agents'")):
+                guests.append(open_listener(address, port, what))
+                stack.callback(guests[-1].close)
         remote = None
         if settings.operators_listen:
-            address, _, port = settings.operators_listen.rpartition(":")
-            remote = open_listener(address.strip("[]"), int(port), "operators'")
+            place, _, door = settings.operators_listen.rpartition(":")
+            remote = open_listener(place.strip("[]"), int(door), "operators'")
             stack.callback(remote.close)
         house = await asyncio.to_thread(build, settings, log)
         stack.callback(house.stop)
@@ -97,6 +100,9 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
         stack.callback(changes.close)
         app = operator_app(house.conductor, house.images, _about(settings), desk, changes)
 
+        def certify() -> tuple[Path, Path]:
+            return ensure_server(settings.keys, settings.run_dir, _names(settings), HostClock().now())
+
         async def note(event: Event) -> None:
             await desk.for_operator(house.conductor.observe, event)
 
@@ -105,15 +111,21 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
 
         all_served = [Served(OperatorGuard(app, None, note), operators)]
         if remote is not None:
-            names = [address.strip("[]"), "localhost", socket.gethostname(), socket.getfqdn()]
-            certificate, key = ensure_server(settings.keys, names, HostClock().now())
-            all_served.append(Served(OperatorGuard(app, recognise, note), remote, certificate, key))
-        if guests is not None:
-            all_served.append(Served(provisioning_app(house.conductor, house.path_of, desk, changes), guests))
+            all_served.append(Served(OperatorGuard(app, recognise, note), remote, certify))
+        if guests:
+            boot, agents = guests
+            all_served.append(Served(boot_app(house.conductor, house.path_of, desk), boot))
+            all_served.append(Served(agent_app(house.conductor, house.path_of, desk, changes), agents, certify))
         await asyncio.to_thread(house.start)
         await answer(all_served, stop, ready=lambda: _say_ready(settings, log), ending=changes.close)
         _notify("STOPPING=1")
         log(Event("serve.ending", "told to end: deployments go on at the next start"))
+
+
+def _names(settings: Settings) -> list[str]:
+    """By which this host is reached."""
+    places = [settings.operators_listen.rpartition(":")[0].strip("[]"), settings.address.partition("/")[0]]
+    return [name for name in (*places, "localhost", socket.gethostname(), socket.getfqdn()) if name]
 
 
 def _about(settings: Settings) -> dict[str, Any]:

@@ -132,6 +132,7 @@ TOKENS = Table(
     Column("id", String(32), primary_key=True),
     Column("kind", String(10), nullable=False),
     Column("secret_sealed", Text, nullable=False),
+    Column("bound_sealed", Text),
     Column("node", String(36), ForeignKey("nodes.uuid", ondelete="CASCADE"), nullable=False),
     Column("deployment", String(36), nullable=False),
     Column("expiry", Float),

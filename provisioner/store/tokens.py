@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -10,6 +11,7 @@ from provisioner.errors import TrustError
 from provisioner.store.database import Cipher, Database
 from provisioner.store.schema import NODES, TOKENS
 
+HELLO = "hello"
 BOOT = "boot"
 INSTANCE = "instance"
 
@@ -25,11 +27,17 @@ class TokenRecord:
     used: float | None
 
 
-SECRET = select(TOKENS.c.secret_sealed, TOKENS.c.expiry).where(
-    TOKENS.c.id == bindparam("ident"), TOKENS.c.kind == bindparam("kind")
-)
 FIND = (
-    select(TOKENS.c.id, TOKENS.c.kind, NODES.c.name, TOKENS.c.deployment, TOKENS.c.used)
+    select(
+        TOKENS.c.id,
+        TOKENS.c.kind,
+        NODES.c.name,
+        TOKENS.c.deployment,
+        TOKENS.c.used,
+        TOKENS.c.secret_sealed,
+        TOKENS.c.bound_sealed,
+        TOKENS.c.expiry,
+    )
     .join(NODES, NODES.c.uuid == TOKENS.c.node)
     .where(TOKENS.c.id == bindparam("ident"))
 )
@@ -73,13 +81,34 @@ class Tokens:
             row = tx.execute(query).one_or_none()
         return None if row is None else f"{row.id}.{self._cipher.decrypt(row.secret_sealed)}"
 
-    def secret(self, ident: str, kind: str, now: float) -> str:
-        """:raises TrustError: there is no such token, or it has run out."""
+    def open(self, ident: str, kind: str, now: float) -> tuple[TokenRecord, str]:
+        """A token and the secret under which its guest speaks: for :data:`BOOT` the one that it made up itself.
+
+        :param kind: :data:`HELLO` for the first message of a ramdisk. :raises TrustError: there is no such token, or
+            it has run out, or no ramdisk has said hello with it yet.
+        """
         with self._db.read() as tx:
-            row = tx.execute(SECRET, {"ident": ident, "kind": kind}).one_or_none()
-        if row is None or (row.expiry is not None and row.expiry < now):
+            row = tx.execute(FIND, {"ident": ident}).one_or_none()
+        if (
+            row is None
+            or row.kind != (BOOT if kind == HELLO else kind)
+            or (row.expiry is not None and row.expiry < now)
+        ):
             raise TrustError("the token is not known, or has run out")
-        return self._cipher.decrypt(row.secret_sealed)
+        sealed = row.bound_sealed if kind == BOOT else row.secret_sealed
+        if sealed is None:
+            raise TrustError("no ramdisk has said hello with this token")
+        return TokenRecord(*row[:5]), self._cipher.decrypt(sealed)
+
+    def bind(self, ident: str, secret: str) -> bool:
+        """From now on its guest speaks under this secret; False when it has another already."""
+        with self._db.write() as tx:
+            query = select(TOKENS.c.bound_sealed).where(TOKENS.c.id == ident)
+            known: str | None = tx.execute(query).scalar_one_or_none()
+            if known is not None:
+                return hmac.compare_digest(self._cipher.decrypt(known), secret)
+            values = {"bound_sealed": self._cipher.encrypt(secret)}
+            return tx.execute(update(TOKENS).where(TOKENS.c.id == ident).values(values)).rowcount == 1
 
     def get(self, ident: str) -> TokenRecord:
         """:raises TrustError: there is no such token."""
@@ -87,7 +116,7 @@ class Tokens:
             row = tx.execute(FIND, {"ident": ident}).one_or_none()
         if row is None:
             raise TrustError("the token is not known, or has run out")
-        return TokenRecord(row.id, row.kind, row.name, row.deployment, row.used)
+        return TokenRecord(*row[:5])
 
     def set_used(self, ident: str, now: float) -> None:
         with self._db.write() as tx:

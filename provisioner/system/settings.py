@@ -25,8 +25,10 @@ class Settings:
     :param elements_path: further folders of diskimage-builder elements, searched after ours.
     :param apt_sources: package sources of builds, in place of this host's own.
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
-    :param address: the seed's own address on it, with prefix length. :param dhcp_first: :param dhcp_last: the
-        addresses that nodes get while they run the ramdisk. :param http_port: of the provisioning network.
+    :param address: the seed's own address on it, with prefix length.
+    :param dhcp_first: :param dhcp_last: the addresses that nodes get while they run the ramdisk.
+    :param http_port: of the provisioning network, for boot scripts and what they load.
+    :param https_port: for the agents, by TLS.
     :param database_url: of the records, in SQLAlchemy's form; empty: a SQLite file in ``state_dir``.
     :param name: of this conductor, among those that share the records.
     :param operators_listen: ``ADDRESS:PORT`` on which operators with a token are answered, by TLS; empty: nowhere.
@@ -45,6 +47,7 @@ class Settings:
     dhcp_first: str = ""
     dhcp_last: str = ""
     http_port: int = 8080
+    https_port: int = 8081
     database_url: str = ""
     name: str = ALONE
     operators_listen: str = ""
@@ -77,8 +80,13 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where guests find the server: ``http://ADDRESS:PORT``."""
+        """Where firmware finds boot scripts, kernel and initramfs: ``http://ADDRESS:PORT``."""
         return f"http://{self.address.partition('/')[0]}:{self.http_port}"
+
+    @property
+    def guest_url(self) -> str:
+        """Where the agents find the service: ``https://ADDRESS:PORT``."""
+        return f"https://{self.address.partition('/')[0]}:{self.https_port}"
 
 
 def read_settings(path: Path | None = None) -> Settings:
@@ -105,7 +113,8 @@ def read_settings(path: Path | None = None) -> Settings:
             cfg.StrOpt("address", default="", help="the seed's address on it, with prefix length"),
             cfg.StrOpt("dhcp_first", default="", help="first address for the ramdisk"),
             cfg.StrOpt("dhcp_last", default="", help="last address for the ramdisk"),
-            cfg.PortOpt("http_port", default=8080, help="port of boot scripts, images and agents"),
+            cfg.PortOpt("http_port", default=8080, help="port of boot scripts, and of what they load"),
+            cfg.PortOpt("https_port", default=8081, help="port of the agents, by TLS"),
             cfg.IntOpt(
                 "megabytes_in_flight", default=8000, min=0, help="of images that are fetched at once; 0: no limit"
             ),
@@ -153,6 +162,7 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_first=conf.network.dhcp_first,
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
+            https_port=conf.network.https_port,
             database_url=_database(conf.database.url),
             name=conf.conductor.name or (gethostname() if conf.database.url else ALONE),
             operators_listen=_place(conf.operators.listen),

@@ -40,13 +40,14 @@ def ensure_ca(folder: Path) -> Path:
     return certificate
 
 
-def ensure_server(folder: Path, names: Sequence[str], now: float) -> tuple[Path, Path]:
+def ensure_server(folder: Path, place: Path, names: Sequence[str], now: float) -> tuple[Path, Path]:
     """(certificate, key) of the service for these host names and addresses; another one when they changed, or soon end.
 
+    :param folder: of the authority. :param place: where the two are kept: hosts that share keys have each their own.
     :param now: seconds since the epoch.
     """
     ca_file = ensure_ca(folder)
-    certificate, key_file = folder / SERVER_CERTIFICATE, folder / SERVER_KEY
+    certificate, key_file = place / SERVER_CERTIFICATE, place / SERVER_KEY
     alternatives = [_alternative(name) for name in dict.fromkeys(names)]
     if certificate.exists() and key_file.exists() and _fits(certificate, alternatives, now):
         return certificate, key_file

@@ -37,6 +37,11 @@ class Link(Protocol):
         """
 
 
+class RamdiskLink(Link, Protocol):
+    def speak_under(self, secret: str) -> None:
+        """From now on messages and answers are authenticated by another secret."""
+
+
 class HttpLink:
     """The real link. ``token`` is ``ID.SECRET``; the secret is never sent. May be used by several threads."""
 
@@ -45,6 +50,9 @@ class HttpLink:
         self._servers = servers
         self._idle: list[tuple[SplitResult, http.client.HTTPConnection]] = []
         """Connections that were kept open; to make one with TLS costs both ends more than what is said over it."""
+
+    def speak_under(self, secret: str) -> None:
+        self.secret = secret
 
     def call(self, method: str, target: str, body: Mapping[str, Any] | None = None, *, timeout: float) -> Any:
         data = b"" if body is None else json.dumps(body).encode()
@@ -139,6 +147,10 @@ class FakeLink:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.secret = ""
+
+    def speak_under(self, secret: str) -> None:
+        self.secret = secret
 
     def call(self, method: str, target: str, body: Mapping[str, Any] | None = None, *, timeout: float) -> Any:
         self.calls.append((method, target, dict(body or {})))

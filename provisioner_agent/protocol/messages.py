@@ -3,11 +3,14 @@
 Ramdisk agent (key: the boot token of the kernel command line, ``provisioner.token=ID.SECRET``):
 
 =====================  ==================================================================================
-``POST HELLO``         ``{"boot_id", "hardware": {...}}`` → ``{"clock": seconds since the epoch}``
+``POST HELLO``         ``{"boot_id", "secret", "hardware": {...}}`` → ``{"clock": seconds since the epoch}``
 ``GET ORDER?wait=S``   → ``{"order": {...}}`` or ``{}`` after S seconds; the same order until its result came
 ``POST PROGRESS``      ``{"order": id, "bytes", "total", "rate", "remaining"}`` → ``{}``
 ``POST RESULT``        ``{"order": id, "ok": bool, "detail": {...}, "error": {"summary", "cause"}}`` → ``{}``
 =====================  ==================================================================================
+
+The ramdisk's first message is under the secret of the boot script, which whoever reads the wire has seen. It carries by
+TLS a secret that the ramdisk made; all after it is under that one, and a hello with another is refused.
 
 An order is ``{"id": text, "step": step name, ...}`` with, by step:
 
@@ -67,6 +70,10 @@ IMAGES = "/images"
 """``GET IMAGES/ID/NAME`` serves a file of an image, with ranges (RFC 9110, section 14); not authenticated, since
 every byte is checked against hashes that came in an authenticated order."""
 
+RAMDISK_CA_ARGUMENT = "provisioner.ca"
+"""The authority of the service's certificate: DER (X.690) in base64url (RFC 4648, section 5) without padding."""
+RAMDISK_CLOCK_ARGUMENT = "provisioner.clock"
+"""Seconds since the epoch when the boot script was served; a node's own clock may be years off."""
 RAMDISK_MAC_ARGUMENT = "provisioner.mac"
 RAMDISK_TOKEN_ARGUMENT = "provisioner.token"
 RAMDISK_URL_ARGUMENT = "provisioner.url"
@@ -74,7 +81,7 @@ RAMDISK_TRIAL_ARGUMENT = "provisioner.trial"
 """The serial port on which a ramdisk under test says what hardware it found."""
 
 AGENT_CONFIG = "/etc/provisioner-agent/agent.json"
-"""``{"url": server, "token": "ID.SECRET", "node": name, "hostname": text}``, mode 0600."""
+"""``{"url": servers, "ca": PEM, "token": "ID.SECRET", "node": name, "hostname": text}``, mode 0600."""
 
 LONG_POLL = 25.0
 """Seconds a guest asks the server to hold a request open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import ssl
 import threading
@@ -23,7 +24,7 @@ class Servers:
 
     def __init__(self, urls: str, ca: str = "") -> None:
         self._urls = [urlsplit(url) for url in urls.split(BETWEEN)]
-        self._trust = _build_trust(ca) if any(url.scheme == "https" for url in self._urls) else None
+        self._trust = build_trust(ca) if any(url.scheme == "https" for url in self._urls) else None
         self._lock = threading.Lock()
 
     @property
@@ -50,8 +51,19 @@ def read_servers(config: Mapping[str, Any]) -> Servers:
     return Servers(config["url"], config.get("ca", ""))
 
 
-def _build_trust(ca: str) -> ssl.SSLContext:
-    """No other authority is trusted, so none is read from the system."""
+def read_authority(argument: str) -> str:
+    """The authority in a kernel's arguments, as PEM. :raises ValueError: it is not base64."""
+    return ssl.DER_cert_to_PEM_cert(base64.urlsafe_b64decode(argument + "=" * (-len(argument) % 4)))
+
+
+def build_trust(ca: str) -> ssl.SSLContext:
+    """No other authority is trusted, so none is read from the system.
+
+    :param ca: as PEM (RFC 7468). :raises ValueError: it is none.
+    """
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trust.load_verify_locations(cadata=ca)
+    try:
+        trust.load_verify_locations(cadata=ca)
+    except ssl.SSLError as error:
+        raise ValueError(f"the authority is no certificate: {error}") from error
     return trust

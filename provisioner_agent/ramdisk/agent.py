@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from provisioner_agent.protocol.link import Link, Refused, ServerAway
+from provisioner_agent.protocol.link import RamdiskLink, Refused, ServerAway
 from provisioner_agent.protocol.messages import HELLO, LONG_POLL, ORDER, RESULT
 from provisioner_agent.ramdisk.host import Host
 from provisioner_agent.ramdisk.patience import Pace
@@ -16,6 +17,7 @@ POWER_OFF, RESTART = "power-off", "restart"
 ANSWER_SECONDS = 15.0
 CLOCK_SLACK = 60.0
 POWER_OFF_TRIES = 3
+SECRET = "/run/provisioner-secret"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 Work = Callable[[Mapping[str, Any], Meter], dict[str, Any]]
@@ -26,7 +28,7 @@ class Agent:
     """``works``: by step name. ``hardware``: reads the report; done anew for each hello."""
 
     def __init__(
-        self, host: Host, link: Link, works: Mapping[str, Work], hardware: Callable[[], Mapping[str, Any]]
+        self, host: Host, link: RamdiskLink, works: Mapping[str, Work], hardware: Callable[[], Mapping[str, Any]]
     ) -> None:
         self._host, self._link, self._works, self._hardware = host, link, works, hardware
         self._pace = Pace(host)
@@ -48,11 +50,13 @@ class Agent:
     def say_hello(self) -> None:
         """Until the server takes it; sets the clock if it is wrong."""
         hardware = dict(self._hardware())
-        body = {"boot_id": self._host.read_text(BOOT_ID), "hardware": hardware}
+        secret = self._own_secret()
+        body = {"boot_id": self._host.read_text(BOOT_ID), "secret": secret, "hardware": hardware}
         disks = ", ".join(f"{disk['name']} {disk['size'] / 1e9:.1f} GB" for disk in hardware.get("disks", []))
         self._host.say(f"hardware: {hardware.get('cpus')} CPUs; disks: {disks or 'none'}")
         while (answer := self._call("POST", HELLO, body)) is None:
             pass
+        self._link.speak_under(secret)
         self._host.say("the server knows this node; orders are waited for")
         clock = answer.get("clock")
         if isinstance(clock, int | float) and abs(clock - self._host.now()) > CLOCK_SLACK:
@@ -61,6 +65,14 @@ class Agent:
                 self._host.set_clock(float(clock))
             except OSError as error:
                 self._host.say(f"the clock cannot be set: {error}")
+
+    def _own_secret(self) -> str:
+        """The same for each agent of this boot: one that was started again is not taken for somebody else."""
+        secret = self._host.read_text(SECRET)
+        if not secret:
+            secret = secrets.token_urlsafe(32)
+            self._host.write_file(SECRET, secret.encode(), 0o600)
+        return secret
 
     def serve_once(self) -> str:
         """Wait for an order, do it, answer it. :returns: its step when nothing can come after it, else nothing."""

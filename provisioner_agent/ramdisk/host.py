@@ -438,6 +438,7 @@ class LinuxHost:
 
     def set_clock(self, seconds: float) -> None:
         time.clock_settime(time.CLOCK_REALTIME, seconds)
+        self.run(["hwclock", "-w", "-u"])  # the instance looks at certificates, too, before it has heard of NTP
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -10,12 +10,14 @@ from typing import Any
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink
 from provisioner_agent.protocol.messages import (
+    RAMDISK_CA_ARGUMENT,
+    RAMDISK_CLOCK_ARGUMENT,
     RAMDISK_MAC_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_TRIAL_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
 )
-from provisioner_agent.protocol.servers import Servers
+from provisioner_agent.protocol.servers import Servers, read_authority
 from provisioner_agent.ramdisk.agent import Agent, Work
 from provisioner_agent.ramdisk.burnin import do_test_cpu, do_test_memory
 from provisioner_agent.ramdisk.disktest import do_test_disk
@@ -34,6 +36,8 @@ from provisioner_agent.ramdisk.storage import do_storage
 from provisioner_agent.ramdisk.whole import do_check_disk, do_clear_disk, do_seed_disk
 
 CMDLINE = "/proc/cmdline"
+CLOCK_SLACK = 600.0
+"""Seconds that a node's clock may be off for certificates; the server says the time better with its first answer."""
 
 
 def main() -> None:
@@ -55,11 +59,12 @@ def run(host: Host) -> int:
         host.say(f"the kernel's arguments lack {' and '.join(missing)}; boot this ramdisk by the server's boot script")
         return 1
     url = arguments[RAMDISK_URL_ARGUMENT]
-    servers = Servers(url)
+    set_clock(host, arguments.get(RAMDISK_CLOCK_ARGUMENT, ""))
     try:
+        servers = Servers(url, read_authority(arguments.get(RAMDISK_CA_ARGUMENT, "")))
         link = HttpLink(servers, arguments[RAMDISK_TOKEN_ARGUMENT])
-    except AuthError as error:
-        host.say(f"{RAMDISK_TOKEN_ARGUMENT}: {error}")
+    except (AuthError, ValueError) as error:
+        host.say(f"the kernel's arguments are not those of a boot script: {error}")
         return 1
     host.say(f"the server is {url}; this node boots by {arguments.get(RAMDISK_MAC_ARGUMENT, 'an unknown port')}")
     mac = arguments.get(RAMDISK_MAC_ARGUMENT, "")
@@ -69,6 +74,19 @@ def run(host: Host) -> int:
 
     Agent(host, link, build_works(host, HttpSource(servers), hardware), hardware).run()
     return 0
+
+
+def set_clock(host: Host, served: str) -> None:
+    """Before a certificate is looked at: by a clock that is years off none is valid.
+
+    :param served: when the boot script was, in seconds since the epoch; since then the firmware has loaded the kernel.
+    """
+    if served.isdigit() and abs(float(served) - host.now()) > CLOCK_SLACK:
+        host.say("the clock is set to the server's")
+        try:
+            host.set_clock(float(served))
+        except OSError as error:
+            host.say(f"the clock cannot be set: {error}")
 
 
 def build_works(host: Host, source: Source, hardware: Callable[[], Mapping[str, Any]]) -> dict[str, Work]:

@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 class Site:
-    """``url``: of the provisioning listener. ``manifests``: what the fleet wrote.
+    """``url``: where firmware finds it. ``agents_port``: where agents do, by TLS. ``manifests``: what the fleet wrote.
 
     :param database: URL of the records; a SQLite file without it. :param like: a site whose keys and images it has.
     """
@@ -32,12 +32,13 @@ class Site:
         state = like.folder / "state" if like else folder / "state"
         self.folder = folder
         self.manifests = folder / "fleet"
-        self.port = free_port()
+        self.port, self.agents_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "fleet.conf"
         self.config.write_text(
             f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
-            f"[network]\ninterface = lo\naddress = 127.0.0.1/8\nhttp_port = {self.port}\n"
+            f"[network]\ninterface = lo\naddress = 127.0.0.1/8\n"
+            f"http_port = {self.port}\nhttps_port = {self.agents_port}\n"
             f"[database]\nurl = {database}\n[conductor]\nname = {name}\n"
         )
 
@@ -65,11 +66,11 @@ class Site:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
-    def wait(self, what: str, holds: Any, seconds: float = 120) -> None:
+    def wait(self, what: str, holds: Any, seconds: float = 120, pause: float = 0.5) -> None:
         end = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-            time.sleep(0.5)
+            time.sleep(pause)
 
     def answers(self) -> bool:
         words = [PROGRAM, "--config", str(self.config), "node", "list"]

@@ -30,6 +30,8 @@ from provisioner.system.clock import FakeClock
 from provisioner.system.settings import Settings
 
 PASSWORD = "hunter2"
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+"""Handed on, and not looked into."""
 DISK_TABLE = "5ca1ab1e-0000-4000-8000-000000000000"
 """What the table of every whole disk calls itself."""
 PARTITION = "deadbeef-0000-4000-8000-000000000001"
@@ -99,6 +101,7 @@ class Server:
     running: str = "nothing"
     boot: int = 0
     token: str = ""
+    secret: str = ""
     greeted: bool = False
     disk_guid: str | None = None
     foreign: tuple[str, ...] = ()
@@ -140,6 +143,7 @@ class Server:
         if on and (self.power is Power.OFF or want != "on"):
             self.running, self.greeted = "firmware", False
             self.boot += 1
+            self.secret = f"made-by-{self.name}-in-boot-{self.boot}".ljust(32, "-")
         if not on:
             self.running = "nothing"
         self.power = Power.ON if on else Power.OFF
@@ -268,7 +272,7 @@ class Rack:
 
     def _open(self) -> tuple[Store, Conductor]:
         store = Store(records_url(self.folder, "rack"), Rot())
-        conductor = Conductor(store, self.bmcs, self.images, self.settings, clock=self.clock)
+        conductor = Conductor(store, self.bmcs, self.images, self.settings, AUTHORITY, clock=self.clock)
         conductor.subscribe(lambda topics: self.on_commit() if self.on_commit else None)
         return store, conductor
 
@@ -354,10 +358,12 @@ class Rack:
     def _ramdisk(self, server: Server) -> None:
         ident, _, secret = server.token.partition(".")
         try:
-            assert self.conductor.guest_secret(ident, "boot") == secret
             if not server.greeted:
-                self.conductor.hello(ident, {"boot_id": f"boot-{server.boot}", "hardware": self.hardware(server)})
+                assert self.conductor.guest(ident, "hello")[0] == secret
+                hello = {"boot_id": f"boot-{server.boot}", "secret": server.secret, "hardware": self.hardware(server)}
+                self.conductor.hello(ident, hello, "10.77.0.100")
                 server.greeted = True
+            assert self.conductor.guest(ident, "boot")[0] == server.secret
             order = self.conductor.order(ident)
         except TrustError:
             return  # the token ended, maybe this very moment: another thread may be restarting the server
@@ -437,7 +443,7 @@ class Rack:
         assert token
         ident = token.group(1)
         try:
-            assert self.conductor.guest_secret(ident, "instance") == token.group(2)
+            assert self.conductor.guest(ident, "instance")[0] == token.group(2)
         except TrustError:
             return
         if server.permit:
@@ -459,7 +465,7 @@ class Rack:
         user = json.loads(server.files["/user-data"].removeprefix("#cloud-config\n"))
         config = json.loads(user["write_files"][-1]["content"])
         ident, _, secret = config["token"].partition(".")
-        assert self.conductor.guest_secret(ident, "instance") == secret
+        assert self.conductor.guest(ident, "instance")[0] == secret
         found = self.conductor.metadata(ident, 0)
         assert found is not None
         self.report(server, ident, found["generation"], "applied", not server.red)

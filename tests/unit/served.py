@@ -288,10 +288,11 @@ def served(conductor: FakeConductor, socket: Path, images: Iterable[Image] = ())
 def served_elsewhere(conductor: FakeConductor, keys: Path) -> Iterator[str]:
     """The same by TLS, for operators with a token; its URL. ``keys``: the site's folder."""
     listener = open_listener("127.0.0.1", 0, "operators'")
-    certificate, key = ensure_server(keys, ["127.0.0.1"], time.time())
 
     def build(app: ASGIApp, note: Note, recognise: Recognise) -> Served:
-        return Served(OperatorGuard(app, recognise, note), listener, certificate, key)
+        return Served(
+            OperatorGuard(app, recognise, note), listener, lambda: ensure_server(keys, keys, ["127.0.0.1"], time.time())
+        )
 
     with _serving(conductor, (), build):
         yield f"https://127.0.0.1:{listener.getsockname()[1]}"

@@ -15,6 +15,9 @@ from provisioner.events import RecordingObserver
 from provisioner.store.nodes import PortRecord
 from provisioner.system.daemon import FakeDaemons
 from provisioner.system.settings import Settings
+from provisioner.trust.ca import ensure_ca
+from provisioner.trust.keys import new_token
+from provisioner_agent.protocol.servers import read_authority
 
 PORT = PortRecord("52:54:00:00:00:01", "n1", "10.0.0.100")
 
@@ -95,10 +98,30 @@ def test_dnsmasq_itself_accepts_the_configuration(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nAAAB\n-----END CERTIFICATE-----\n"
+
+
+def test_a_certificate_fits_on_the_kernels_command_line(tmp_path: Path) -> None:
+    script = render_boot_script(
+        url="http://192.168.100.200:8080",
+        services=[f"https://192.168.100.{number}:8081" for number in range(100, 110)],
+        authority=ensure_ca(tmp_path).read_text(),
+        token=new_token(),
+        mac="52:54:00:00:00:01",
+        address="192.168.100.100/24",
+        image="ramdisk-0123456789ab",
+        now=1_700_000_000.0,
+    )
+    kernel = next(line for line in script.splitlines() if line.startswith("kernel "))
+    assert len(kernel) < 2047, "of the x86 boot protocol"
+
+
 def test_the_boot_script_carries_what_the_ramdisk_needs() -> None:
     script = render_boot_script(
         url="http://10.0.0.1:8080",
         services=("http://10.0.0.1:8080", "http://10.0.0.2:8080"),
+        authority=AUTHORITY,
+        now=1_700_000_000.4,
         token="id.secret",
         mac="52:54:00:00:00:01",
         address="10.0.0.100/24",
@@ -110,11 +133,14 @@ def test_the_boot_script_carries_what_the_ramdisk_needs() -> None:
     for word in (
         "provisioner.url=http://10.0.0.1:8080,http://10.0.0.2:8080",
         "provisioner.token=id.secret",
+        "provisioner.clock=1700000000",
         "provisioner.mac=52:54:00:00:00:01",
         "provisioner.address=10.0.0.100/24",
         "initrd=initramfs",
     ):
         assert word in kernel.split()
+    packed = next(word.partition("=")[2] for word in kernel.split() if word.startswith("provisioner.ca="))
+    assert read_authority(packed) == AUTHORITY
     labels = [line[1:] for line in script.splitlines() if line.startswith(":")]
     assert len(set(labels)) == TRIES == script.count("\nkernel ")
     assert all(f"goto {label}" in script for label in labels)

@@ -163,7 +163,7 @@ def test_a_ramdisk_that_boots_anew_begins_its_steps_again(tmp_path: Path) -> Non
     server = rack.servers["node1"]
     rack.play(until=lambda: "write-image" in server.orders)
     ident = server.token.partition(".")[0]
-    rack.conductor.hello(ident, {"boot_id": "another", "hardware": rack.hardware(server)})
+    rack.conductor.hello(ident, {"boot_id": "another", "secret": server.secret, "hardware": rack.hardware(server)})
     rack.play()
     check_active(rack)
     assert server.orders.count("storage") == 2
@@ -209,11 +209,43 @@ def test_whoever_fetches_a_boot_script_beside_the_node_ends_the_deployment(tmp_p
     failure = rack.conductor.node("node1").node.failure
     assert failure is not None and "asked for twice" in failure["summary"] and "10.77.0.66" in failure["cause"]
     with pytest.raises(TrustError):
-        rack.conductor.guest_secret(stolen, "boot")
+        rack.conductor.guest(stolen, "boot")
     assert server.disk_guid is None or when == "after the node"
     rack.conductor.verb("node1", "retry")
     rack.play()
     assert rack.states() == {"node1": "active"}
+
+
+def test_whoever_read_the_boot_script_on_the_wire_cannot_speak_for_the_ramdisk(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.apply()
+    server = rack.servers["node1"]
+    rack.play(until=lambda: server.greeted)
+    ident, _, seen = server.token.partition(".")
+    assert rack.conductor.guest(ident, "hello")[0] == seen
+    assert rack.conductor.guest(ident, "boot")[0] == server.secret != seen
+    before = rack.store.nodes.get("node1").hardware
+    forged = {"boot_id": "x", "secret": "y" * 43, "hardware": rack.hardware(server) | {"cpus": 99}}
+    with pytest.raises(TrustError):
+        rack.conductor.hello(ident, forged, "10.77.0.66")
+    assert rack.store.nodes.get("node1").hardware == before
+    rack.play(until=lambda: rack.states() == {"node1": "failed"})
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None and "second machine" in failure["summary"] and "10.77.0.66" in failure["cause"]
+    rack.conductor.verb("node1", "retry")
+    rack.play()
+    assert rack.states() == {"node1": "active"}
+
+
+def test_before_its_hello_nobody_speaks_for_a_ramdisk(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.apply()
+    rack.conductor.tick()
+    ident = fetch(rack, "10.77.0.100")
+    with pytest.raises(TrustError):
+        rack.conductor.guest(ident, "boot")
 
 
 def test_an_answer_that_was_lost_with_the_service_is_given_again_and_what_it_carried_is_void(tmp_path: Path) -> None:
@@ -225,7 +257,7 @@ def test_an_answer_that_was_lost_with_the_service_is_given_again_and_what_it_car
     rack.restart()
     assert fetch(rack, "10.77.0.100") not in ("", lost)
     with pytest.raises(TrustError):
-        rack.conductor.guest_secret(lost, "boot")
+        rack.conductor.guest(lost, "hello")
     assert fetch(rack, "10.77.0.100") == ""
 
 

@@ -111,8 +111,7 @@ def files() -> dict[str, tuple[int, str]]:
         placement(1, gateway="10.0.0.1", dns=("10.0.0.2", "10.0.0.3"), mtu=1400),
         [placement(2), placement(1)],
         fstab="PARTUUID=root / ext4 defaults 0 1\n",
-        url="http://10.0.0.1:8080",
-        token="0011.secret",
+        agent={"url": "https://10.0.0.1:8081", "ca": "PEM", "token": "0011.secret"},
     )
     assert len({file["path"] for file in built}) == len(built)
     return {file["path"]: (file["mode"], file["content"]) for file in built}
@@ -127,7 +126,7 @@ def test_an_instance_gets_its_identity_its_network_and_its_token() -> None:
     mode, text = found["/etc/provisioner-agent/agent.json"]
     assert mode == 0o600
     assert json.loads(text) == {
-        "url": "http://10.0.0.1:8080", "token": "0011.secret", "node": "node1", "hostname": "web-1",
+        "url": "https://10.0.0.1:8081", "ca": "PEM", "token": "0011.secret", "node": "node1", "hostname": "web-1",
     }  # fmt: skip
     unit = found["/etc/systemd/network/10-port0.network"][1]
     for line in ("PermanentMACAddress=52:54:00:00:00:01", "Address=10.0.0.21/24", "Gateway=10.0.0.1", "MTUBytes=1400"):

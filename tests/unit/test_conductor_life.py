@@ -364,7 +364,7 @@ def test_an_abort_halts_the_ramdisk_and_frees_the_slot(tmp_path: Path) -> None:
     rack.play(until=lambda: rack.states() == {"node1": "available"})
     assert server.power is Power.OFF
     with pytest.raises(TrustError):
-        rack.conductor.guest_secret(ident, "boot")
+        rack.conductor.guest(ident, "boot")
     assert rack.conductor.cloud_status("lab").members == ()
 
 
@@ -409,7 +409,7 @@ def test_a_failed_node_is_forgotten_with_all_it_had(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         rack.conductor.node("node1")
     with pytest.raises(TrustError):
-        rack.conductor.guest_secret(rack.servers["node1"].token.partition(".")[0], "boot")
+        rack.conductor.guest(rack.servers["node1"].token.partition(".")[0], "boot")
     rack.enroll()
     assert rack.conductor.boot_script(rack.servers["node1"].mac)
 
@@ -469,7 +469,7 @@ def test_a_messenger_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         rack.conductor.permit(ident, {"action": "steal", "generation": 1})
     with pytest.raises(TrustError):
-        rack.conductor.guest_secret(ident, "instance")
+        rack.conductor.guest(ident, "instance")
 
 
 def test_an_image_larger_than_every_disk(tmp_path: Path) -> None:

@@ -233,6 +233,6 @@ def test_metadata_is_given_once_for_each_generation_and_only_to_its_own(tmp_path
     assert found["metadata"]["secrets"]["web_password"] == rack.conductor.cloud_secret("lab", "web_password")
     assert rack.conductor.metadata(ident, 1) is None
     rack.conductor.release("node1")
-    for call in (lambda: rack.conductor.metadata(ident, 0), lambda: rack.conductor.guest_secret(ident, "instance")):
+    for call in (lambda: rack.conductor.metadata(ident, 0), lambda: rack.conductor.guest(ident, "instance")):
         with pytest.raises(TrustError):
             call()

@@ -77,7 +77,7 @@ def test_another_server_in_the_window_is_refused_and_named(tmp_path: Path) -> No
     ident = token.partition(".")[0]
     hardware = rack.hardware(rack.servers["node1"]) | {"uuid": str(uuid.uuid4()), "product": "Stranger 1"}
     with pytest.raises(TrustError, match="not the server that is waited for"):
-        rack.conductor.hello(ident, {"boot_id": "x", "hardware": hardware})
+        rack.conductor.hello(ident, {"boot_id": "x", "secret": "s" * 43, "hardware": hardware})
     assert any("window.stranger" in event and "Stranger 1" in event for event in rack.events())
     rack.play(until=lambda: settled(rack))
     assert rack.states() == {"node1": "available"}, "the right one is still recognised"

@@ -15,7 +15,7 @@ from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import FakeLink, Refused, ServerAway
 from provisioner_agent.ramdisk.agent import BOOT_ID, Agent
 from provisioner_agent.ramdisk.fakehost import FakeHost
-from provisioner_agent.ramdisk.main import parse_cmdline, run
+from provisioner_agent.ramdisk.main import parse_cmdline, run, set_clock
 from provisioner_agent.ramdisk.problem import OrderFailed
 from provisioner_agent.ramdisk.progress import Meter, Progress
 
@@ -79,7 +79,9 @@ class Bench:
 def test_orders_are_done_and_answered_until_the_node_is_off(tmp_path: Path) -> None:
     bench = Bench(tmp_path, {"id": "a", "step": "storage", "disk": "vda"}, {"id": "b", "step": "seed-instance"}, OFF)
     bench.agent.run()
-    assert bench.server.hellos == [{"boot_id": "boot-7", "hardware": HARDWARE}]
+    secret = bench.host.texts["/run/provisioner-secret"]
+    assert bench.server.hellos == [{"boot_id": "boot-7", "secret": secret, "hardware": HARDWARE}]
+    assert bench.link.secret == secret and len(secret) > 40
     assert bench.server.results == [
         {"order": "a", "ok": True, "detail": {"disk": "vda"}},
         {"order": "b", "ok": False, "detail": {}, "error": {"summary": "the disk is gone", "cause": "I/O error"}},
@@ -161,6 +163,21 @@ def test_a_server_that_does_not_hold_requests_is_not_flooded(tmp_path: Path) -> 
     bench = Bench(tmp_path)
     assert bench.agent.serve_once() == ""
     assert bench.host.slept == [1]
+
+
+def test_an_agent_that_is_started_again_is_the_same_ramdisk(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, OFF)
+    bench.agent.say_hello()
+    Agent(bench.host, bench.link, {}, lambda: HARDWARE).say_hello()
+    assert len({hello["secret"] for hello in bench.server.hellos}) == 1
+
+
+@pytest.mark.parametrize(("served", "set_to"), [("", 0.0), ("now", 0.0), ("1500000000", -1.0)])
+def test_the_clock_is_set_before_a_certificate_is_looked_at(tmp_path: Path, served: str, set_to: float) -> None:
+    host = FakeHost(tmp_path)
+    begun = host.now()
+    set_clock(host, f"{begun + 60:.0f}" if served == "now" else served)
+    assert host.now() == (1_500_000_000.0 if set_to else begun)
 
 
 def test_progress_in_numbers(tmp_path: Path) -> None:

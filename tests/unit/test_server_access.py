@@ -165,13 +165,13 @@ def test_a_token_is_on_no_record_and_ends(tmp_path: Path) -> None:
 
 def test_certificates_are_kept_while_they_fit(tmp_path: Path) -> None:
     now = datetime.datetime.now(datetime.UTC).timestamp()
-    certificate, key = ensure_server(tmp_path, ["127.0.0.1", "seed"], now)
+    certificate, key = ensure_server(tmp_path, tmp_path, ["127.0.0.1", "seed"], now)
     first = certificate.read_bytes()
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in (CA_KEY, SERVER_KEY)} == {0o600} and key.exists()
-    assert ensure_server(tmp_path, ["127.0.0.1", "seed"], now)[0].read_bytes() == first
-    assert ensure_server(tmp_path, ["127.0.0.1", "other"], now)[0].read_bytes() != first
+    assert ensure_server(tmp_path, tmp_path, ["127.0.0.1", "seed"], now)[0].read_bytes() == first
+    assert ensure_server(tmp_path, tmp_path, ["127.0.0.1", "other"], now)[0].read_bytes() != first
     later = certificate.read_bytes()
-    assert ensure_server(tmp_path, ["127.0.0.1", "other"], now + 380 * 86400)[0].read_bytes() != later
+    assert ensure_server(tmp_path, tmp_path, ["127.0.0.1", "other"], now + 380 * 86400)[0].read_bytes() != later
     ca = x509.load_pem_x509_certificate((tmp_path / CA_CERTIFICATE).read_bytes())
     x509.load_pem_x509_certificate(certificate.read_bytes()).verify_directly_issued_by(ca)
 

@@ -16,7 +16,7 @@ from provisioner.errors import Conflict, NotFound
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
 from provisioner.server.guard import MAX_BODY, Nonces
-from provisioner.server.provisioning import provisioning_app
+from provisioner.server.provisioning import agent_app, boot_app
 from provisioner_agent.protocol.auth import (
     ID_HEADER,
     MAC_HEADER,
@@ -28,7 +28,7 @@ from provisioner_agent.protocol.auth import (
 )
 from provisioner_agent.protocol.messages import HELLO, METADATA, ORDER, PERMIT, PROGRESS, REPORT
 
-SECRETS = {("b1", "boot"): "boot-secret", ("i1", "instance"): "instance-secret"}
+SECRETS = {("b1", "hello"): "boot-secret", ("b1", "boot"): "boot-secret", ("i1", "instance"): "instance-secret"}
 
 
 class Rack:
@@ -51,18 +51,15 @@ class Rack:
         for callback in self.callbacks:
             callback(frozenset({"node1"}))
 
-    def guest_secret(self, token_id: str, kind: str) -> str:
+    def guest(self, token_id: str, kind: str) -> tuple[str, frozenset[str]]:
         if (token_id, kind) not in SECRETS:
             raise NotFound("there is no such token")
-        return SECRETS[token_id, kind]
-
-    def subject(self, token_id: str, *, permits: bool = False) -> frozenset[str]:
-        return frozenset({"node1"})
+        return SECRETS[token_id, kind], frozenset({"node1"})
 
     def boot_script(self, mac: str, peer: str) -> str | None:
         return f"#!ipxe\n# {mac}\n" if mac == "52:54:00:77:00:01" else None
 
-    def hello(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
+    def hello(self, token_id: str, message: dict[str, Any], peer: str) -> dict[str, Any]:
         self.heard.append(("hello", token_id, message))
         return {"clock": 5.0}
 
@@ -131,9 +128,11 @@ def with_wire(work: Callable[[Wire], Awaitable[None]], folder: Path | None = Non
     async def run() -> None:
         rack, desk = Rack(), Desk()
         changes = Changes(rack)
-        transport = httpx.ASGITransport(provisioning_app(rack, path_of, desk, changes))
+        boot = httpx.ASGITransport(boot_app(rack, path_of, desk))
+        agents = httpx.ASGITransport(agent_app(rack, path_of, desk, changes))
+        doors = {"http://": boot, "https://": agents}
         try:
-            async with httpx.AsyncClient(transport=transport, base_url="http://seed") as http:
+            async with httpx.AsyncClient(mounts=doors, base_url="https://seed", trust_env=False) as http:
                 await work(Wire(http, rack, changes))
         finally:
             changes.close()
@@ -146,11 +145,11 @@ def with_wire(work: Callable[[Wire], Awaitable[None]], folder: Path | None = Non
 def test_boot_script_by_either_writing_of_the_mac() -> None:
     async def work(wire: Wire) -> None:
         for mac in ("52:54:00:77:00:01", "52-54-00-77-00-01"):
-            answer = await wire.http.get(f"/boot/{mac}")
+            answer = await wire.http.get(f"http://seed/boot/{mac}")
             assert answer.text == "#!ipxe\n# 52:54:00:77:00:01\n"
-        stranger = await wire.http.get("/boot/52:54:00:77:00:02")
+        stranger = await wire.http.get("http://seed/boot/52:54:00:77:00:02")
         assert stranger.status_code == 404 and stranger.json()["error"] == "NotFound"
-        assert (await wire.http.get("/boot/..%2fetc")).status_code in {400, 404}
+        assert (await wire.http.get("http://seed/boot/..%2fetc")).status_code in {400, 404}
 
     with_wire(work)
 
@@ -349,3 +348,12 @@ def test_only_files_of_the_catalogue(tmp_path: Path) -> None:
             assert answer.json()["error"] == "NotFound"
 
     with_wire(work, tmp_path)
+
+
+def test_what_firmware_is_given_is_not_for_agents_and_the_other_way_round() -> None:
+    async def work(wire: Wire) -> None:
+        assert (await wire.http.get("https://seed/boot/52:54:00:77:00:01")).status_code == 404
+        for path in (HELLO, ORDER, METADATA, REPORT):
+            assert (await wire.http.get(f"http://seed{path}")).status_code == 404
+
+    with_wire(work)

@@ -166,7 +166,7 @@ def test_secrets_are_sealed_in_the_file(store: Store, tmp_path: Path) -> None:
     for word in (b"hunter2", b"topsecret", b"private-file", b"private-word"):
         assert word not in found
     assert store.nodes.password("node1") == "hunter2"
-    assert store.tokens.secret("0011", "boot", NOW) == "topsecret"
+    assert store.tokens.open("0011", "hello", NOW)[1] == "topsecret"
     order = store.deployments.order("d1")
     assert order is not None and order.body == {"files": "private-file"}
 
@@ -174,12 +174,12 @@ def test_secrets_are_sealed_in_the_file(store: Store, tmp_path: Path) -> None:
 def test_a_token_runs_out_and_a_new_one_ends_the_old(store: Store) -> None:
     enroll(store)
     store.tokens.replace("0011.one", "boot", "node1", "d1", NOW + 10)
-    for ident, kind, now in (("0011", "instance", NOW), ("0011", "boot", NOW + 11), ("ffff", "boot", NOW)):
+    for ident, kind, now in (("0011", "instance", NOW), ("0011", "hello", NOW + 11), ("ffff", "hello", NOW)):
         with pytest.raises(TrustError):
-            store.tokens.secret(ident, kind, now)
+            store.tokens.open(ident, kind, now)
     store.tokens.replace("0022.two", "boot", "node1", "d1", NOW + 10)
     with pytest.raises(TrustError):
-        store.tokens.secret("0011", "boot", NOW)
+        store.tokens.open("0011", "boot", NOW)
     assert store.tokens.token("d1", "boot") == "0022.two"
 
 
