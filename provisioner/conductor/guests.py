@@ -18,7 +18,7 @@ from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import HardwareReport, Port, Verdict
-from provisioner.model.states import NodeState
+from provisioner.model.states import AT_WORK, NodeState
 from provisioner.plan.identity import same_machine
 from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
@@ -139,6 +139,15 @@ class Guests:
         steps = {step.name: step for step in deployment.steps}
         due = _is_on(steps[StepName.POWER]) and steps[StepName.HELLO].state is not StepState.DONE
         return due and self._store.deployments.boot_id(deployment.id) is None
+
+    def seen_on_wire(self, address: str, kind: str, message: str) -> None:
+        """Take on record how far the network boot of a node came; of nodes that are not worked on nothing is.
+
+        :param address: the node's, from the range of the ramdisk.
+        """
+        node = self._store.nodes.by_address(address)
+        if node is not None and node.state in AT_WORK:
+            self._doors.tell(kind, message, node.name, node.deployment)
 
     def hello(self, token_id: str, message: Mapping[str, Any], peer: str = "") -> dict[str, Any]:
         """Take the hardware on record. A boot of the ramdisk that was not heard before begins its steps anew.

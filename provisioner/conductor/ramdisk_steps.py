@@ -16,7 +16,6 @@ from provisioner.model.deployment import TESTS, StepName
 from provisioner.model.hardware import HardwareReport, HardwareTest, Power, Verdict
 from provisioner.model.storage import ROOT_DISK
 from provisioner.store.deployments import Order
-from provisioner.store.tokens import BOOT
 
 AGENT_SECONDS = 1800.0
 TEST_SECONDS = 3 * 3600.0
@@ -58,7 +57,7 @@ def check_alone(work: Work) -> None:
     stranger = detail.get("hello_again")
     again = detail.get("script_again")
     if stranger is not None:
-        work.doors.store.tokens.drop(work.deployment.id, BOOT)
+        work.doors.store.tokens.drop(work.deployment.id)
         raise DeployError(
             "a second machine said hello with the token of its ramdisk",
             where=work.node.name,
@@ -67,7 +66,7 @@ def check_alone(work: Work) -> None:
         )
     if again is None:
         return
-    work.doors.store.tokens.drop(work.deployment.id, BOOT)
+    work.doors.store.tokens.drop(work.deployment.id)
     first = detail.get("script") or {"peer": "the ramdisk that stayed", "at": again["at"]}
     raise DeployError(
         "its boot script was asked for twice after one power-on",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from provisioner.errors import ProvisionerError, TrustError, UsageError
 from provisioner.events import Event
 from provisioner.model.operator import Operator, OperatorRole
+from provisioner.server.limits import Buckets
 
 LARGEST_BODY = 64 << 20
 """Bytes; a plan for ten thousand nodes has a quarter of it."""
@@ -23,7 +23,6 @@ RATE, BURST = 50.0, 200.0
 """Requests a second that an operator may make, and at once after a pause."""
 GUESS_RATE, GUESS_BURST = 1.0, 20.0
 """The same of an address that shows no valid token."""
-KNOWN = 10_000
 LOOKS = frozenset({"GET", "HEAD"})
 PURE = frozenset({"/v1/plan"})
 """Posted to, and nothing is changed."""
@@ -41,42 +40,6 @@ def needed_role(method: str, path: str) -> OperatorRole:
     if path.startswith(SECRET_PATHS) or any(part in path for part in SECRET_PARTS):
         return OperatorRole.ADMIN
     return OperatorRole.VIEW if method in LOOKS or path in PURE else OperatorRole.OPERATE
-
-
-@dataclass
-class Bucket:
-    """Holds permissions for requests, refilled with time."""
-
-    rate: float
-    burst: float
-    level: float = field(init=False)
-    at: float = field(default=0.0)
-
-    def __post_init__(self) -> None:
-        self.level = self.burst
-
-    def take(self, now: float) -> bool:
-        self.level = min(self.burst, self.level + (now - self.at) * self.rate)
-        self.at = now
-        if self.level < 1:
-            return False
-        self.level -= 1
-        return True
-
-
-class Buckets:
-    """One for each who asks; the oldest are forgotten first."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._known: dict[str, Bucket] = {}
-
-    def take(self, who: str, now: float) -> bool:
-        bucket = self._known.pop(who, None) or Bucket(self._rate, self._burst, at=now)
-        self._known[who] = bucket
-        if len(self._known) > KNOWN:
-            del self._known[next(iter(self._known))]
-        return bucket.take(now)
 
 
 class OperatorGuard:

@@ -121,6 +121,9 @@ class ForGuests(Subscribed, Protocol):
     def boot_script(self, mac: str, peer: str) -> str | None:
         """None for a MAC that is not on record."""
 
+    def seen_on_wire(self, address: str, kind: str, message: str) -> None:
+        """How far the network boot of whoever has this address came."""
+
     def hello(self, token_id: str, message: dict[str, Any], peer: str) -> dict[str, Any]: ...
 
     def order(self, token_id: str) -> dict[str, Any] | None: ...

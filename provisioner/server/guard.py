@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioner.errors import NotFound, TrustError
+from provisioner.server.limits import Buckets
 from provisioner_agent.protocol.auth import (
     ID_HEADER,
     MAC_HEADER,
@@ -35,6 +37,10 @@ KINDS = {HELLO: "hello", ORDER: "boot", PROGRESS: "boot", RESULT: "boot"}
 """Paths of the ramdisk agent; all other guarded paths are the config agent's."""
 MAX_BODY = 1 << 20
 BODY_SECONDS = 30.0
+RATE, BURST = 20.0, 200.0
+"""Messages a second that one guest may send, and at once after a pause; one at work sends two."""
+GUESS_RATE, GUESS_BURST = 50.0, 500.0
+"""The same of an address whose messages do not hold; a whole rack may be behind one."""
 NONCES = 20_000
 TOKENS = 10_000
 NONCE = re.compile(r"^[0-9a-f]{32}$")
@@ -80,8 +86,12 @@ class GuestGuard:
     """ASGI middleware for the paths under :data:`GUARDED`. Behind it ``scope["token_id"]`` is the token's id, and
     ``scope["topics"]`` what its guest is to hear of."""
 
-    def __init__(self, app: ASGIApp, guest_of: GuestOf, nonces: Nonces) -> None:
+    def __init__(
+        self, app: ASGIApp, guest_of: GuestOf, nonces: Nonces, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._app = app
+        self._now = now
+        self._known, self._guesses = Buckets(RATE, BURST), Buckets(GUESS_RATE, GUESS_BURST)
         self._guest_of = guest_of
         self._nonces = nonces
 
@@ -103,7 +113,9 @@ class GuestGuard:
 
     async def _check(self, scope: Scope, body: bytes) -> tuple[str, frozenset[str]]:
         """The secret under which the message holds, and the topics of its guest."""
-        headers = Headers(scope=scope)
+        headers, peer = Headers(scope=scope), _peer(scope)
+        if not self._guesses.has(peer, self._now()):
+            raise Refused(429, "too many messages that are not authenticated")
         token_id, nonce = headers.get(ID_HEADER, ""), headers.get(NONCE_HEADER, "")
         # A MAC is computed for unknown tokens too: how long the refusal takes says nothing about them.
         secret, topics = secrets.token_hex(16), frozenset[str]()
@@ -118,7 +130,10 @@ class GuestGuard:
             check_mac(request_mac(secret, scope["method"], _target(scope), nonce, body), headers.get(MAC_HEADER))
             holds = True
         if not (known and holds and NONCE.match(nonce) and self._nonces.hear(token_id, nonce)):
+            self._guesses.take(peer, self._now())
             raise Refused(401, "not authenticated")
+        if not self._known.take(token_id, self._now()):
+            raise Refused(429, "too many messages")
         return secret, topics
 
 
@@ -131,6 +146,11 @@ def topics(request: Request) -> frozenset[str]:
     """What the guest of a request behind the guard is to hear of."""
     found: frozenset[str] = request.scope["topics"]
     return found
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _target(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from provisioner.bmc.quirks import read_quirks
 from provisioner.bmc.worker import BmcWorker
 from provisioner.boot.dnsmasq import Dnsmasq
+from provisioner.boot.wire import WireLog
 from provisioner.conductor.conductor import Conductor
 from provisioner.errors import ImageError
 from provisioner.events import Event, Observer
@@ -81,6 +82,7 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         if settings.interface not in ("", LOOPBACK):
             dnsmasq = Dnsmasq(settings, conductor.ports, HostDaemons(), observer)
             closing.callback(dnsmasq.stop)
-            work.append(dnsmasq.ensure)
+            wire = WireLog(dnsmasq.log, lambda seen: conductor.seen_on_wire(seen.address, seen.kind, seen.message))
+            work += [dnsmasq.ensure, wire]
         follower = Follower(store.listen, work, observer)
         return SiteHouse(conductor, catalogue, follower, observer, closing.pop_all())

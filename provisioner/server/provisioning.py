@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioner.errors import NotFound, UsageError
 from provisioner.model.hardware import MAC
@@ -19,12 +21,15 @@ from provisioner.server.answers import build_app, read_map, read_number
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests
 from provisioner.server.guard import GuestGuard, Nonces, token_id, topics
+from provisioner.server.limits import Buckets
 from provisioner.store.permits import ANY_PERMIT
 from provisioner_agent.protocol.messages import HELLO, IMAGES, METADATA, ORDER, PERMIT, PROGRESS, REPORT, RESULT
 
 BLOCK = 1 << 20
 """Bytes read and sent at once: one thread hand-over for each, so few of them for 400 MB."""
 KNOWN_PATHS = 512
+BOOT_RATE, BOOT_BURST = 50.0, 2000.0
+"""Boot scripts that one address may ask for a second, and at once; a whole rack may be behind one."""
 
 PathOf = Callable[[str, str], Path]
 """(image id, file name) → the file, if the catalogue lists it; raises NotFound or ImageError."""
@@ -34,10 +39,45 @@ class _BigBlocks(FileResponse):
     chunk_size = BLOCK
 
 
+class _Counted(_BigBlocks):
+    """Says how many bytes were sent when whoever fetched it has all, or is gone.
+
+    :param told: hears the number.
+    """
+
+    def __init__(self, response: FileResponse, told: Callable[[int], Awaitable[None]]) -> None:
+        super().__init__(response.path, stat_result=response.stat_result, media_type=response.media_type)
+        self._told = told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = 0
+        gone = asyncio.create_task(_until_gone(receive))
+
+        async def counted(message: Message) -> None:
+            nonlocal sent
+            await send(message)
+            sent += 0 if gone.done() else len(message.get("body", b""))
+
+        try:
+            await super().__call__(scope, receive, counted)
+        finally:
+            gone.cancel()
+            await self._told(sent)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk) -> ASGIApp:
     """For firmware, which knows nobody yet: boot scripts, and what they load."""
 
+    buckets = Buckets(BOOT_RATE, BOOT_BURST)
+
     async def boot_script(request: Request) -> Response:
+        if not buckets.take(_peer(request), time.monotonic()):
+            return PlainTextResponse("too many requests", 429, {"retry-after": "1"})
         mac = request.path_params["mac"].lower().replace("-", ":")
         if not MAC.match(mac):
             raise UsageError("not a MAC address", where=request.url.path)
@@ -46,10 +86,23 @@ def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk) -> ASGIApp:
             raise NotFound("no boot script is due to this node", where=mac)
         return PlainTextResponse(script)
 
+    files = _Images(path_of, desk)
+
+    async def file(request: Request) -> Response:
+        """Kernel or initramfs of the ramdisk: how much of it a node got is the evidence of its boot."""
+        response, name = await files.file(request), request.path_params["name"]
+        peer, size = _peer(request), response.stat_result.st_size if response.stat_result else 0
+
+        async def told(sent: int) -> None:
+            message = f"it fetched {name}: {sent} of {size} bytes"
+            await desk.for_guest(conductor.seen_on_wire, peer, "boot.fetched", message)
+
+        return _Counted(response, told)
+
     return build_app(
         [
             Route("/boot/{mac}", boot_script, methods=["GET"]),
-            Route(IMAGES + "/{image}/{name}", _Images(path_of, desk).file, methods=["GET"]),
+            Route(IMAGES + "/{image}/{name}", file, methods=["GET"]),
         ]
     )
 
@@ -144,7 +197,7 @@ class _Images:
         self._desk = desk
         self._known: dict[tuple[str, str], Path] = {}
 
-    async def file(self, request: Request) -> Response:
+    async def file(self, request: Request) -> FileResponse:
         key = (request.path_params["image"], request.path_params["name"])
         path = self._known.get(key)
         if path is None:

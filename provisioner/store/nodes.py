@@ -96,6 +96,13 @@ class Nodes:
             row = tx.execute(query).one_or_none()
         return None if row is None else (self._node(row), PortRecord(mac, row.name, row.address))
 
+    def by_address(self, address: str) -> Node | None:
+        """The node that has an address of the ramdisk's range."""
+        query = select(*FIELDS).join(PORTS, PORTS.c.node == NODES.c.uuid).where(PORTS.c.address == address)
+        with self._db.read() as tx:
+            row = tx.execute(query).one_or_none()
+        return None if row is None else self._node(row)
+
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record, by MAC; ``node`` is the node's name."""
         query = select(PORTS.c.mac, NODES.c.name, PORTS.c.address).join(NODES, PORTS.c.node == NODES.c.uuid)

@@ -185,6 +185,24 @@ def test_a_controller_that_fails_a_few_times_is_asked_again(tmp_path: Path) -> N
     rack.play(until=lambda: rack.states() == {"node1": "available"})
 
 
+def test_how_far_a_network_boot_came_is_the_evidence_of_its_failure(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 2)
+    rack.enroll()
+    addresses = {port.node: str(port.address) for port in rack.conductor.ports()}
+    rack.conductor.seen_on_wire(addresses["node1"], "dhcp.answered", "not worked on")
+    rack.apply()
+    rack.conductor.tick()
+    assert rack.servers["node1"].power is Power.ON
+    rack.conductor.seen_on_wire(addresses["node1"], "boot.fetched", "it fetched initramfs: 7 of 9 bytes")
+    rack.conductor.seen_on_wire("10.77.0.250", "boot.fetched", "nobody's")
+    for _ in range(600):  # none of its guests ever speaks
+        rack.conductor.tick()
+        rack.clock.sleep(3)
+    assert "boot.fetched" in failure(rack)["cause"] and "7 of 9 bytes" in failure(rack)["cause"]
+    told = [event for event in rack.events() if "dhcp.answered" in event or "boot.fetched" in event]
+    assert len(told) == 1 and told[0].startswith("node1 ")
+
+
 def test_a_controller_that_stays_silent_fails_its_node_alone(tmp_path: Path) -> None:
     rack = Rack(tmp_path, 2)
     rack.enroll()

@@ -17,7 +17,8 @@ from provisioner.client.client import Client, Remote
 from provisioner.errors import NotFound, ServerUnreachable, TrustError, UsageError
 from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.states import NodeState
-from provisioner.server.access import BURST, GUESS_BURST, LARGEST_BODY, Bucket, needed_role
+from provisioner.server.access import BURST, GUESS_BURST, LARGEST_BODY, needed_role
+from provisioner.server.limits import Bucket
 from provisioner.store.store import Store
 from provisioner.trust.ca import CA_CERTIFICATE, CA_KEY, SERVER_KEY, ensure_ca, ensure_server
 from provisioner.trust.keys import SiteKeys, new_token

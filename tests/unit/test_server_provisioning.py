@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from provisioner.errors import Conflict, NotFound
+from provisioner.server import guard
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
 from provisioner.server.guard import MAX_BODY, Nonces
-from provisioner.server.provisioning import agent_app, boot_app
+from provisioner.server.provisioning import BOOT_BURST, agent_app, boot_app
 from provisioner_agent.protocol.auth import (
     ID_HEADER,
     MAC_HEADER,
@@ -58,6 +59,9 @@ class Rack:
 
     def boot_script(self, mac: str, peer: str) -> str | None:
         return f"#!ipxe\n# {mac}\n" if mac == "52:54:00:77:00:01" else None
+
+    def seen_on_wire(self, address: str, kind: str, message: str) -> None:
+        self.heard.append((kind, address, message))
 
     def hello(self, token_id: str, message: dict[str, Any], peer: str) -> dict[str, Any]:
         self.heard.append(("hello", token_id, message))
@@ -357,3 +361,29 @@ def test_what_firmware_is_given_is_not_for_agents_and_the_other_way_round() -> N
             assert (await wire.http.get(f"http://seed{path}")).status_code == 404
 
     with_wire(work)
+
+
+def test_a_flood_is_refused_and_costs_nobody_else_his_answer() -> None:
+    async def work(wire: Wire) -> None:
+        for _ in range(int(guard.GUESS_BURST)):
+            assert (await wire.http.get(METADATA)).status_code == 401
+        statuses = [(await wire.http.get(METADATA)).status_code for _ in range(50)]
+        assert 429 in statuses
+        for _ in range(int(BOOT_BURST)):
+            await wire.http.get("http://seed/boot/52:54:00:77:00:02")
+        statuses = [(await wire.http.get("http://seed/boot/52:54:00:77:00:02")).status_code for _ in range(50)]
+        assert 429 in statuses
+
+    with_wire(work)
+
+
+def test_how_much_of_the_ramdisk_a_node_fetched_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "galera-0123456789ab"
+    folder.mkdir()
+    (folder / "root.zst").write_bytes(b"x" * 5_000_000)
+
+    async def work(wire: Wire) -> None:
+        await wire.http.get("http://seed/images/galera-0123456789ab/root.zst")
+        assert wire.rack.heard == [("boot.fetched", "127.0.0.1", "it fetched root.zst: 5000000 of 5000000 bytes")]
+
+    with_wire(work, tmp_path)
