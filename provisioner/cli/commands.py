@@ -48,6 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "node abort": Entry("provisioner.cli.verbs:abort", "Give up what the node is doing."),
     "node release": Entry("provisioner.cli.verbs:release", "Take an active node out of its cloud."),
     "node rebuild": Entry("provisioner.cli.verbs:rebuild", "Deploy a node again in its place, with the newest image."),
+    "node rescue": Entry("provisioner.cli.rescue:rescue", "Look at a node from the ramdisk; its disks stay."),
     "node maintenance": Entry("provisioner.cli.verbs:maintenance", "Leave a node alone for a time, and say why."),
     "node erase": Entry("provisioner.cli.verbs:erase", "Erase all disks of a node."),
     "node forget": Entry("provisioner.cli.verbs:forget", "Take a node off the record."),

@@ -200,15 +200,23 @@ def print_phases(deployments: Mapping[str, Deployment]) -> None:
         terminal().print(build_table(("node: seconds", *PHASES, "total"), rows))
 
 
-def watch_node(options: Options, client: Client, name: str, running: Collection[NodeState], seconds: float) -> NodeView:
+def watch_node(
+    options: Options,
+    client: Client,
+    name: str,
+    running: Collection[NodeState],
+    seconds: float,
+    until: Callable[[NodeView], bool] = lambda view: False,
+) -> NodeView:
     """Look until a node is in none of the states ``running``; each step is told as it begins, on standard error.
 
+    :param until: it is also enough when this holds.
     :raises DeadlinePassed: it still is after ``seconds``.
     """
     begun, last, spoke = options.clock.monotonic(), "", 0.0
     while True:
         view = client.node(name)
-        if view.node.state not in running:
+        if view.node.state not in running or until(view):
             return view
         elapsed = options.clock.monotonic() - begun
         if elapsed > seconds:

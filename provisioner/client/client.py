@@ -212,6 +212,12 @@ class Client:
         """Deploy a node again in the place that it has. ``image``: an id; None for the newest of its role."""
         return Node.model_validate(self._post({"image": image}, "nodes", name, "rebuild"))
 
+    def rescue(self, name: str, keys: Sequence[str]) -> Node:
+        return Node.model_validate(self._post({"keys": list(keys)}, "nodes", name, "rescue"))
+
+    def end_rescue(self, name: str) -> Node:
+        return Node.model_validate(self._post({"off": True}, "nodes", name, "rescue"))
+
     def maintenance(self, name: str, reason: str | None) -> Node:
         """From now on nothing is done to a node by itself; with None that is over."""
         return Node.model_validate(self._post({"reason": reason}, "nodes", name, "maintenance"))

@@ -98,7 +98,8 @@ def _is_gentle(work: Work) -> bool:
     """Whether an instance may run there whose volumes are to be kept."""
     placement = work.deployment.placement
     released = placement.role == CLEANING and placement.erase is None
-    return work.step.name is StepName.POWER and (released or placement.rebuilds is not None)
+    stays = placement.rebuilds is not None or placement.rescues is not None
+    return work.step.name is StepName.POWER and (released or stays)
 
 
 def restart(work: Work) -> Outcome:

@@ -109,16 +109,24 @@ def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -
     doors.tell("deployment.created", message, node.name, ident)
 
 
+def deployments_of(doors: Doors, node: Node) -> tuple[str, ...]:
+    """What a node is in: its deployment or run of steps, and in a rescue also the deployment that waits for its end."""
+    if node.deployment is None:
+        return ()
+    rescues = doors.store.deployments.get(node.deployment).placement.rescues
+    return (node.deployment, rescues) if rescues else (node.deployment,)
+
+
 def end_deployment(doors: Doors, node: Node, state: NodeState, why: str) -> Node:
     """Take a node out of its deployment, in the transaction that is open: the slot is free, its permits too.
 
     The boot token stays until the node is clean, so that a ramdisk that still runs is told to halt.
     """
     store, now = doors.store, doors.clock.now()
-    if node.deployment is not None:
-        store.deployments.set_state(node.deployment, LIVE, DeploymentState.ENDED, now=now)
-        store.permits.clear(node.deployment)
-        store.tokens.drop(node.deployment, "instance")
+    for ident in deployments_of(doors, node):
+        store.deployments.set_state(ident, LIVE, DeploymentState.ENDED, now=now)
+        store.permits.clear(ident)
+        store.tokens.drop(ident, "instance")
         store.nodes.close_window(node.name)
     moved = store.nodes.move(node, state, now=now, deployment=None)
     store.nodes.set_health(node.name, 0, None, now)

@@ -21,8 +21,10 @@ from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.verbs import (
     begin_inspection,
+    begin_rescue,
     begin_tests,
     do_verb,
+    end_rescue,
     erase_disks,
     rebuild,
     release,
@@ -189,6 +191,14 @@ class Conductor(Guests):
     def rebuild(self, name: str, image: str | None = None) -> Node:
         """:raises Conflict: the node's state does not offer it. :raises NotFound: there is no such image."""
         return rebuild(self._doors, name, image)
+
+    def rescue(self, name: str, keys: Sequence[str]) -> Node:
+        """:raises Conflict: the node's state does not offer it. :raises UsageError: a key is none."""
+        return begin_rescue(self._doors, name, keys)
+
+    def end_rescue(self, name: str) -> Node:
+        """:raises Conflict: the node is in no rescue."""
+        return end_rescue(self._doors, name)
 
     def maintenance(self, name: str, reason: str | None) -> Node:
         return set_maintenance(self._doors, name, reason)

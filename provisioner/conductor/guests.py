@@ -32,7 +32,7 @@ RAMDISK_STEPS = (
     StepName.BOOT_LOADER,
 )
 """Steps whose work is lost when the ramdisk boots anew."""
-STANDBY = (NodeState.AVAILABLE, NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)
+STANDBY = (NodeState.AVAILABLE, NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING, NodeState.RESCUE)
 """States in which a ramdisk that stays waits for what comes next."""
 SECRET = re.compile(r"^[A-Za-z0-9_-]{32,128}$")
 """What a ramdisk may make up."""

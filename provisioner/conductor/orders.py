@@ -149,6 +149,7 @@ ORDERS: dict[StepName, Callable[[Work], dict[str, Any]]] = {
     StepName.TEST_DISK: lambda work: {},
     StepName.TEST_MEMORY: lambda work: {},
     StepName.TEST_CPU: _cpu_order,
+    StepName.RESCUE: lambda work: {"keys": list(work.deployment.placement.keys)},
     StepName.ERASE: lambda work: {"level": str(work.deployment.placement.erase)},
 }
 WHOLE_DISK: dict[StepName, Callable[[Work], dict[str, Any]]] = {

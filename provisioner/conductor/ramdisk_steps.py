@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
 from provisioner.conductor.line import Fetch, why_wait
 from provisioner.conductor.orders import build_order
-from provisioner.conductor.work import BMC_SECONDS, SOON, Outcome, Work, done, wait, wait_for_guest
+from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work, done, wait, wait_for_guest
 from provisioner.errors import BmcError, DeployError, ImageError, NotFound
 from provisioner.model.deployment import TESTS, StepName
 from provisioner.model.hardware import HardwareReport, HardwareTest, Power, Verdict
@@ -241,3 +241,17 @@ def erase(work: Work) -> Outcome:
     detail = dict(outcome.detail)
     _record_hardware(work, detail.pop("hardware", None))
     return done(**detail)
+
+
+def rescue(work: Work) -> Outcome:
+    """Let an operator in, and wait until he says that it is over: as long as he likes."""
+    if "open" not in work.step.detail:
+        outcome = order_agent(work)
+        if not outcome.done:
+            return outcome
+        address = next((port.address for port in work.doors.store.nodes.ports_of(work.node.name) if port.address), None)
+        way = f"ssh root@{address}" if address and work.deployment.placement.keys else "its console"
+        work.doors.tell("node.rescue", f"open to an operator: {way}", work.node.name, work.deployment.id)
+        return wait(f"in rescue: {way}", open=True, **outcome.detail)
+    check_alone(work)
+    return Outcome(False, {}, work.step.detail.get("waiting"), LATER)

@@ -29,7 +29,7 @@ class Member:
 def read_members(store: Store, cloud: str) -> list[Member]:
     """The members of a cloud by host name, as one consistent view."""
     with store.view():
-        nodes = {node.deployment: node for node in store.nodes.all() if node.deployment is not None}
+        nodes = {_place(store, node): node for node in store.nodes.all() if node.deployment is not None}
         reports, waiting = store.clouds.reports(), store.nodes.all_waiting()
         live = store.deployments.live(cloud)
     return [
@@ -37,6 +37,13 @@ def read_members(store: Store, cloud: str) -> list[Member]:
         for deployment in live
         if (node := nodes.get(deployment.id)) is not None
     ]
+
+
+def _place(store: Store, node: Node) -> str | None:
+    """The deployment in whose place a node is, also while it is rescued."""
+    if node.deployment is None or node.state not in (NodeState.RESCUE, NodeState.FAILED):
+        return node.deployment
+    return store.deployments.get(node.deployment).placement.rescues or node.deployment
 
 
 def ready_roles(store: Store, cloud: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from provisioner.conductor.boot_steps import boot_device, boot_disk, boot_files, hello, power, reserve, restart
 from provisioner.conductor.instance_steps import configure, probe
-from provisioner.conductor.ramdisk_steps import choose, erase, inspect, order_agent, test, write_image
+from provisioner.conductor.ramdisk_steps import choose, erase, inspect, order_agent, rescue, test, write_image
 from provisioner.conductor.work import Outcome, Work
 from provisioner.model.deployment import TESTS, StepName
 
@@ -27,5 +27,6 @@ ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.PROBE: probe,
     StepName.INSPECT: inspect,
     StepName.ERASE: erase,
+    StepName.RESCUE: rescue,
     **dict.fromkeys(TESTS, test),
 }

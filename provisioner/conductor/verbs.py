@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioner.conductor.clouds import (
     announce_generation,
     begin_deployment,
+    deployments_of,
     end_deployment,
     image_of,
     renew_metadata,
@@ -19,6 +21,8 @@ from provisioner.model.deployment import (
     CLEANING,
     INSPECTION_STEPS,
     RAMDISK_BOOT,
+    RESCUE,
+    RESCUE_STEPS,
     TESTS,
     DeploymentState,
     EraseLevel,
@@ -28,12 +32,15 @@ from provisioner.model.deployment import (
     StepState,
     build_cleaning,
     build_inspection,
+    build_rescue,
     build_test,
 )
 from provisioner.model.hardware import HardwarePart
-from provisioner.model.states import NodeState, check_verb
+from provisioner.model.states import NodeState, check_verb, exits_of
 from provisioner.store.deployments import LIVE
 from provisioner.store.tokens import BOOT
+
+SSH_KEY = re.compile(r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) [A-Za-z0-9+/=]{40,} ?[^\n\r]{0,200}$")
 
 
 def do_verb(doors: Doors, name: str, verb: str) -> Node:
@@ -107,6 +114,40 @@ def rebuild(doors: Doors, name: str, image: str | None) -> Node:
         begin_deployment(doors, moved, place, f"rebuilt; it ran {placement.image}")
         renew_metadata(doors, placement.cloud)
         return store.nodes.get(name)
+
+
+def begin_rescue(doors: Doors, name: str, keys: Sequence[str]) -> Node:
+    """Boot the ramdisk beside what is on the disks, and let an operator in. The node keeps its place.
+
+    :param keys: of SSH (authorized_keys(5)); without one there are only the consoles.
+    :raises Conflict: the node's state does not offer it, or it has no place in a cloud.
+    :raises UsageError: a key is none.
+    """
+    wrong = next((key for key in keys if not SSH_KEY.match(key)), None)
+    if wrong is not None:
+        hint = "--key ~/.ssh/id_ed25519.pub"
+        raise UsageError("this is no public key of SSH", where=name, cause=wrong[:60], hint=hint)
+    store = doors.store
+    with store.transaction():
+        node = _ask(doors, name, "rescue")
+        if node.deployment is None or store.deployments.get(node.deployment).placement.inspects:
+            raise Conflict("it has no place in a cloud", where=name, hint=f"provisioner node show {name}")
+        store.nodes.set_health(name, node.applied, None, doors.clock.now())
+        return _run(doors, node, NodeState.RESCUE, build_rescue(name, node.deployment, keys), RESCUE_STEPS)
+
+
+def end_rescue(doors: Doors, name: str) -> Node:
+    """From its own disk again, in the place that it has. :raises Conflict: the node is in no rescue."""
+    store, now = doors.store, doors.clock.now()
+    with store.transaction():
+        node = store.nodes.get(name)
+        run = None if node.deployment is None else store.deployments.get(node.deployment)
+        if run is None or run.placement.rescues is None:
+            hint = f"from {node.state} the exits are: {', '.join(exits_of(node.state, node.maintenance))}"
+            raise Conflict("the node is in no rescue", where=name, hint=hint)
+        doors.tell("node.rescue", "ended by an operator", name, run.id)
+        store.deployments.set_state(run.id, LIVE, DeploymentState.ENDED, now=now)
+        return store.nodes.move(node, NodeState.RESCUE, now=now, deployment=run.placement.rescues)
 
 
 def release(doors: Doors, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
@@ -188,6 +229,8 @@ def state_of(placement: Placement) -> NodeState:
     """The state of a node while this run of steps is walked."""
     if not placement.inspects:
         return NodeState.DEPLOYING
+    if placement.role == RESCUE:
+        return NodeState.RESCUE
     return NodeState.CLEANING if placement.role == CLEANING else NodeState.INSPECTING
 
 
@@ -206,10 +249,9 @@ def _release(doors: Doors, node: Node) -> Node:
 
 
 def _forget(doors: Doors, node: Node) -> Node:
-    if node.deployment is not None:
-        ended = DeploymentState.ENDED
-        doors.store.deployments.set_state(node.deployment, LIVE, ended, now=doors.clock.now())
-        doors.store.permits.clear(node.deployment)
+    for ident in deployments_of(doors, node):
+        doors.store.deployments.set_state(ident, LIVE, DeploymentState.ENDED, now=doors.clock.now())
+        doors.store.permits.clear(ident)
     doors.store.nodes.remove(node.name)
     return node
 

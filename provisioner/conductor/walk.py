@@ -18,7 +18,7 @@ from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work, check_lease
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError, RecordsAway
 from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
-from provisioner.model.hardware import Power
+from provisioner.model.hardware import BootDevice, Firmware, Power
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
 
@@ -30,9 +30,9 @@ PASSING: Mapping[str, Any] = dict.fromkeys(
 )
 """Parts of a step's detail that mean something only while it runs."""
 
-RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING)
+RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING, NodeState.RESCUE)
 """States in which a node has a run of steps; one that is cleaned without has only its power taken away."""
-PURPOSES = {NodeState.DEPLOYING: "deploy", NodeState.INSPECTING: "inspect", NodeState.CLEANING: "clean"}
+PURPOSES = dict(zip(RUNS, ("deploy", "inspect", "clean", "rescue"), strict=True))
 """Of a lease, by state."""
 BEFORE_POWER = frozenset({StepName.RESERVE, StepName.BOOT_FILES, StepName.BOOT_DEVICE, StepName.POWER})
 """Steps in which the node writes nothing to its console."""
@@ -65,7 +65,12 @@ class Walker:
         try:
             if node.state in RUNS:
                 fence = self._lease(node, PURPOSES[node.state])
-                return self._clean(node, fence) if node.deployment is None else self._deploy(node.name, fence)
+                if node.deployment is None:
+                    return self._clean(node, fence)
+                deployment = self._store.deployments.get(node.deployment)
+                if node.state is NodeState.RESCUE and not deployment.placement.inspects:
+                    return self._return(node, deployment, fence)
+                return self._deploy(node.name, fence)
             if node.state is NodeState.ACTIVE and node.generation > node.applied:
                 self._watch(node)
                 return LATER
@@ -343,6 +348,40 @@ class Walker:
                 self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
         except (Conflict, NotFound) as error:
             LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
+            return SOON
+        return None
+
+    def _return(self, node: Node, deployment: Deployment, fence: int) -> float | None:
+        """The rescue is over: the instance runs again, in the place that it has. :returns: as :meth:`walk`."""
+        self._tapes.end(node.name)
+        tries, not_before = self._cleaning.get(node.name, (0, 0.0))
+        now, spec = self._doors.clock.now(), node.spec
+        if now < not_before:
+            return not_before - now
+        password, bmcs = self._store.nodes.password(spec.name), self._doors.bmcs
+        failure = deployment.failure
+        try:
+            check_lease(self._doors, node.name, fence)
+            bmcs.set_power(node.bmc, password, "off", BMC_SECONDS)
+            check_lease(self._doors, node.name, fence)
+            bmcs.set_boot_device(node.bmc, password, BootDevice.DISK, spec.firmware is Firmware.UEFI, BMC_SECONDS)
+            check_lease(self._doors, node.name, fence)
+            bmcs.set_power(node.bmc, password, "on", BMC_SECONDS)
+        except BmcError as error:
+            if tries + 1 < BMC_TRIES:
+                self._cleaning[node.name] = (tries + 1, now + 2.0 ** (tries + 1))
+                return 2.0 ** (tries + 1)
+            failure = self._failure(node.name, error, now)
+        self._cleaning.pop(node.name, None)
+        state = NodeState.ACTIVE if failure is None else NodeState.FAILED
+        try:
+            with self._store.transaction():
+                self._store.nodes.set_power(node.name, Power.ON, now)
+                self._store.nodes.move(node, state, now=now, deployment=deployment.id, failure=failure)
+                self._store.leases.end(node.name, self._doors.holder)
+                self._doors.tell(f"node.{state}", "back from its rescue", node.name, deployment.id)
+        except (Conflict, NotFound) as error:
+            LOG.info("%s", error)
             return SOON
         return None
 

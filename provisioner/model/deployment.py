@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -37,6 +37,7 @@ class StepName(StrEnum):
     TEST_MEMORY = "test-memory"
     TEST_CPU = "test-cpu"
     ERASE = "erase"
+    RESCUE = "rescue"
 
 
 TESTS: Mapping[StepName, HardwarePart] = {
@@ -50,6 +51,9 @@ STEPS: tuple[StepName, ...] = tuple(StepName)[: list(StepName).index(StepName.PR
 RAMDISK_BOOT: tuple[StepName, ...] = STEPS[: STEPS.index(StepName.HELLO) + 1]
 INSPECTION_STEPS: tuple[StepName, ...] = (*RAMDISK_BOOT, StepName.INSPECT)
 """An inspection is a run of steps like a deployment, journaled and resumed alike, that puts nothing on the node."""
+
+
+RESCUE_STEPS: tuple[StepName, ...] = (*RAMDISK_BOOT, StepName.RESCUE)
 
 
 class StepState(StrEnum):
@@ -118,6 +122,7 @@ class Placement(Value):
     ``burn_seconds``: for how long a hardware test loads the processors. ``stays``: the ramdisk runs on afterwards.
     ``erase``: what is done to the disks when this stands in the place of a slot; None for nothing.
     ``rebuilds``: the deployment whose place this one takes on the same node: what that wrote may be overwritten.
+    ``rescues``: the deployment whose instance is left alone meanwhile. ``keys``: of SSH, that are let in then.
     """
 
     cloud: str
@@ -133,6 +138,8 @@ class Placement(Value):
     stays: bool = False
     erase: EraseLevel | None = None
     rebuilds: str | None = None
+    rescues: str | None = None
+    keys: tuple[str, ...] = ()
 
     @property
     def inspects(self) -> bool:
@@ -193,6 +200,19 @@ CLEANING = "cleaning"
 def build_cleaning(node: str, erase: EraseLevel | None, stays: bool) -> Placement:
     """What stands in the place of a slot while a node that was released runs the ramdisk."""
     return build_inspection(node, stays).model_copy(update={"role": CLEANING, "erase": erase})
+
+
+RESCUE = "rescue"
+"""What stands in the place of a role then."""
+
+
+def build_rescue(node: str, rescues: str, keys: Sequence[str]) -> Placement:
+    """What stands in the place of a slot while somebody looks at a node from the ramdisk. The slot stays taken.
+
+    :param rescues: the deployment whose instance does not run meanwhile. :param keys: of SSH, that are let in.
+    """
+    place = build_inspection(node, stays=False)
+    return place.model_copy(update={"role": RESCUE, "rescues": rescues, "keys": tuple(keys)})
 
 
 class Node(Value):

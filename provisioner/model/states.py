@@ -14,10 +14,11 @@ class NodeState(StrEnum):
     DEPLOYING = "deploying"
     ACTIVE = "active"
     CLEANING = "cleaning"
+    RESCUE = "rescue"
     FAILED = "failed"
 
 
-AT_WORK = frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.CLEANING})
+AT_WORK = frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.CLEANING, NodeState.RESCUE})
 """States in which the conductor works on a node and switches its power by itself."""
 
 MOVES: dict[NodeState, frozenset[NodeState]] = {
@@ -25,11 +26,10 @@ MOVES: dict[NodeState, frozenset[NodeState]] = {
     NodeState.INSPECTING: frozenset({NodeState.AVAILABLE, NodeState.CLEANING, NodeState.FAILED}),
     NodeState.AVAILABLE: frozenset({NodeState.INSPECTING, NodeState.DEPLOYING, NodeState.CLEANING, NodeState.FAILED}),
     NodeState.DEPLOYING: frozenset({NodeState.ACTIVE, NodeState.CLEANING, NodeState.FAILED}),
-    NodeState.ACTIVE: frozenset({NodeState.CLEANING, NodeState.DEPLOYING, NodeState.FAILED}),
+    NodeState.ACTIVE: frozenset({NodeState.CLEANING, NodeState.DEPLOYING, NodeState.RESCUE, NodeState.FAILED}),
     NodeState.CLEANING: frozenset({NodeState.AVAILABLE, NodeState.ENROLLED, NodeState.FAILED}),
-    NodeState.FAILED: frozenset(
-        {NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.AVAILABLE, NodeState.CLEANING, NodeState.ACTIVE}
-    ),
+    NodeState.RESCUE: frozenset({NodeState.ACTIVE, NodeState.FAILED}),
+    NodeState.FAILED: frozenset(set(NodeState) - {NodeState.FAILED, NodeState.ENROLLED}),
 }
 
 EXITS: dict[NodeState, tuple[str, ...]] = {
@@ -37,9 +37,10 @@ EXITS: dict[NodeState, tuple[str, ...]] = {
     NodeState.INSPECTING: ("abort",),
     NodeState.AVAILABLE: ("inspect", "test", "erase", "forget"),
     NodeState.DEPLOYING: ("abort",),
-    NodeState.ACTIVE: ("release", "rebuild"),
+    NodeState.ACTIVE: ("release", "rebuild", "rescue"),
     NodeState.CLEANING: ("abort",),
-    NodeState.FAILED: ("retry", "rebuild", "abort", "forget"),
+    NodeState.RESCUE: ("rescue --off",),
+    NodeState.FAILED: ("retry", "rebuild", "rescue", "abort", "forget"),
 }
 """The operator's verbs that each state offers; ``provisioner node --help`` and the server read this table."""
 

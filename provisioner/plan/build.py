@@ -91,8 +91,9 @@ class _Planner:
             return None
         del self.own[slot]
         node = self.nodes[placement.node]
-        if node.maintenance is not None:
-            self.notes.append(f"{placement.hostname} on {node.name} is left, though {why}: it is in maintenance")
+        if node.maintenance is not None or node.state is NodeState.RESCUE:
+            what = "rescue" if node.maintenance is None else "maintenance"
+            self.notes.append(f"{placement.hostname} on {node.name} is left, though {why}: it is in {what}")
             return None
         guard = build_guard(self.nodes[placement.node])
         return Release(node=placement.node, hostname=placement.hostname, guard=guard, why=why)

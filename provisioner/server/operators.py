@@ -82,6 +82,13 @@ class MaintenanceRequest(Value):
     reason: str | None = Field(default=None, min_length=1, max_length=500)
 
 
+class RescueRequest(Value):
+    """``keys``: of SSH, that are let in. ``off``: the rescue is over."""
+
+    keys: tuple[str, ...] = Field(default=(), max_length=20)
+    off: bool = False
+
+
 class OperatorRequest(Value):
     role: OperatorRole
     days: int = Field(default=365, ge=1, le=3650)
@@ -136,6 +143,7 @@ def operator_app(
             Route("/v1/nodes/{name}/release", api.release, methods=["POST"]),
             Route("/v1/nodes/{name}/rebuild", api.rebuild, methods=["POST"]),
             Route("/v1/nodes/{name}/maintenance", api.maintenance, methods=["POST"]),
+            Route("/v1/nodes/{name}/rescue", api.rescue, methods=["POST"]),
             Route("/v1/nodes/{name}/erase", api.erase, methods=["POST"]),
             Route("/v1/nodes/{name}/bmc/{what}", api.bmc, methods=["GET"]),
             Route("/v1/nodes/{name}/{verb}", api.verb, methods=["POST"]),
@@ -269,6 +277,12 @@ class _Api:
     async def rebuild(self, request: Request) -> Response:
         wanted = await read_value(request, RebuildRequest)
         return JSONResponse(_json(await self._call(self._conductor.rebuild, request.path_params["name"], wanted.image)))
+
+    async def rescue(self, request: Request) -> Response:
+        wanted, name = await read_value(request, RescueRequest), request.path_params["name"]
+        if wanted.off:
+            return JSONResponse(_json(await self._call(self._conductor.end_rescue, name)))
+        return JSONResponse(_json(await self._call(self._conductor.rescue, name, wanted.keys)))
 
     async def maintenance(self, request: Request) -> Response:
         wanted = await read_value(request, MaintenanceRequest)

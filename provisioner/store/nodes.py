@@ -109,6 +109,10 @@ class Nodes:
         with self._db.read() as tx:
             return [PortRecord(*row) for row in tx.execute(query.order_by(PORTS.c.mac))]
 
+    def ports_of(self, name: str) -> Sequence[PortRecord]:
+        """A node's, by MAC."""
+        return [port for port in self.ports() if port.node == name]
+
     def check_free(self, spec: NodeSpec) -> None:
         """Raise :class:`Conflict` when its BMC, a MAC or its name is on record for another server."""
         macs = [port.mac for port in spec.ports]

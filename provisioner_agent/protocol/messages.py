@@ -39,6 +39,7 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
 ``test-network``   ``macs``, ``image``, ``name``, ``size``, ``sha256``
 ``erase``          ``level``: ``metadata``, ``quick`` or ``secure``; its result has ``disks``: what was done to each by
                    name, and ``hardware``
+``rescue``         ``keys``: of SSH, one each; its result has ``consoles`` and, if keys were given, ``fingerprint``
 ``power-off``      sync, then halt: sent when the deployment was aborted
 
 Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):

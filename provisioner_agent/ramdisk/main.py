@@ -30,6 +30,7 @@ from provisioner_agent.ramdisk.inspect import do_inspect
 from provisioner_agent.ramdisk.loader import do_boot_loader
 from provisioner_agent.ramdisk.nettest import do_test_network
 from provisioner_agent.ramdisk.progress import NoMeter
+from provisioner_agent.ramdisk.rescue import do_rescue
 from provisioner_agent.ramdisk.restart import do_restart
 from provisioner_agent.ramdisk.seed import do_seed
 from provisioner_agent.ramdisk.storage import do_storage
@@ -98,6 +99,7 @@ def build_works(host: Host, source: Source, hardware: Callable[[], Mapping[str, 
         "test-memory": lambda order, meter: do_test_memory(host, meter),
         "test-disk": lambda order, meter: do_test_disk(host, meter),
         "test-network": lambda order, meter: do_test_network(host, source, order, meter),
+        "rescue": lambda order, meter: do_rescue(host, order),
         "erase": lambda order, meter: do_erase(host, order, meter, hardware),
         "storage": lambda order, meter: do_storage(host, order),
         "write-image": lambda order, meter: do_write_image(host, source, order, meter),

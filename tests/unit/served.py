@@ -100,6 +100,7 @@ class FakeConductor:
         self.observed: list[Event] = []
         self.known_operators: dict[str, tuple[Operator, str]] = {}
         self.rebuilt: list[tuple[str, str | None]] = []
+        self.rescued: list[tuple[str, tuple[str, ...] | None]] = []
         self.maintained: list[tuple[str, str | None]] = []
         self.erased: list[tuple[str, EraseLevel | None, bool]] = []
         self.tested: list[tuple[str, tuple[HardwarePart, ...], float]] = []
@@ -218,6 +219,14 @@ class FakeConductor:
     def rebuild(self, name: str, image: str | None) -> Node:
         self.rebuilt.append((name, image))
         return self.verb(name, "rebuild")
+
+    def rescue(self, name: str, keys: Sequence[str]) -> Node:
+        self.rescued.append((name, tuple(keys)))
+        return self.verb(name, "rescue")
+
+    def end_rescue(self, name: str) -> Node:
+        self.rescued.append((name, None))
+        return self._find(name)
 
     def maintenance(self, name: str, reason: str | None) -> Node:
         self.maintained.append((name, reason))

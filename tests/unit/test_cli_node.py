@@ -386,3 +386,14 @@ def test_a_report_names_the_step_that_is_out_of_line(bench: Bench) -> None:
     assert "write-image" in said and "3.0 ×" in said and "out of line" in said
     assert "node1: it is slow" in said and "\x1b" not in said
     assert json.loads(bench.call("deployment", "report", "node1", "-o", "json").stdout)["siblings"] == 3
+
+
+def test_rescue_and_back(bench: Bench, tmp_path: Path) -> None:
+    key = tmp_path / "key.pub"
+    key.write_text("ssh-ed25519 AAAA me@desk\n\n")
+    bench.conductor.node_list = [make_node(state=NodeState.ACTIVE)]
+    assert bench.call("node", "rescue", "node1", "--key", str(key), "--no-wait").exit_code == 0
+    assert bench.call("node", "rescue", "node1", "--off", "--no-wait").stdout == "node1 is active\n"
+    assert bench.conductor.rescued == [("node1", ("ssh-ed25519 AAAA me@desk",)), ("node1", None)]
+    wrong = bench.call("node", "rescue", "node1", "--off", "--key", str(key))
+    assert wrong.exit_code == 64 and "--off takes no --key" in wrong.stderr

@@ -21,7 +21,7 @@ EXAMPLES = int(os.environ.get("EXAMPLES", "15"))
 """Enough for half a minute, always the same ones; with another number, other ones each time."""
 STEPS = 30
 NAMES = ("node1", "node2")
-VERBS = ("retry", "abort", "release", "rebuild", "inspect", "test", "erase", "maintenance", "over")
+VERBS = ("retry", "abort", "release", "rebuild", "inspect", "test", "erase", "maintenance", "over", "rescue", "back")
 ORDERS = ("storage", "write-image", "boot-loader", "inspect", "erase", "test-cpu")
 AT_REST = {NodeState.AVAILABLE, NodeState.ACTIVE}
 ROUNDS = 80
@@ -62,6 +62,10 @@ class Life(RuleBasedStateMachine):
             self.ask(conductor.test, name, (), 1.0, stays=stays)
         elif verb == "rebuild":
             self.ask(conductor.rebuild, name)
+        elif verb == "rescue":
+            self.ask(conductor.rescue, name, ())
+        elif verb == "back":
+            self.ask(conductor.end_rescue, name)
         elif verb in ("maintenance", "over"):
             self.ask(conductor.maintenance, name, "a test" if verb == "maintenance" else None)
         else:
@@ -133,7 +137,8 @@ class Life(RuleBasedStateMachine):
         live = self.rack.store.deployments.live("lab")
         places = [deployment.placement.hostname for deployment in live]
         assert len(places) == len(set(places))
-        held = {node.deployment for node in self.rack.conductor.nodes()}
+        runs = [node.deployment for node in self.rack.conductor.nodes() if node.deployment is not None]
+        held = {*runs, *(self.rack.store.deployments.get(run).placement.rescues for run in runs)}
         assert {deployment.id for deployment in live} <= held, "no deployment without its node"
 
     def teardown(self) -> None:
@@ -144,6 +149,8 @@ class Life(RuleBasedStateMachine):
                 for node in self.rack.conductor.nodes():
                     if node.maintenance is not None:
                         self.ask(self.rack.conductor.maintenance, node.name, None)
+                    elif node.state is NodeState.RESCUE:
+                        self.ask(self.rack.conductor.end_rescue, node.name)
                     elif node.state is NodeState.FAILED:
                         assert "retry" in EXITS[node.state]
                         self.ask(self.rack.conductor.verb, node.name, "retry")

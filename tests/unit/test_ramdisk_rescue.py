@@ -1,0 +1,3 @@
+"""The ramdisk lets an operator in."""
+
+from __future__ import annotations
