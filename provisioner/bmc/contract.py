@@ -78,6 +78,9 @@ class Bmcs(Protocol):
         A controller with many sensors may take a minute: each is a question of its own.
         """
 
+    def event_record(self, bmc: BmcAddress, password: str, record: int, deadline: float) -> bytes:
+        """A record of the event log as it is kept: its kind and what follows, 14 bytes (IPMI 2.0, 32.2)."""
+
     def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> Console:
         """Open the serial console; it is proved only by the first read.
 

@@ -123,6 +123,9 @@ class Controller(Protocol):
     def log(self) -> Sequence[dict[str, Any]]:
         """The event log, oldest first: ``{"time", "sensor", "event", "severity"}``; ``time`` as the controller says."""
 
+    def event_record(self, record: int) -> bytes:
+        """One record of the event log: its kind and what follows, 14 bytes. :param record: its number."""
+
     def inventory(self) -> dict[str, Any]:
         """The parts that the controller knows of, by name, each a map."""
 

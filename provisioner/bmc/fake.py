@@ -77,6 +77,10 @@ class FakeBmcs:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
 
+    def event_record(self, bmc: BmcAddress, password: str, record: int, deadline: float) -> bytes:
+        self._reach(bmc, password, "event_record", str(record))
+        return bytes(14)
+
     def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> FakeConsole:
         self._reach(bmc, password, "console")
         return FakeConsole()

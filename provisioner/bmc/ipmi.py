@@ -25,7 +25,7 @@ from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
 
 APPLICATION, CHASSIS, STORAGE = 0x06, 0x00, 0x0A
-LOG_INFO, LOG_TIME = 0x40, 0x48
+LOG_INFO, LOG_ENTRY, LOG_TIME = 0x40, 0x43, 0x48
 DEVICE_ID, SYSTEM_GUID = 0x01, 0x37
 CHASSIS_STATUS, CHASSIS_CONTROL, SET_BOOT_OPTION, GET_BOOT_OPTION = 0x01, 0x02, 0x08, 0x09
 IDENTIFY, USER_ACCESS, USER_NAME, USER_PASSWORD = 0x04, 0x44, 0x46, 0x47
@@ -179,6 +179,10 @@ class IpmiController:
             }
             for entry in self._ask_library(_read_log)
         ]
+
+    def event_record(self, record: int) -> bytes:
+        number = record.to_bytes(2, "little")
+        return self._send(STORAGE, LOG_ENTRY, 0, 0, *number, 0, 0xFF)[4:18]  # behind the next one's number, and its own
 
     def inventory(self) -> dict[str, Any]:
         parts = self._ask_library(_read_inventory)

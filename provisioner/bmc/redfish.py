@@ -225,6 +225,13 @@ class RedfishController:
                     ]
             return sorted(found, key=lambda entry: entry["time"])
 
+    def event_record(self, record: int) -> bytes:
+        raise Refused(
+            "Redfish has no event log that is written from inside the server",
+            "its driver is redfish",
+            "reach the controller by IPMI, or set prove_by_bmc to false",
+        )
+
     def inventory(self) -> dict[str, Any]:
         with _translated("reading the inventory"):
             system = self._look()

@@ -105,6 +105,8 @@ class Session:
             return {"power": self._set_power(controller, arguments["want"])}
         if verb in READINGS:
             return {verb: self._paced(getattr(controller, verb))}
+        if verb == "event_record":
+            return {verb: self._paced(lambda: controller.event_record(arguments["record"])).hex()}
         if verb == "audit":
             return {"audit": self._paced(lambda: controller.audit(self._clock.now()))}
         if verb == "identify":

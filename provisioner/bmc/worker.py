@@ -215,6 +215,9 @@ class BmcWorker:
     def read(self, bmc: BmcAddress, password: str, what: Reading, deadline: float) -> Any:
         return self._call(bmc, password, what, deadline)[what]
 
+    def event_record(self, bmc: BmcAddress, password: str, record: int, deadline: float) -> bytes:
+        return bytes.fromhex(self._call(bmc, password, "event_record", deadline, record=record)["event_record"])
+
     def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> Console:
         return SerialConsole(bmc, password, force=force)
 

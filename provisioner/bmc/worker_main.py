@@ -13,6 +13,7 @@ input ends everything.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import selectors
@@ -204,6 +205,7 @@ def main(drivers: Drivers, idle: float = IDLE_SECONDS, quirks: Sequence[QuirkEnt
     outward = os.dup(1)
     os.dup2(2, 1)  # whoever prints does not print into the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # else each collection of a child writes to the pages that it shares with this process
     try:
         Worker(drivers, 0, outward, idle, quirks).run()
     except BrokenPipeError:

@@ -11,6 +11,7 @@ from provisioner_agent.protocol.messages import (
     RAMDISK_CA_ARGUMENT,
     RAMDISK_CLOCK_ARGUMENT,
     RAMDISK_MAC_ARGUMENT,
+    RAMDISK_PROVE_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
 )
@@ -31,6 +32,7 @@ def render_boot_script(
     address: str,
     image: str,
     now: float,
+    proves: bool = False,
 ) -> str:
     """The script that boots the ramdisk.
 
@@ -42,6 +44,7 @@ def render_boot_script(
     :param address: ``A.B.C.D/LEN`` that it gets, or empty when DHCP is another's.
     :param image: id of the ramdisk in the catalogue.
     :param now: seconds since the epoch.
+    :param proves: whether the ramdisk must prove by its controller which server it runs on.
     """
     files = f"{url}{IMAGES}/{image}"
     arguments = [
@@ -52,6 +55,7 @@ def render_boot_script(
         f"{RAMDISK_TOKEN_ARGUMENT}={token}",
         f"{RAMDISK_MAC_ARGUMENT}={mac}",
         f"provisioner.address={address}",
+        *([f"{RAMDISK_PROVE_ARGUMENT}=1"] if proves else []),
         CONSOLES,
     ]
     lines = ["#!ipxe", f"echo provisioner: {mac} boots {image}"]

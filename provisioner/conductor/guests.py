@@ -23,6 +23,7 @@ from provisioner.plan.identity import same_machine
 from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
 from provisioner.trust.keys import new_token
+from provisioner_agent.protocol.auth import build_record
 
 RAMDISK_STEPS = (
     StepName.CHOOSE_DISK,
@@ -101,6 +102,7 @@ class Guests:
             address=address,
             image=str(ramdisk),
             now=self._doors.clock.now(),
+            proves=self._doors.settings.prove_by_bmc,
         )
 
     def _is_first(self, node: Node, deployment: Deployment, mac: str, peer: str) -> bool:
@@ -175,6 +177,9 @@ class Guests:
             self._store.nodes.set_hardware(token.node, hardware, now)
             known = self._store.deployments.boot_id(token.deployment)
             if known != boot_id:
+                if self._doors.settings.prove_by_bmc:
+                    proof = {"proof": message.get("proof"), "record": build_record(secret).hex()}
+                    self._store.deployments.set_detail(token.deployment, StepName.HELLO, proof)
                 self._store.deployments.set_boot_id(token.deployment, boot_id)
                 disks = ", ".join(f"{disk.name} {disk.size / 1e9:.1f} GB" for disk in hardware.disks) or "no disk"
                 self._doors.tell("ramdisk.hello", f"the ramdisk runs; {disks}", token.node, token.deployment)

@@ -39,7 +39,7 @@ from provisioner.bmc.rmcp import (
     parse_packet,
 )
 
-CHASSIS, APPLICATION = 0x00, 0x06
+CHASSIS, APPLICATION, STORAGE = 0x00, 0x06, 0x0A
 COMPLETED, BUSY, INVALID_COMMAND, NO_PARAMETER = b"\x00", b"\xc0", b"\xc1", b"\x80"
 DEVICE_ID = bytes((0x20, 0x01, 0x09, 0x08, 0x02, 0x9F, 0x91, 0x12, 0x00, 0x02, 0x0F))
 """Device, revision, firmware 9.08, IPMI 2.0, what it can do, manufacturer, product (table 20-2)."""
@@ -100,6 +100,8 @@ class SimulatedBmc:
     faults: Faults = field(default_factory=Faults)
     told: list[str] = field(default_factory=list)
     """The words of each command that changes something, in order."""
+    event_log: dict[int, bytes] = field(default_factory=dict)
+    """Records by number: kind, and what follows."""
 
     def __post_init__(self) -> None:
         self._guests: dict[int, _Guest] = {}
@@ -224,7 +226,17 @@ class SimulatedBmc:
             return self._set_boot(data)
         if where == (CHASSIS, 0x09):
             return COMPLETED + b"\x01\x05" + self.boot if data[0] & 0x7F == 5 else NO_PARAMETER
+        if where == (STORAGE, 0x43):
+            number = int.from_bytes(data[2:4], "little")
+            record = self.event_log.get(number)
+            return b"\xcb" if record is None else COMPLETED + b"\xff\xff" + data[2:4] + record
         return INVALID_COMMAND
+
+    def write_event(self, record: bytes) -> int:
+        """As from inside the server. :param record: kind and 13 bytes. :returns: its number."""
+        number = len(self.event_log) + 1
+        self.event_log[number] = record
+        return number
 
     def _control(self, word: int) -> bytes:
         words = {0: "off", 1: "on", 2: "cycle", 3: "reset", 5: "soft"}

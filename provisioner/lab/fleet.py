@@ -21,6 +21,7 @@ from typing import Any
 
 from provisioner.lab.bmcs import SimulatedBmc, SimulatedRack
 from provisioner.lab.guest_link import AWAY, GuestLink
+from provisioner_agent.protocol.auth import build_record
 from provisioner_agent.protocol.messages import (
     AGENT_CONFIG,
     HELLO,
@@ -29,6 +30,7 @@ from provisioner_agent.protocol.messages import (
     PERMIT,
     PROGRESS,
     RAMDISK_CA_ARGUMENT,
+    RAMDISK_PROVE_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
     REPORT,
@@ -107,6 +109,7 @@ class FleetNode:
         self._token = ""
         self._services: Sequence[str] = ()
         self._trust: ssl.SSLContext | None = None
+        self._proves = False
         self._root = ""
         self._boot = 0
         self._task: asyncio.Task[None] | None = None
@@ -180,6 +183,7 @@ class FleetNode:
                 return None
             self._services = arguments[RAMDISK_URL_ARGUMENT].split(BETWEEN)
             self._trust = trust(read_authority(arguments[RAMDISK_CA_ARGUMENT]))
+            self._proves = RAMDISK_PROVE_ARGUMENT in arguments
             return arguments[RAMDISK_TOKEN_ARGUMENT]
 
     async def _say(
@@ -203,7 +207,9 @@ class FleetNode:
     async def _ramdisk(self, link: GuestLink, token: str) -> None:
         ident, _, _ = token.partition(".")
         secret = secrets.token_urlsafe(32)
-        hello = {"boot_id": f"{self.name}-{self._boot}", "secret": secret, "hardware": self.hardware()}
+        hello: dict[str, Any] = {"boot_id": f"{self.name}-{self._boot}", "secret": secret, "hardware": self.hardware()}
+        if self._proves:
+            hello["proof"] = self.bmc.write_event(build_record(secret))
         if await self._say(link, token, "POST", HELLO, hello) is None:
             self.problem = "the service refuses its hello"
             return

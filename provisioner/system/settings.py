@@ -29,6 +29,7 @@ class Settings:
     :param dhcp_first: :param dhcp_last: the addresses that nodes get while they run the ramdisk.
     :param http_port: of the provisioning network, for boot scripts and what they load.
     :param https_port: for the agents, by TLS.
+    :param prove_by_bmc: whether a ramdisk must write into the event log of its node's controller that it runs there.
     :param database_url: of the records, in SQLAlchemy's form; empty: a SQLite file in ``state_dir``.
     :param name: of this conductor, among those that share the records.
     :param operators_listen: ``ADDRESS:PORT`` on which operators with a token are answered, by TLS; empty: nowhere.
@@ -48,6 +49,7 @@ class Settings:
     dhcp_last: str = ""
     http_port: int = 8080
     https_port: int = 8081
+    prove_by_bmc: bool = False
     database_url: str = ""
     name: str = ALONE
     operators_listen: str = ""
@@ -115,6 +117,7 @@ def read_settings(path: Path | None = None) -> Settings:
             cfg.StrOpt("dhcp_last", default="", help="last address for the ramdisk"),
             cfg.PortOpt("http_port", default=8080, help="port of boot scripts, and of what they load"),
             cfg.PortOpt("https_port", default=8081, help="port of the agents, by TLS"),
+            cfg.BoolOpt("prove_by_bmc", default=False, help="nodes prove by their BMC's event log who they are"),
             cfg.IntOpt(
                 "megabytes_in_flight", default=8000, min=0, help="of images that are fetched at once; 0: no limit"
             ),
@@ -163,6 +166,7 @@ def read_settings(path: Path | None = None) -> Settings:
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
             https_port=conf.network.https_port,
+            prove_by_bmc=conf.network.prove_by_bmc,
             database_url=_database(conf.database.url),
             name=conf.conductor.name or (gethostname() if conf.database.url else ALONE),
             operators_listen=_place(conf.operators.listen),

@@ -3,14 +3,15 @@
 Ramdisk agent (key: the boot token of the kernel command line, ``provisioner.token=ID.SECRET``):
 
 =====================  ==================================================================================
-``POST HELLO``         ``{"boot_id", "secret", "hardware": {...}}`` → ``{"clock": seconds since the epoch}``
+``POST HELLO``         ``{"boot_id", "secret", "hardware": {...}, "proof"}`` → ``{"clock": seconds since the epoch}``
 ``GET ORDER?wait=S``   → ``{"order": {...}}`` or ``{}`` after S seconds; the same order until its result came
 ``POST PROGRESS``      ``{"order": id, "bytes", "total", "rate", "remaining"}`` → ``{}``
 ``POST RESULT``        ``{"order": id, "ok": bool, "detail": {...}, "error": {"summary", "cause"}}`` → ``{}``
 =====================  ==================================================================================
 
 The ramdisk's first message is under the secret of the boot script, which whoever reads the wire has seen. It carries by
-TLS a secret that the ramdisk made; all after it is under that one, and a hello with another is refused.
+TLS a secret that the ramdisk made; all after it is under that one, and a hello with another is refused. ``proof``, if it is
+asked for: the number of a record of that secret in the event log of the node's controller, or why there is none.
 
 An order is ``{"id": text, "step": step name, ...}`` with, by step:
 
@@ -75,6 +76,8 @@ RAMDISK_CA_ARGUMENT = "provisioner.ca"
 """The authority of the service's certificate: DER (X.690) in base64url (RFC 4648, section 5) without padding."""
 RAMDISK_CLOCK_ARGUMENT = "provisioner.clock"
 """Seconds since the epoch when the boot script was served; a node's own clock may be years off."""
+RAMDISK_PROVE_ARGUMENT = "provisioner.prove"
+"""Given when the ramdisk must prove by its controller which server it runs on."""
 RAMDISK_MAC_ARGUMENT = "provisioner.mac"
 RAMDISK_TOKEN_ARGUMENT = "provisioner.token"
 RAMDISK_URL_ARGUMENT = "provisioner.url"

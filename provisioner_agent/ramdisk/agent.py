@@ -6,8 +6,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from provisioner_agent.protocol.auth import build_record
 from provisioner_agent.protocol.link import RamdiskLink, Refused, ServerAway
 from provisioner_agent.protocol.messages import HELLO, LONG_POLL, ORDER, RESULT
+from provisioner_agent.ramdisk.bmc import write_record
 from provisioner_agent.ramdisk.host import Host
 from provisioner_agent.ramdisk.patience import Pace
 from provisioner_agent.ramdisk.problem import OrderFailed
@@ -25,11 +27,17 @@ Work = Callable[[Mapping[str, Any], Meter], dict[str, Any]]
 
 
 class Agent:
-    """``works``: by step name. ``hardware``: reads the report; done anew for each hello."""
+    """``works``: by step name. ``hardware``: reads the report; done anew for each hello. ``proves``: by its controller."""
 
     def __init__(
-        self, host: Host, link: RamdiskLink, works: Mapping[str, Work], hardware: Callable[[], Mapping[str, Any]]
+        self,
+        host: Host,
+        link: RamdiskLink,
+        works: Mapping[str, Work],
+        hardware: Callable[[], Mapping[str, Any]],
+        proves: bool = False,
     ) -> None:
+        self._proves = proves
         self._host, self._link, self._works, self._hardware = host, link, works, hardware
         self._pace = Pace(host)
         self._trouble = ""
@@ -51,7 +59,9 @@ class Agent:
         """Until the server takes it; sets the clock if it is wrong."""
         hardware = dict(self._hardware())
         secret = self._own_secret()
-        body = {"boot_id": self._host.read_text(BOOT_ID), "secret": secret, "hardware": hardware}
+        body: dict[str, Any] = {"boot_id": self._host.read_text(BOOT_ID), "secret": secret, "hardware": hardware}
+        if self._proves:
+            body["proof"] = write_record(self._host, build_record(secret))
         disks = ", ".join(f"{disk['name']} {disk['size'] / 1e9:.1f} GB" for disk in hardware.get("disks", []))
         self._host.say(f"hardware: {hardware.get('cpus')} CPUs; disks: {disks or 'none'}")
         while (answer := self._call("POST", HELLO, body)) is None:

@@ -13,6 +13,7 @@ from provisioner_agent.protocol.messages import (
     RAMDISK_CA_ARGUMENT,
     RAMDISK_CLOCK_ARGUMENT,
     RAMDISK_MAC_ARGUMENT,
+    RAMDISK_PROVE_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_TRIAL_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
@@ -73,7 +74,8 @@ def run(host: Host) -> int:
     def hardware() -> Mapping[str, Any]:
         return read_hardware(host) | {"boot_mac": mac}
 
-    Agent(host, link, build_works(host, HttpSource(servers), hardware), hardware).run()
+    proves = bool(arguments.get(RAMDISK_PROVE_ARGUMENT))
+    Agent(host, link, build_works(host, HttpSource(servers), hardware), hardware, proves).run()
     return 0
 
 

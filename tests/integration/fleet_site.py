@@ -25,9 +25,12 @@ class Site:
     """``url``: where firmware finds it. ``agents_port``: where agents do, by TLS. ``manifests``: what the fleet wrote.
 
     :param database: URL of the records; a SQLite file without it. :param like: a site whose keys and images it has.
+    :param network: more options of its section.
     """
 
-    def __init__(self, folder: Path, database: str = "", name: str = "", like: Site | None = None) -> None:
+    def __init__(
+        self, folder: Path, database: str = "", name: str = "", like: Site | None = None, network: str = ""
+    ) -> None:
         folder.mkdir(exist_ok=True)
         state = like.folder / "state" if like else folder / "state"
         self.folder = folder
@@ -38,7 +41,7 @@ class Site:
         self.config.write_text(
             f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
             f"[network]\ninterface = lo\naddress = 127.0.0.1/8\n"
-            f"http_port = {self.port}\nhttps_port = {self.agents_port}\n"
+            f"http_port = {self.port}\nhttps_port = {self.agents_port}\n{network}\n"
             f"[database]\nurl = {database}\n[conductor]\nname = {name}\n"
         )
 

@@ -129,13 +129,14 @@ def started_rack(
     nodes: int,
     cloud: Path = ROOT / "cloud-lab.yaml",
     change: Callable[[dict[str, Any], dict[str, Any]], None] = no_change,
+    network: str = "",
 ) -> Iterator[Rack]:
     """A rack with ``nodes`` nodes, powered off, with images built and its service running; gone afterwards.
 
     The third node has a BIOS, the others UEFI.
 
     :param cloud: whose images are built. :param change: changes what the lab file and the hardware file say,
-        when the images are there.
+        when the images are there. :param network: more options of the configuration's section.
 
     Records and images stay in ``.tox/rack`` so that a second run of the tests starts with warm layers.
     """
@@ -146,7 +147,7 @@ def started_rack(
     rack.config.write_text(
         f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
         f"elements_path = {ROOT / 'tests' / 'integration' / 'elements'}\n"
-        "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
+        f"[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n{network}\n"
     )
     rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
     lab = yaml.safe_load((ROOT / "seed" / "lab.yaml").read_text())

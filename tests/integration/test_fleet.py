@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ QUICK = ("--boot-seconds", "0.5", "--image-seconds", "0.5", "--start-seconds", "
 
 @pytest.mark.integration
 def test_a_fleet_with_every_fault(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+    site = Site(tmp_path, network="prove_by_bmc = true")
     with site.fleet(NODES, *QUICK, "--fail", "disk=20", "--fail", "silent=10"):
         site.run("node", "enroll", str(site.manifests / "hardware.yaml"), codes=(0, 1))
         enrolled = len(site.nodes())
@@ -26,4 +27,6 @@ def test_a_fleet_with_every_fault(tmp_path: Path) -> None:
         states = Counter(node["state"] for node in site.nodes())
         assert states["failed"] > 0 and states["active"] > enrolled / 2
         reasons = {node["failure"]["summary"] for node in site.nodes() if node["failure"]}
+        proved = [event for event in json.loads(site.run("events", "-o", "json")) if event["kind"] == "ramdisk.proved"]
+        assert len(proved) == enrolled, "each by its own controller"
         assert all("does not keep what is written" in reason for reason in reasons), reasons

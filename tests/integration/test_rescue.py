@@ -36,9 +36,10 @@ def made_key(folder: Path, name: str) -> Path:
 @pytest.mark.rack
 def test_a_member_is_rescued_by_ssh_and_comes_back(tmp_path: Path) -> None:
     key, other = made_key(tmp_path, "key"), made_key(tmp_path, "other")
-    with started_rack(tmp_path, 1) as rack:
+    with started_rack(tmp_path, 1, network="prove_by_bmc = true") as rack:
         rack.run("node", "enroll", f"{tmp_path}/hardware.yaml")
         rack.run("apply", str(rack.cloud(count=1)), "--wait")
+        assert any(event["kind"] == "ramdisk.proved" for event in rack.json("events"))
         before = rack.json("node", "show", "node1")["node"]
         said = rack.run("node", "rescue", "node1", "--key", f"{key}.pub")
         assert "ssh root@" in said and "SHA256:" in said

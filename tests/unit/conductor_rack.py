@@ -28,6 +28,7 @@ from provisioner.model.status import EnrollItem
 from provisioner.store.store import Store
 from provisioner.system.clock import FakeClock
 from provisioner.system.settings import Settings
+from provisioner_agent.protocol.auth import build_record
 
 PASSWORD = "hunter2"
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -102,6 +103,7 @@ class Server:
     boot: int = 0
     token: str = ""
     secret: str = ""
+    event_log: dict[int, bytes] = field(default_factory=dict)
     greeted: bool = False
     disk_guid: str | None = None
     foreign: tuple[str, ...] = ()
@@ -212,6 +214,9 @@ class Controllers:
         self._reach(bmc, password, what)
         return {} if what == "inventory" else []
 
+    def event_record(self, bmc: BmcAddress, password: str, record: int, deadline: float) -> bytes:
+        return self._reach(bmc, password, "event_record").event_log[record]
+
     def console(self, bmc: BmcAddress, password: str, *, force: bool = True) -> FakeConsole:
         self._reach(bmc, password, "console")
         return FakeConsole()
@@ -250,7 +255,12 @@ class Rack:
     """Servers, and the conductor that a test may kill and start again. Play with :meth:`play`."""
 
     def __init__(
-        self, folder: Path, count: int = 1, desired: Desired | None = None, record_consoles: bool = False
+        self,
+        folder: Path,
+        count: int = 1,
+        desired: Desired | None = None,
+        record_consoles: bool = False,
+        prove_by_bmc: bool = False,
     ) -> None:
         self.folder = folder
         self.settings = Settings(
@@ -259,6 +269,7 @@ class Rack:
             dhcp_first="10.77.0.100",
             dhcp_last="10.77.0.199",
             record_consoles=record_consoles,
+            prove_by_bmc=prove_by_bmc,
         )
         self.clock = FakeClock()
         self.servers = {f"node{number}": Server(f"node{number}", number) for number in range(1, count + 1)}
@@ -361,6 +372,10 @@ class Rack:
             if not server.greeted:
                 assert self.conductor.guest(ident, "hello")[0] == secret
                 hello = {"boot_id": f"boot-{server.boot}", "secret": server.secret, "hardware": self.hardware(server)}
+                if self.settings.prove_by_bmc:
+                    number = 0x0100 + server.boot
+                    server.event_log[number] = build_record(server.secret)
+                    hello |= {"proof": number}
                 self.conductor.hello(ident, hello, "10.77.0.100")
                 server.greeted = True
             assert self.conductor.guest(ident, "boot")[0] == server.secret

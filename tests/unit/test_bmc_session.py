@@ -79,6 +79,9 @@ class FakeController:
     def log(self) -> Sequence[dict[str, Any]]:
         return []
 
+    def event_record(self, record: int) -> bytes:
+        return record.to_bytes(14, "little")
+
     def inventory(self) -> dict[str, Any]:
         return {}
 

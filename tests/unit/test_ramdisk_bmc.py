@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner_agent.ramdisk.bmc import read_bmc_address
+from provisioner_agent.protocol.auth import build_record
+from provisioner_agent.ramdisk.bmc import read_bmc_address, write_record
 from provisioner_agent.ramdisk.fakehost import FakeHost
 
 INFO, PARAMETERS = (0x06, 0x42), (0x0C, 0x02)
@@ -36,3 +37,18 @@ def test_the_first_network_channel_with_an_address_counts(
     host = FakeHost(tmp_path)
     host.bmc = answers
     assert read_bmc_address(host) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"\0\x05\x01", 0x0105),
+        (b"\xc1", "its controller takes no record into its event log (completion code 0xc1)"),
+        (None, "the server has no controller that answers from inside"),
+    ],
+)
+def test_a_record_is_added_to_the_event_log(tmp_path: Path, answer: bytes | None, expected: int | str) -> None:
+    host, record = FakeHost(tmp_path), build_record("s" * 43)
+    assert len(record) == 14 and record[0] == 0xE0
+    host.bmc = None if answer is None else {(0x0A, 0x44, bytes(2) + record): answer}
+    assert write_record(host, record) == expected
