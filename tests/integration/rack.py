@@ -147,7 +147,8 @@ def started_rack(
     rack.config.write_text(
         f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
         f"elements_path = {ROOT / 'tests' / 'integration' / 'elements'}\n"
-        f"[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n{network}\n"
+        "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
+        f"{network}\n"
     )
     rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
     lab = yaml.safe_load((ROOT / "seed" / "lab.yaml").read_text())
