@@ -70,13 +70,13 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk) -> ASGIApp:
+def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk, now: Callable[[], float] = time.monotonic) -> ASGIApp:
     """For firmware, which knows nobody yet: boot scripts, and what they load."""
 
     buckets = Buckets(BOOT_RATE, BOOT_BURST)
 
     async def boot_script(request: Request) -> Response:
-        if not buckets.take(_peer(request), time.monotonic()):
+        if not buckets.take(_peer(request), now()):
             return PlainTextResponse("too many requests", 429, {"retry-after": "1"})
         mac = request.path_params["mac"].lower().replace("-", ":")
         if not MAC.match(mac):
@@ -107,7 +107,9 @@ def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk) -> ASGIApp:
     )
 
 
-def agent_app(conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes) -> ASGIApp:
+def agent_app(
+    conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes, now: Callable[[], float] = time.monotonic
+) -> ASGIApp:
     """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`."""
     guests = _Guests(conductor, desk, changes)
     files = _Images(path_of, desk)
@@ -127,7 +129,7 @@ def agent_app(conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Change
     async def guest_of(ident: str, kind: str) -> tuple[str, frozenset[str]]:
         return await desk.for_guest(conductor.guest, ident, kind)
 
-    return GuestGuard(app, guest_of, Nonces())
+    return GuestGuard(app, guest_of, Nonces(), now)
 
 
 def _peer(request: Request) -> str:

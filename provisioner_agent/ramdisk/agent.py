@@ -27,7 +27,7 @@ Work = Callable[[Mapping[str, Any], Meter], dict[str, Any]]
 
 
 class Agent:
-    """``works``: by step name. ``hardware``: reads the report; done anew for each hello. ``proves``: by its controller."""
+    """``works``: by step name. ``hardware``: reads the report; done anew for each hello. ``proves``: by the BMC."""
 
     def __init__(
         self,
