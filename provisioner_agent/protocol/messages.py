@@ -10,7 +10,7 @@ Ramdisk agent (key: the boot token of the kernel command line, ``provisioner.tok
 =====================  ==================================================================================
 
 The ramdisk's first message is under the secret of the boot script, which whoever reads the wire has seen. It carries by
-TLS a secret that the ramdisk made; all after it is under that one, and a hello with another is refused. ``proof``, if it
+TLS a secret that the ramdisk made; all after it is under that one, a hello with another is refused. ``proof``, if it
 is asked for: the number of a record of that secret in the event log of the node's controller, or why there is none.
 
 An order is ``{"id": text, "step": step name, ...}`` with, by step:
