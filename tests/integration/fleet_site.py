@@ -47,7 +47,7 @@ class Site:
 
     def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
         words = (PROGRAM, "--config", str(self.config), *words)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=900)
         assert done.returncode in codes, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

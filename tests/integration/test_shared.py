@@ -16,7 +16,8 @@ from fleet_site import Site
 from postgresql import postgresql
 from rack import ROOT
 
-NODES = 40
+NODES = int(os.environ.get("NODES", "40"))
+"""Enough for both to have some; a thousand take ten minutes."""
 PACE = ("--boot-seconds", "3", "--image-seconds", "4", "--start-seconds", "2")
 SAME = ("test_store_records.py", "test_conductor_shared.py", "test_conductor_permits.py")
 """Of the unit tests, those that are about what is on record."""
@@ -60,7 +61,9 @@ def test_one_of_two_conductors_is_killed_and_the_other_ends_its_work(tmp_path: P
             first.wait("both are at work", lambda: {"first", "second"} <= at_work(second))
             killed.send_signal(signal.SIGKILL)
             killed.wait(timeout=30)
-            second.wait("all are active", lambda: Counter(n["state"] for n in second.nodes()) == {"active": NODES}, 240)
+            second.wait(
+                "all are active", lambda: Counter(n["state"] for n in second.nodes()) == {"active": NODES}, 240 + NODES
+            )
             reserved: dict[str, list[str]] = {}
             for event in events(second):
                 if event["kind"] == "step.started":
