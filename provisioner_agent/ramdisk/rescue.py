@@ -37,7 +37,8 @@ def do_rescue(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _start(host: Host, script: str) -> None:
-    host.run(["setsid", "-f", "/bin/busybox", "sh", "-c", script])
+    """In the background, with no hold on what this program waits for."""
+    host.run(["/bin/busybox", "sh", "-c", f"setsid -f /bin/busybox sh -c '{script}' </dev/null >/dev/null 2>&1"])
 
 
 def _must(host: Host, argv: list[str]) -> str:
