@@ -1,6 +1,7 @@
 """Records and keys of a site in one file, and back: what a seed is when its disk is gone.
 
-A tar archive compressed by zstd: ``backup.json``, ``provisioner.db`` and ``keys/``. Images are not in it; they are
+A tar archive compressed by zstd: ``backup.json``, ``provisioner.db`` and ``keys/``; the records are a SQLite file also
+when they are kept in PostgreSQL, so that a site can move from one to the other. Images are not in it; they are
 built or imported again, or come from ``image export``. Whoever has the file has the site, so it is of mode 0600.
 """
 
@@ -45,16 +46,23 @@ class About:
 def write_backup(settings: Settings, target: Path, clock: Clock) -> About:
     """Write it whole or not at all; the service may run.
 
-    :raises Conflict: there is such a file. :raises HostError: the records cannot be read. :raises UsageError: see
-        :func:`check_file`.
+    :raises Conflict: there is such a file. :raises HostError: the records cannot be read. :raises NotFound: there are
+        none.
     """
     if target.exists():
         raise Conflict("there is such a file", where=str(target), hint="give it another name")
-    check_file(settings)
+    if not settings.database_url and not settings.records.is_file():
+        raise NotFound("there are no records", where=str(settings.records), hint="provisioner serve makes them")
     with tempfile.TemporaryDirectory(dir=target.resolve().parent, prefix=".backup-") as name:
         folder = Path(name)
-        copy_records(settings.records, folder / RECORDS)
-        store = Store(f"sqlite:///{folder / RECORDS}", SiteKeys.ensure(settings.keys))
+        keys = SiteKeys.ensure(settings.keys)
+        if not settings.database_url:
+            copy_records(settings.records, folder / RECORDS)
+        store = Store(f"sqlite:///{folder / RECORDS}", keys)
+        if settings.database_url:
+            shared = Store(settings.database, keys)
+            shared.copy_to(store)
+            shared.close()
         about = About(__version__, clock.now(), len(store.nodes.all()))
         store.close()
         fresh = folder / "archive"
@@ -69,17 +77,6 @@ def write_backup(settings: Settings, target: Path, clock: Clock) -> About:
     return about
 
 
-def check_file(settings: Settings) -> None:
-    """:raises UsageError: the records are in no file of ours. :raises NotFound: there are none yet."""
-    if settings.database_url:
-        raise UsageError(
-            "the records are in PostgreSQL, which has its own ways of copying them",
-            hint=f"pg_dump and pg_restore; keep {settings.keys} with what they write",
-        )
-    if not settings.records.is_file():
-        raise NotFound("there are no records", where=str(settings.records), hint="provisioner serve makes them")
-
-
 def read_about(source: Path) -> About:
     """:raises UsageError: it is no backup, or one of a newer version."""
     with _opened(source) as tar:
@@ -92,8 +89,6 @@ def restore_backup(settings: Settings, source: Path, clock: Clock) -> tuple[Abou
     :returns: what the backup says of itself; how many nodes were at work and have failed now.
     :raises Conflict: the service runs, or records are there. :raises UsageError: it is no backup.
     """
-    if settings.database_url:
-        raise UsageError("the records are in PostgreSQL", hint="pg_restore, then start the service")
     lock = ServiceLock(settings.run_dir)
     try:
         for path in (settings.records, settings.keys):
@@ -115,10 +110,15 @@ def restore_backup(settings: Settings, source: Path, clock: Clock) -> tuple[Abou
             failed = store.make_fresh()
             restored = Event("site.restored", f"restored from {source.name}", data={"made": about.made})
             store.events.add(restored, clock.now())
+            if settings.database_url:
+                shared = Store(settings.database, SiteKeys.ensure(folder / KEYS))
+                store.copy_to(shared)
+                shared.close()
             store.close()
             copy_records(folder / RECORDS, folder / "whole.db")
             (folder / KEYS).rename(settings.keys)
-            (folder / "whole.db").rename(settings.records)
+            if not settings.database_url:
+                (folder / "whole.db").rename(settings.records)
     finally:
         lock.release()
     return about, failed

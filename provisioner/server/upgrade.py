@@ -6,8 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.errors import NotFound
-from provisioner.server.backup import check_file
+from provisioner.errors import NotFound, UsageError
 from provisioner.server.listener import ServiceLock
 from provisioner.store.migrate import Migration, copy_of, find_copies, read_pending, read_schema
 from provisioner.store.restore import copy_records
@@ -32,7 +31,7 @@ def try_upgrade(settings: Settings) -> Trial:
 
     :raises NotFound: there are no records. :raises HostError: they are of a newer version, or cannot be brought over.
     """
-    check_file(settings)
+    _check_file(settings)
     with tempfile.TemporaryDirectory(dir=settings.state_dir, prefix=".upgrade-") as name:
         copy = Path(name) / settings.records.name
         copy_records(settings.records, copy)
@@ -64,7 +63,7 @@ def go_back(settings: Settings) -> tuple[Path, Path]:
     """
     lock = ServiceLock(settings.run_dir)
     try:
-        check_file(settings)
+        _check_file(settings)
         copies = find_copies(settings.records)
         if not copies:
             raise NotFound("there are no records from before an upgrade", where=str(settings.state_dir))
@@ -76,3 +75,14 @@ def go_back(settings: Settings) -> tuple[Path, Path]:
         return copies[-1], aside
     finally:
         lock.release()
+
+
+def _check_file(settings: Settings) -> None:
+    """:raises UsageError: the records are in no file of ours. :raises NotFound: there are none."""
+    if settings.database_url:
+        raise UsageError(
+            "the records are in PostgreSQL, which serve brings up to date",
+            hint="before it: provisioner backup create FILE, which is the way back",
+        )
+    if not settings.records.is_file():
+        raise NotFound("there are no records", where=str(settings.records), hint="provisioner serve makes them")

@@ -6,15 +6,17 @@ import json
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, insert, make_url, select, text, update
 
-from provisioner.errors import DeployError, HostError
+from provisioner.errors import Conflict, DeployError, HostError
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
+from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, EVENTS, GENERATIONS, LEASES, METADATA, NODES, ONCE, TOKENS
 from provisioner.store.tokens import BOOT
 
+ROWS = 1000
+"""That are copied at once."""
 JUMP = 1_000_000
 """By how much every number grows that must never go back. More changes than that were not made since the copy."""
 
@@ -32,6 +34,29 @@ def copy_records(source: Path, target: Path) -> None:
         old.close()
     except sqlite3.Error as error:
         raise HostError("the records cannot be copied", where=str(source), cause=str(error)) from error
+
+
+def copy_rows(source: Database, target: Database) -> None:
+    """All records of one database into another one of the same schema, in one transaction; from a consistent view.
+
+    :raises Conflict: there are records already.
+    """
+    with source.read() as old, target.write() as new:
+        for table in METADATA.sorted_tables:
+            if new.execute(select(func.count()).select_from(table)).scalar_one():
+                raise Conflict(
+                    "there are records already, and they are not overwritten",
+                    where=make_url(target.url).render_as_string(hide_password=True),
+                    cause=f"the table {table.name} is not empty",
+                    hint="restore to an empty database",
+                )
+        for table in METADATA.sorted_tables:
+            for rows in old.execute(select(table)).partitions(ROWS):
+                new.execute(insert(table), [dict(row._mapping) for row in rows])
+        if target.shared:
+            last = new.execute(select(func.max(EVENTS.c.id))).scalar_one()
+            if last is not None:  # the numbers of events go on where they were
+                new.execute(text("SELECT setval(pg_get_serial_sequence('events', 'id'), :last)"), {"last": last})
 
 
 def make_fresh(database: Database, cipher: Cipher) -> int:

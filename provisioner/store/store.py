@@ -16,7 +16,7 @@ from provisioner.store.migrate import run_migrations
 from provisioner.store.nodes import Nodes
 from provisioner.store.operators import Operators
 from provisioner.store.permits import Permits
-from provisioner.store.restore import make_fresh
+from provisioner.store.restore import copy_rows, make_fresh
 from provisioner.store.tokens import Tokens
 
 
@@ -69,6 +69,10 @@ class Store:
     def follow_others(self, stop: Event) -> None:
         """See :meth:`provisioner.store.database.Database.follow_others`."""
         self._db.follow_others(stop)
+
+    def copy_to(self, other: Store) -> None:
+        """See :func:`provisioner.store.restore.copy_rows`."""
+        copy_rows(self._db, other._db)
 
     def make_fresh(self) -> int:
         """See :func:`provisioner.store.restore.make_fresh`."""

@@ -45,11 +45,12 @@ class Site:
             f"[database]\nurl = {database}\n[conductor]\nname = {name}\n"
         )
 
-    def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
+    def run(self, *words: str, codes: tuple[int, ...] = (0,), errors: bool = False) -> str:
+        """What it says, on standard error if ``errors``."""
         words = (PROGRAM, "--config", str(self.config), *words)
         done = subprocess.run(words, capture_output=True, text=True, timeout=900)
         assert done.returncode in codes, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return done.stderr if errors else done.stdout
 
     def nodes(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.run("node", "list", "-o", "json"))

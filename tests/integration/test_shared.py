@@ -46,6 +46,28 @@ def events(site: Site) -> list[dict[str, Any]]:
 
 
 @pytest.mark.integration
+def test_a_site_moves_from_sqlite_to_postgresql_and_back(tmp_path: Path) -> None:
+    here = Site(tmp_path / "here")
+    with here.fleet(2, *PACE):
+        here.run("node", "enroll", str(here.manifests / "hardware.yaml"))
+        before = here.nodes()
+    here.run("backup", "create", str(tmp_path / "one.backup"))
+    with postgresql() as url:
+        there = Site(tmp_path / "there", database=url, name="seed-1")
+        there.run("backup", "restore", str(tmp_path / "one.backup"))
+        assert "not overwritten" in there.run(
+            "backup", "restore", str(tmp_path / "one.backup"), codes=(1,), errors=True
+        )
+        with there.started("serve"):
+            there.wait("it answers", there.answers)
+            assert [node["spec"] for node in there.nodes()] == [node["spec"] for node in before]
+        there.run("backup", "create", str(tmp_path / "two.backup"))
+    again = Site(tmp_path / "again")
+    assert "2" in again.run("backup", "show", str(tmp_path / "two.backup"))
+    again.run("backup", "restore", str(tmp_path / "two.backup"))
+
+
+@pytest.mark.integration
 def test_one_of_two_conductors_is_killed_and_the_other_ends_its_work(tmp_path: Path) -> None:
     with postgresql() as url:
         first = Site(tmp_path / "first", database=url, name="first")

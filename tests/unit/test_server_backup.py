@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conductor_rack import Rack, cloud
+from conductor_rack import Rack, Rot, cloud
+from records import records_url
 
 from provisioner.errors import Conflict, UsageError
+from provisioner.events import Event
 from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
 from provisioner.server.backup import read_about, restore_backup, write_backup
 from provisioner.store.restore import JUMP, copy_records
@@ -49,6 +51,31 @@ def test_what_was_written_is_there_again(first: Settings, tmp_path: Path) -> Non
         "nothing is left over"
     )
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_records_are_copied_row_by_row_to_another_database(tmp_path: Path) -> None:
+    """As they are when one of the two is PostgreSQL; with TEST_DATABASE both are."""
+    rack = Rack(tmp_path, 2)
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    other = Store(records_url(tmp_path, "other"), Rot())
+    rack.store.copy_to(other)
+    for read in (
+        lambda store: [node.model_dump() for node in store.nodes.all()],
+        lambda store: [deployment.model_dump() for deployment in store.deployments.live()],
+        lambda store: store.nodes.ports(),
+        lambda store: store.events.since(0, 10_000),
+        lambda store: [store.clouds.newest(name).document for name in ("node1", "node2")],
+        lambda store: store.clouds.secret("lab", "web_password"),
+    ):
+        assert read(other) == read(rack.store)
+    last = other.events.since(0, 10_000)[-1].id
+    other.events.add(Event("a.test", "after"), 1.0)
+    assert other.events.since(last, 10)[0].id == last + 1
+    with pytest.raises(Conflict, match="records already"):
+        rack.store.copy_to(other)
+    other.close()
 
 
 def test_nothing_that_is_there_is_overwritten(first: Settings, tmp_path: Path) -> None:
