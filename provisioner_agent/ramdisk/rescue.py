@@ -10,6 +10,8 @@ from provisioner_agent.ramdisk.problem import OrderFailed
 
 CONSOLES = ("ttyS0", "tty0")
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
+ROOT = b"root:x:0:0:root:/root:/bin/sh\n"
+"""dropbear lets in nobody whose shell is not there, and the ramdisk has no other."""
 AUTHORIZED = "/root/.ssh/authorized_keys"
 
 
@@ -27,6 +29,7 @@ def do_rescue(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     for folder in ("/root/.ssh", "/etc/dropbear"):
         if not host.exists(folder):
             host.ensure_folder(folder)
+    host.write_file("/etc/passwd", ROOT, 0o644)
     host.write_file(AUTHORIZED, "".join(f"{key}\n" for key in keys).encode(), 0o600)
     if not host.exists(HOST_KEY):
         _must(host, ["dropbearkey", "-t", "ed25519", "-f", HOST_KEY])

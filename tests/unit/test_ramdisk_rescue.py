@@ -22,7 +22,8 @@ def test_keys_are_let_in_and_the_hosts_own_is_told(tmp_path: Path) -> None:
     host.ensure_folder = lambda path: None  # type: ignore[method-assign]
     host.programs["dropbearkey"] = lambda argv, stdin: Finished(0, SAID if "-y" in argv else "")
     assert do_rescue(host, {"keys": KEYS}) == {"consoles": ["ttyS0"], "fingerprint": "SHA256:0123abcd"}
-    assert written == {"/root/.ssh/authorized_keys": f"{KEYS[0]}\n{KEYS[1]}\n".encode()}
+    assert written["/root/.ssh/authorized_keys"] == f"{KEYS[0]}\n{KEYS[1]}\n".encode()
+    assert written["/etc/passwd"].endswith(b":/bin/sh\n")
     started = [run for run in host.runs if run[0] == "dropbear"]
     assert len(started) == 1 and "-s" in started[0], "no password lets anybody in"
 
