@@ -34,6 +34,14 @@ class _Listener(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Connections that nobody uses end at once: by TLS it would be waited until the other side has said so, too."""
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if (cycle is None or cycle.response_complete) and connection.transport is not None:
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
 
 def _listener(served: Served) -> _Listener:
     certificate, key = served.certify() if served.certify else (None, None)

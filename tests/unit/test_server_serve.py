@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -22,6 +23,9 @@ from provisioner.events import Observer
 from provisioner.server.listener import ServiceLock
 from provisioner.server.serve import READY, serve
 from provisioner.system.settings import Settings
+from provisioner.trust.ca import ensure_ca
+from provisioner_agent.protocol.messages import METADATA
+from provisioner_agent.protocol.servers import build_trust
 
 
 class Both(FakeConductor, Rack):
@@ -108,6 +112,36 @@ def test_it_serves_both_listeners_until_a_signal(
     said = capsys.readouterr().err
     assert f" {READY} - operators on {settings.socket}; nodes on lo at http://127.0.0.1:{port}" in said
     assert said.splitlines()[-1].endswith("serve.ended - the service has ended")
+
+
+def test_agents_are_answered_by_tls_and_their_open_connections_do_not_hold_the_end_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(
+        state_dir=tmp_path,
+        run_dir=tmp_path / "run",
+        interface="lo",
+        address="127.0.0.1/8",
+        http_port=free_port(),
+        https_port=free_port(),
+    )
+    kept: list[http.client.HTTPSConnection] = []
+
+    def visit() -> None:
+        trust = build_trust(ensure_ca(settings.keys).read_text())
+        kept.append(http.client.HTTPSConnection("127.0.0.1", settings.https_port, timeout=10, context=trust))
+        kept[0].request("GET", "/images/x/y")
+        assert kept[0].getresponse().read()
+        kept[0].request("GET", METADATA)
+        answer = kept[0].getresponse()
+        assert (answer.status, answer.read() != b"") == (401, True)
+
+    try:
+        run_service(settings, FakeHouse(), visit)
+    finally:
+        for connection in kept:
+            connection.close()
+    assert "graceful" not in capsys.readouterr().err
 
 
 def test_without_an_interface_it_serves_operators_only_and_says_so(
