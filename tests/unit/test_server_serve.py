@@ -126,9 +126,9 @@ def test_agents_are_answered_by_tls_and_their_open_connections_do_not_hold_the_e
         https_port=free_port(),
     )
     kept: list[http.client.HTTPSConnection] = []
+    trust = build_trust(ensure_ca(settings.keys).read_text())
 
     def visit() -> None:
-        trust = build_trust(ensure_ca(settings.keys).read_text())
         kept.append(http.client.HTTPSConnection("127.0.0.1", settings.https_port, timeout=10, context=trust))
         kept[0].request("GET", "/images/x/y")
         assert kept[0].getresponse().read()
