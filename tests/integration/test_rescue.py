@@ -16,7 +16,7 @@ SSH = (
 
 LOOK = """
 mkdir -p /mnt/look
-for device in $(lsblk -lnpo NAME,FSTYPE | sed -n 's/ .*ext4$//p'); do
+for device in $(blkid -t TYPE=ext4 -o device); do
     mount -o ro $device /mnt/look && cat /mnt/look/etc/hostname && umount /mnt/look
 done
 """
