@@ -37,6 +37,8 @@ KINDS = {HELLO: "hello", ORDER: "boot", PROGRESS: "boot", RESULT: "boot"}
 """Paths of the ramdisk agent; all other guarded paths are the config agent's."""
 MAX_BODY = 1 << 20
 BODY_SECONDS = 30.0
+PIECE = 16_384
+"""Bytes of an answer that are handed on at once: by TLS a connection keeps as much memory as its largest piece took."""
 RATE, BURST = 20.0, 200.0
 """Messages a second that one guest may send, and at once after a pause; one at work sends two."""
 GUESS_RATE, GUESS_BURST = 50.0, 500.0
@@ -214,4 +216,6 @@ class _SignedAnswer:
             headers = MutableHeaders(raw=list(self._start.get("headers", [])))
             headers[MAC_HEADER] = answer_mac(self._secret, self._nonce, self._start["status"], body)
             await self._send({**self._start, "headers": headers.raw})
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            for at in range(0, max(len(body), 1), PIECE):
+                more = at + PIECE < len(body)
+                await self._send({"type": "http.response.body", "body": body[at : at + PIECE], "more_body": more})
