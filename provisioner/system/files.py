@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,6 +27,27 @@ def write_file(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def create_file(path: Path, data: bytes, *, mode: int = 0o644) -> bytes:
+    """Write ``path`` unless there is one; what it holds. Of several who come at once, the first wins for all.
+
+    The parent folder is made when missing. A crash leaves the whole file or none.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                path.hardlink_to(temporary)
+        finally:
+            Path(temporary).unlink()
+    return path.read_bytes()
 
 
 def ensure_file(path: Path, data: str | bytes, *, mode: int = 0o644) -> bool:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provisioner.system.files import write_file
+from provisioner.system.files import create_file, write_file
 
 CA_KEY, CA_CERTIFICATE = "ca.key", "ca.crt"
 SERVER_KEY, SERVER_CERTIFICATE = "server.key", "server.crt"
@@ -21,11 +22,15 @@ DAY = datetime.timedelta(days=1)
 
 
 def ensure_ca(folder: Path) -> Path:
-    """The authority's certificate; made first where it is missing. Its key never leaves the folder."""
+    """The authority's certificate; made first where it is missing, the same for all who start at once.
+
+    Its key never leaves the folder.
+    """
     certificate = folder / CA_CERTIFICATE
     if not certificate.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = ec.generate_private_key(ec.SECP256R1())
+        create_file(folder / CA_KEY, _private(ec.generate_private_key(ec.SECP256R1())), mode=0o600)
+        key = _read_key(folder / CA_KEY)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provisioner site")])
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         built = (
@@ -35,8 +40,7 @@ def ensure_ca(folder: Path) -> Path:
             .add_extension(usage, critical=True)
             .sign(key, hashes.SHA256())
         )
-        write_file(folder / CA_KEY, _private(key), mode=0o600)
-        write_file(certificate, built.public_bytes(serialization.Encoding.PEM))
+        create_file(certificate, built.public_bytes(serialization.Encoding.PEM))
     return certificate
 
 
@@ -49,11 +53,10 @@ def ensure_server(folder: Path, place: Path, names: Sequence[str], now: float) -
     ca_file = ensure_ca(folder)
     certificate, key_file = place / SERVER_CERTIFICATE, place / SERVER_KEY
     alternatives = [_alternative(name) for name in dict.fromkeys(names)]
-    if certificate.exists() and key_file.exists() and _fits(certificate, alternatives, now):
-        return certificate, key_file
-    ca_key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), password=None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey), "we made it"
     ca = x509.load_pem_x509_certificate(ca_file.read_bytes())
+    if certificate.exists() and key_file.exists() and _fits(certificate, key_file, ca, alternatives, now):
+        return certificate, key_file
+    ca_key = _read_key(folder / CA_KEY)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provisioner")])
     built = (
@@ -89,14 +92,25 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _fits(certificate: Path, alternatives: Sequence[x509.GeneralName], now: float) -> bool:
+def _fits(
+    certificate: Path, key_file: Path, ca: x509.Certificate, alternatives: Sequence[x509.GeneralName], now: float
+) -> bool:
+    """Whether a certificate is the authority's for this key and these names, for some time to come."""
     try:
         known = x509.load_pem_x509_certificate(certificate.read_bytes())
+        known.verify_directly_issued_by(ca)
+        same = known.public_key() == _read_key(key_file).public_key()
         said = known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
     ends = known.not_valid_after_utc.timestamp()
-    return list(said) == list(alternatives) and ends - now > RENEW_DAYS * DAY.total_seconds()
+    return same and list(said) == list(alternatives) and ends - now > RENEW_DAYS * DAY.total_seconds()
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "we made it"
+    return key
 
 
 def _private(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import string
 from pathlib import Path
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from provisioner.errors import TrustError
+from provisioner.system.files import create_file
 
 ENCRYPTION_KEY = "encryption.key"
 SIGNING_KEY = "signing.key"
@@ -114,24 +114,12 @@ class SiteKeys:
 
 
 def _ensure_key(path: Path, fresh: bytes) -> bytes:
-    """Read a key file; link a fresh one into place if there is none. Of two processes at once, one wins for both."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(fresh)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            pass  # the other process was first; its key counts
-        finally:
-            temporary.unlink()
+    """Read a key file, or make it; the same for all who start at once."""
+    key = create_file(path, fresh, mode=0o600)
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise TrustError(f"others may read this key (mode {mode:04o})", where=str(path), hint=f"chmod 0600 {path}")
-    return path.read_bytes()
+    return key
 
 
 def new_token() -> str:

@@ -67,7 +67,7 @@ def test_a_site_moves_from_sqlite_to_postgresql_and_back(tmp_path: Path) -> None
     again.run("backup", "restore", str(tmp_path / "two.backup"))
 
 
-@pytest.mark.rack
+@pytest.mark.integration
 def test_one_of_two_conductors_is_killed_and_the_other_ends_its_work(tmp_path: Path) -> None:
     with postgresql() as url:
         first = Site(tmp_path / "first", database=url, name="first")
