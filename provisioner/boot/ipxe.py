@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import ssl
 from collections.abc import Sequence
 
 from provisioner_agent.protocol.messages import (
@@ -15,7 +13,7 @@ from provisioner_agent.protocol.messages import (
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
 )
-from provisioner_agent.protocol.servers import BETWEEN
+from provisioner_agent.protocol.servers import BETWEEN, pack_authority
 
 CONSOLES = "console=tty0 console=ttyS0,115200"
 TRIES = 5
@@ -50,7 +48,7 @@ def render_boot_script(
     arguments = [
         "initrd=initramfs",  # an EFI kernel finds it by this name
         f"{RAMDISK_URL_ARGUMENT}={BETWEEN.join(services)}",
-        f"{RAMDISK_CA_ARGUMENT}={_pack(authority)}",
+        f"{RAMDISK_CA_ARGUMENT}={pack_authority(authority)}",
         f"{RAMDISK_CLOCK_ARGUMENT}={now:.0f}",
         f"{RAMDISK_TOKEN_ARGUMENT}={token}",
         f"{RAMDISK_MAC_ARGUMENT}={mac}",
@@ -71,11 +69,6 @@ def render_boot_script(
         lines.append("sleep 3" if number < TRIES else f"echo provisioner: {image} could not be fetched")
     # Another code than 0 lets the firmware go on with its next boot device.
     return "\n".join([*lines, "exit 1"]) + "\n"
-
-
-def _pack(authority: str) -> str:
-    """Some 600 characters: a kernel takes 2,047 in all (x86 boot protocol, cmdline_size)."""
-    return base64.urlsafe_b64encode(ssl.PEM_cert_to_DER_cert(authority)).decode().rstrip("=")
 
 
 def render_local_script() -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NoReturn
 
 from provisioner.conductor.doors import RAMDISK
-from provisioner.conductor.ramdisk_steps import check_alone, check_power, order_agent
+from provisioner.conductor.ramdisk_steps import check_alone, check_power, order_agent, refuse
 from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.standby import adopt, ask_standby, find_standby
 from provisioner.conductor.work import BMC_SECONDS, TOKEN_SECONDS, Outcome, Work, done, wait, wait_for_guest
-from provisioner.errors import BmcRefused, Conflict, DeployError, ImageError
+from provisioner.errors import BmcRefused, Conflict, ImageError
 from provisioner.model.deployment import CLEANING, StepName
 from provisioner.model.hardware import BootDevice, Firmware, Power
 from provisioner.store.tokens import BOOT
@@ -152,19 +152,17 @@ def _check_proof(work: Work) -> None:
     said = next(step.detail for step in steps if step.name is StepName.HELLO)
     number = said.get("proof")
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 0xFFFF:
-        _refuse(work, "the ramdisk cannot prove which server it runs on", str(number or "it says nothing of it"))
+        _unproved(work, "the ramdisk cannot prove which server it runs on", str(number or "it says nothing of it"))
     password = doors.store.nodes.password(spec.name)
     try:
         found = doors.bmcs.event_record(work.node.bmc, password, number, BMC_SECONDS)
     except BmcRefused as error:
-        _refuse(work, "the ramdisk that said hello does not run on this node", str(error))
+        _unproved(work, "the ramdisk that said hello does not run on this node", str(error))
     if found.hex() != said.get("record"):
         why = f"record {number} of the event log is another"
-        _refuse(work, "the ramdisk that said hello does not run on this node", why)
+        _unproved(work, "the ramdisk that said hello does not run on this node", why)
     doors.tell("ramdisk.proved", "its controller has heard of it from inside", spec.name, work.deployment.id)
 
 
-def _refuse(work: Work, summary: str, cause: str) -> NoReturn:
-    work.doors.store.tokens.drop(work.deployment.id)
-    hint = f"find who has its MAC address, or set prove_by_bmc to false; then provisioner node retry {work.node.name}"
-    raise DeployError(summary, where=work.node.name, cause=cause, hint=hint)
+def _unproved(work: Work, summary: str, cause: str) -> NoReturn:
+    refuse(work, summary, cause, "find who has its MAC address, or set prove_by_bmc to false")

@@ -113,7 +113,7 @@ def deployments_of(doors: Doors, node: Node) -> tuple[str, ...]:
     """What a node is in: its deployment or run of steps, and in a rescue also the deployment that waits for its end."""
     if node.deployment is None:
         return ()
-    rescues = doors.store.deployments.get(node.deployment).placement.rescues
+    rescues = doors.store.deployments.placement(node.deployment).rescues
     return (node.deployment, rescues) if rescues else (node.deployment,)
 
 

@@ -39,19 +39,15 @@ def build_hosts(placement: Placement, members: Sequence[Placement]) -> str:
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     for member in sorted(members, key=lambda member: member.hostname):
         if member.addresses:
-            lines.append(f"{_bare(member.addresses[0])} {member.hostname}")
+            lines.append(f"{member.addresses[0].bare} {member.hostname}")
     if placement.hostname not in {member.hostname for member in members} and placement.addresses:
-        lines.append(f"{_bare(placement.addresses[0])} {placement.hostname}")
+        lines.append(f"{placement.addresses[0].bare} {placement.hostname}")
     return "\n".join(lines) + "\n"
 
 
 def _resolv(addresses: Sequence[Address]) -> str:
     servers = list(dict.fromkeys(server for address in addresses for server in address.dns))
     return "".join(f"nameserver {server}\n" for server in servers)
-
-
-def _bare(address: Address) -> str:
-    return address.address.partition("/")[0]
 
 
 def _file(path: str, content: str, mode: int = 0o644) -> dict[str, Any]:

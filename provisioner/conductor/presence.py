@@ -11,7 +11,7 @@ from provisioner import __version__
 from provisioner.conductor.doors import Doors
 from provisioner.errors import RecordsAway
 from provisioner.model.status import ConductorStatus
-from provisioner.store.conductors import ALIVE_SECONDS, ConductorRecord
+from provisioner.store.conductors import ConductorRecord
 from provisioner_agent.protocol.servers import BETWEEN
 
 LEASE_SECONDS = 30.0
@@ -28,14 +28,14 @@ def leads(doors: Doors) -> bool:
     if not doors.store.shared:
         return True
     try:
-        return next(iter(alive(doors))).name == doors.holder
-    except (StopIteration, RecordsAway):
+        return next((other.name for other in alive(doors)), None) == doors.holder
+    except RecordsAway:
         return False
 
 
 def alive(doors: Doors) -> list[ConductorRecord]:
     """Those that were seen of late, by name."""
-    return [other for other in doors.store.conductors.all() if doors.clock.now() - other.seen < ALIVE_SECONDS]
+    return [other for other in doors.store.conductors.all() if other.lives(doors.clock.now())]
 
 
 def guest_urls(doors: Doors) -> tuple[str, ...]:
@@ -61,10 +61,7 @@ class Presence:
         store, now = self._doors.store, self._doors.clock.now()
         found = store.conductors.all() if store.shared else [self._mine()]
         nodes = store.leases.count(now)
-        return [
-            ConductorStatus(**asdict(one), alive=now - one.seen < ALIVE_SECONDS, nodes=nodes.get(one.name, 0))
-            for one in found
-        ]
+        return [ConductorStatus(**asdict(one), alive=one.lives(now), nodes=nodes.get(one.name, 0)) for one in found]
 
     def start(self) -> None:
         """:raises Conflict: see :meth:`provisioner.store.conductors.Conductors.join`. :raises TrustError: too."""

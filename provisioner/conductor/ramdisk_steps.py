@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -54,28 +55,33 @@ def check_power(work: Work, since: float) -> None:
 def check_alone(work: Work) -> None:
     """:raises DeployError: somebody fetched the boot script, and with it the token, beside the node."""
     detail = work.detail(StepName.POWER)
-    stranger = detail.get("hello_again")
-    again = detail.get("script_again")
+    stranger, again = detail.get("hello_again"), detail.get("script_again")
     if stranger is not None:
-        work.doors.store.tokens.drop(work.deployment.id)
-        raise DeployError(
+        refuse(
+            work,
             "a second machine said hello with the token of its ramdisk",
-            where=work.node.name,
-            cause=f"from {stranger['peer'] or '?'}, {stranger['mac'] or '?'}: it has read the boot script on the wire",
-            hint=f"find that machine, then provisioner node retry {work.node.name}",
+            f"from {stranger['peer'] or '?'}, {stranger['mac'] or '?'}: it has read the boot script on the wire",
+            "find that machine",
         )
-    if again is None:
-        return
+    if again is not None:
+        first = detail.get("script") or {"peer": "the ramdisk that stayed", "at": again["at"]}
+        refuse(
+            work,
+            "its boot script was asked for twice after one power-on",
+            f"from {first['peer'] or '?'}, and {again['at'] - first['at']:.0f} s later from {again['peer'] or '?'} "
+            f"({again['mac']}): it restarted by itself, or another machine has its MAC address",
+            f"provisioner node console {work.node.name} shows whether it restarts",
+        )
+
+
+def refuse(work: Work, summary: str, cause: str, hint: str) -> NoReturn:
+    """Whoever speaks with the deployment's token may not be the node: nobody is heard by it any more.
+
+    :param hint: what to do before the retry. :raises DeployError: always.
+    """
     work.doors.store.tokens.drop(work.deployment.id)
-    first = detail.get("script") or {"peer": "the ramdisk that stayed", "at": again["at"]}
-    raise DeployError(
-        "its boot script was asked for twice after one power-on",
-        where=work.node.name,
-        cause=f"from {first['peer'] or '?'}, and {again['at'] - first['at']:.0f} s later from {again['peer'] or '?'} "
-        f"({again['mac']}): it restarted by itself, or another machine has its MAC address",
-        hint=f"provisioner node console {work.node.name} shows whether it restarts; then provisioner node retry "
-        f"{work.node.name}",
-    )
+    again = f"{hint}; then provisioner node retry {work.node.name}"
+    raise DeployError(summary, where=work.node.name, cause=cause, hint=again)
 
 
 def order_agent(work: Work, limit: float = AGENT_SECONDS) -> Outcome:

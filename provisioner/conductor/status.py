@@ -43,7 +43,7 @@ def _place(store: Store, node: Node) -> str | None:
     """The deployment in whose place a node is, also while it is rescued."""
     if node.deployment is None or node.state not in (NodeState.RESCUE, NodeState.FAILED):
         return node.deployment
-    return store.deployments.get(node.deployment).placement.rescues or node.deployment
+    return store.deployments.placement(node.deployment).rescues or node.deployment
 
 
 def ready_roles(store: Store, cloud: str) -> dict[str, str]:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from provisioner.conductor.afterwards import BMC_TRIES, PURPOSES, Afterwards
 from provisioner.conductor.clouds import end_deployment
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.evidence import build_failure
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.presence import LEASE_SECONDS
-from provisioner.conductor.shutdown import switch_off
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work, check_lease
-from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, NotFound, ProvisionerError, RecordsAway
+from provisioner.conductor.work import LATER, SOON, Outcome, Work
+from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, ProvisionerError, RecordsAway
 from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
-from provisioner.model.hardware import BootDevice, Firmware, Power
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
 
-BMC_TRIES = 5
-"""How often a step asks a BMC that fails, 2, 4, 8 and 16 s apart, before the node has failed."""
-EVIDENCE = 3
 PASSING: Mapping[str, Any] = dict.fromkeys(
     ("waiting", "not_before", "looked", "phase", "remaining", "resumed", "fetch")
 )
 """Parts of a step's detail that mean something only while it runs."""
 
-RUNS = (NodeState.DEPLOYING, NodeState.INSPECTING, NodeState.CLEANING, NodeState.RESCUE)
-"""States in which a node has a run of steps; one that is cleaned without has only its power taken away."""
-PURPOSES = dict(zip(RUNS, ("deploy", "inspect", "clean", "rescue"), strict=True))
-"""Of a lease, by state."""
 BEFORE_POWER = frozenset({StepName.RESERVE, StepName.BOOT_FILES, StepName.BOOT_DEVICE, StepName.POWER})
 """Steps in which the node writes nothing to its console."""
 INSPECTION = Role(role="inspection", image=ImageSpec(elements=("base",)), networks=("none",))
@@ -50,8 +43,7 @@ class Walker:
         self._tapes = tapes
         self._stopping = stopping
         self._store = doors.store
-        self._cleaning: dict[str, tuple[int, float]] = {}
-        """(tries, not before) of nodes whose BMC failed while they were cleaned; a restart begins to count again."""
+        self._afterwards = Afterwards(doors, tapes)
 
     def walk(self, name: str) -> float | None:
         """Take a node as far as it goes without waiting. Meant for one thread per node at a time.
@@ -63,13 +55,12 @@ class Walker:
         if node is None or node.maintenance is not None:
             return None
         try:
-            if node.state in RUNS:
+            if node.state in PURPOSES:
                 fence = self._lease(node, PURPOSES[node.state])
                 if node.deployment is None:
-                    return self._clean(node, fence)
-                deployment = self._store.deployments.get(node.deployment)
-                if node.state is NodeState.RESCUE and not deployment.placement.inspects:
-                    return self._return(node, deployment, fence)
+                    return self._afterwards.clean(node, fence)
+                if node.state is NodeState.RESCUE and not self._store.deployments.placement(node.deployment).inspects:
+                    return self._afterwards.return_from_rescue(node, fence)
                 return self._deploy(node.name, fence)
             if node.state is NodeState.ACTIVE and node.generation > node.applied:
                 self._watch(node)
@@ -116,7 +107,7 @@ class Walker:
         """The step at hand; None when the node is not deployed any more, or has just become active."""
         with self._store.view():
             node = self._store.nodes.find(name)
-            if node is None or node.state not in RUNS or node.deployment is None or node.maintenance is not None:
+            if node is None or node.state not in PURPOSES or node.deployment is None or node.maintenance is not None:
                 return None
             deployment = self._store.deployments.get(node.deployment)
             step = _first_open(deployment)
@@ -240,13 +231,13 @@ class Walker:
     def _check_current(self, work: Work) -> Node:
         """The node as it is now. :raises Conflict: it was taken out of this deployment while the step ran."""
         node = self._store.nodes.find(work.node.name)
-        if node is None or node.state not in RUNS or node.deployment != work.deployment.id:
+        if node is None or node.state not in PURPOSES or node.deployment != work.deployment.id:
             raise Conflict("the node was taken out of its deployment", where=work.node.name)
         return node
 
     def _fail(self, work: Work, error: ProvisionerError) -> None:
         now = self._doors.clock.now()
-        failure = self._failure(work.node.name, error, now, self._tapes.end(work.node.name))
+        failure = build_failure(self._doors, work.node.name, error, now, self._tapes.end(work.node.name))
         ident = work.deployment.id
         with self._store.transaction():
             try:
@@ -264,26 +255,6 @@ class Walker:
             self._doors.tell(
                 "deployment.failed", f"{work.step.name}: {error}", node.name, ident, step=str(work.step.name)
             )
-
-    def _failure(self, name: str, error: ProvisionerError, now: float, console: Sequence[str] = ()) -> dict[str, Any]:
-        """The error with what was last seen of the node as evidence, and the next command."""
-        seen = "; ".join(
-            f"{record.event.kind} {now - record.at:.0f} s ago ({record.event.message})"
-            for record in self._store.events.last_of(name, EVIDENCE)
-        )
-        return error.to_dict() | {
-            "where": error.where or name,
-            "cause": ". ".join(
-                text
-                for text in (
-                    error.cause,
-                    f"Last seen: {seen}" if seen else None,
-                    f"Last on its console: {console[-1]}" if console else None,
-                )
-                if text
-            ),
-            "hint": error.hint or f"provisioner node retry {name}",
-        }
 
     def _activate(self, node: Node, deployment: Deployment) -> None:
         now = self._doors.clock.now()
@@ -309,82 +280,6 @@ class Walker:
             end_deployment(self._doors, node, NodeState.AVAILABLE if stays else NodeState.CLEANING, what)
             self._store.leases.end(node.name, self._doors.holder)
 
-    def _clean(self, node: Node, fence: int) -> float | None:
-        """Power off; then nobody hears its guests any more, and the node is available. :returns: as :meth:`walk`."""
-        now = self._doors.clock.now()
-        self._tapes.end(node.name)  # of a run that was aborted
-        tries, not_before = self._cleaning.get(node.name, (0, 0.0))
-        if now < not_before:
-            return not_before - now
-        spec = node.spec
-        password = self._store.nodes.password(spec.name)
-        try:
-            power = self._doors.bmcs.power(node.bmc, password, BMC_SECONDS)
-            check_lease(self._doors, node.name, fence)
-            if power is not Power.OFF:
-                power = switch_off(self._doors, node, "", password)
-                if power is not Power.OFF:
-                    raise BmcError(f"the power is {power} after it was switched off", where=spec.name)
-        except BmcError as error:
-            if tries + 1 < BMC_TRIES:
-                self._cleaning[node.name] = (tries + 1, now + 2.0 ** (tries + 1))
-                return 2.0 ** (tries + 1)
-            self._cleaning.pop(node.name, None)
-            failure = self._failure(node.name, error, now)
-            with self._store.transaction():
-                self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=None, failure=failure)
-                self._store.leases.end(node.name, self._doors.holder)
-                self._doors.tell("node.failed", f"cleaning: {error}", node.name)
-            return None
-        self._cleaning.pop(node.name, None)
-        try:
-            with self._store.transaction():
-                self._store.nodes.set_power(node.name, Power.OFF, now)
-                known = bool(self._store.nodes.get(node.name).spec.ports)
-                state = NodeState.AVAILABLE if known else NodeState.ENROLLED
-                self._store.nodes.move(node, state, now=now, deployment=None)
-                self._store.tokens.drop_node(node.name)
-                self._store.leases.end(node.name, self._doors.holder)
-                self._doors.tell(f"node.{state}", f"powered off and {state}", node.name)
-        except (Conflict, NotFound) as error:
-            LOG.info("%s", error)  # aborted or forgotten while the BMC was asked
-            return SOON
-        return None
-
-    def _return(self, node: Node, deployment: Deployment, fence: int) -> float | None:
-        """The rescue is over: the instance runs again, in the place that it has. :returns: as :meth:`walk`."""
-        self._tapes.end(node.name)
-        tries, not_before = self._cleaning.get(node.name, (0, 0.0))
-        now, spec = self._doors.clock.now(), node.spec
-        if now < not_before:
-            return not_before - now
-        password, bmcs = self._store.nodes.password(spec.name), self._doors.bmcs
-        failure = deployment.failure
-        try:
-            check_lease(self._doors, node.name, fence)
-            bmcs.set_power(node.bmc, password, "off", BMC_SECONDS)
-            check_lease(self._doors, node.name, fence)
-            bmcs.set_boot_device(node.bmc, password, BootDevice.DISK, spec.firmware is Firmware.UEFI, BMC_SECONDS)
-            check_lease(self._doors, node.name, fence)
-            bmcs.set_power(node.bmc, password, "on", BMC_SECONDS)
-        except BmcError as error:
-            if tries + 1 < BMC_TRIES:
-                self._cleaning[node.name] = (tries + 1, now + 2.0 ** (tries + 1))
-                return 2.0 ** (tries + 1)
-            failure = self._failure(node.name, error, now)
-        self._cleaning.pop(node.name, None)
-        state = NodeState.ACTIVE if failure is None else NodeState.FAILED
-        try:
-            with self._store.transaction():
-                self._store.nodes.set_power(node.name, Power.ON, now)
-                self._store.nodes.move(node, state, now=now, deployment=deployment.id, failure=failure)
-                self._store.leases.end(node.name, self._doors.holder)
-                self._doors.tell(f"node.{state}", "back from its rescue", node.name, deployment.id)
-        except (Conflict, NotFound) as error:
-            LOG.info("%s", error)
-            return SOON
-        return None
-
     def _watch(self, node: Node) -> None:
         """An active node whose newest generation does not come into force: not for ever."""
         newest = self._store.clouds.newest(node.name)
@@ -402,7 +297,7 @@ class Walker:
             f"generation {newest.generation} was not reported as applied within {limit:.0f} s", where=node.name
         )
         with self._store.transaction():
-            failure = self._failure(node.name, error, now)
+            failure = build_failure(self._doors, node.name, error, now)
             self._store.permits.fail(deployment.id)
             self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=deployment.id, failure=failure)
             self._doors.tell("configuration.failed", str(error), node.name, deployment.id)

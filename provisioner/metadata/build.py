@@ -34,7 +34,7 @@ def build_metadata(
             "uuid": node_uuid,
             "hostname": placement.hostname,
             "index": placement.index,
-            "address": _address(placement),
+            "address": placement.addresses[0].bare,
             "addresses": [address.model_dump(mode="json") for address in placement.addresses],
             "interfaces": [interface.model_dump(mode="json") for interface in placement.interfaces],
         },
@@ -53,13 +53,8 @@ def _members(desired: Desired, placement: Placement, members: Sequence[Placement
                 "hostname": member.hostname,
                 "node": member.node,
                 "index": member.index,
-                "address": _address(member),
+                "address": member.addresses[0].bare,
                 "self": member.hostname == placement.hostname,
             }
         )
     return found
-
-
-def _address(placement: Placement) -> str:
-    """The bare address on the role's first network."""
-    return placement.addresses[0].address.partition("/")[0]

@@ -115,6 +115,11 @@ class Address(Value):
     mac: str
     interface: str = "port0"
 
+    @property
+    def bare(self) -> str:
+        """Without the prefix length."""
+        return self.address.partition("/")[0]
+
 
 class Placement(Value):
     """One slot of a role: which node takes it, under which host name, with which image, interfaces and addresses.

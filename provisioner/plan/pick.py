@@ -104,7 +104,7 @@ class Addresses:
                     interface=interface.name,
                 )
             )
-        self._taken |= {address.address.partition("/")[0] for address in found}
+        self._taken |= {address.bare for address in found}
         return tuple(found)
 
     def _free(self, pool: str) -> str | None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from provisioner.errors import ProvisionerError, TrustError, UsageError
 from provisioner.events import Event
 from provisioner.model.operator import Operator, OperatorRole
-from provisioner.server.limits import Buckets
+from provisioner.server.limits import Buckets, peer_of
 
 LARGEST_BODY = 64 << 20
 """Bytes; a plan for ten thousand nodes has a quarter of it."""
@@ -102,7 +102,7 @@ class OperatorGuard:
         """:raises _Refused: nobody who is known, or too often."""
         if self._recognise is None:
             return Operator(name="root", role=OperatorRole.ADMIN, created=0.0)
-        peer, now = _peer(scope), self._now()
+        peer, now = peer_of(scope), self._now()
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         operator = await self._recognise(token.strip()) if scheme.lower() == "bearer" else None
         if operator is None:
@@ -117,7 +117,12 @@ class OperatorGuard:
 
     async def _told(self, operator: Operator, scope: Scope, status: int) -> None:
         message = f"{operator.name}: {scope['method']} {scope['path']} → {status or 'no answer'}"
-        data = {"operator": operator.name, "role": str(operator.role), "peer": _peer(scope), "status": status}
+        data = {
+            "operator": operator.name,
+            "role": str(operator.role),
+            "peer": peer_of(scope) or "this host",
+            "status": status,
+        }
         await self._note(Event("operator.call", message, data=data))
 
 
@@ -129,11 +134,6 @@ class _Refused(Exception):
 
 def _often(who: str) -> UsageError:
     return UsageError("too many requests", where=who, hint="wait a second, and ask less often")
-
-
-def _peer(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else "this host"
 
 
 def _limited(receive: Receive) -> Receive:

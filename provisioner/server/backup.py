@@ -115,7 +115,8 @@ def restore_backup(settings: Settings, source: Path, clock: Clock) -> tuple[Abou
                 store.copy_to(shared)
                 shared.close()
             store.close()
-            copy_records(folder / RECORDS, folder / "whole.db")
+            if not settings.database_url:
+                copy_records(folder / RECORDS, folder / "whole.db")
             (folder / KEYS).rename(settings.keys)
             if not settings.database_url:
                 (folder / "whole.db").rename(settings.records)

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioner.errors import NotFound, TrustError
-from provisioner.server.limits import Buckets
+from provisioner.server.limits import Buckets, peer_of
 from provisioner_agent.protocol.auth import (
     ID_HEADER,
     MAC_HEADER,
@@ -115,7 +115,7 @@ class GuestGuard:
 
     async def _check(self, scope: Scope, body: bytes) -> tuple[str, frozenset[str]]:
         """The secret under which the message holds, and the topics of its guest."""
-        headers, peer = Headers(scope=scope), _peer(scope)
+        headers, peer = Headers(scope=scope), peer_of(scope)
         if not self._guesses.has(peer, self._now()):
             raise Refused(429, "too many messages that are not authenticated")
         token_id, nonce = headers.get(ID_HEADER, ""), headers.get(NONCE_HEADER, "")
@@ -148,11 +148,6 @@ def topics(request: Request) -> frozenset[str]:
     """What the guest of a request behind the guard is to hear of."""
     found: frozenset[str] = request.scope["topics"]
     return found
-
-
-def _peer(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""
 
 
 def _target(scope: Scope) -> str:

@@ -1,8 +1,10 @@
-"""How often somebody may ask: permissions that are refilled with time."""
+"""Who asks, and how often that one may: permissions that are refilled with time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from starlette.types import Scope
 
 KNOWN = 10_000
 """Who is remembered; the oldest are forgotten first."""
@@ -20,13 +22,16 @@ class Bucket:
     def __post_init__(self) -> None:
         self.level = self.burst
 
-    def take(self, now: float) -> bool:
+    def has(self, now: float) -> bool:
+        """Whether :meth:`take` would be granted."""
         self.level = min(self.burst, self.level + (now - self.at) * self.rate)
         self.at = now
-        if self.level < 1:
-            return False
-        self.level -= 1
-        return True
+        return self.level >= 1
+
+    def take(self, now: float) -> bool:
+        granted = self.has(now)
+        self.level -= granted
+        return granted
 
 
 class Buckets:
@@ -39,7 +44,7 @@ class Buckets:
     def has(self, who: str, now: float) -> bool:
         """Whether :meth:`take` would be granted."""
         bucket = self._known.get(who)
-        return bucket is None or bucket.level + (now - bucket.at) * bucket.rate >= 1
+        return bucket is None or bucket.has(now)
 
     def take(self, who: str, now: float) -> bool:
         bucket = self._known.pop(who, None) or Bucket(self._rate, self._burst, at=now)
@@ -47,3 +52,9 @@ class Buckets:
         if len(self._known) > KNOWN:
             del self._known[next(iter(self._known))]
         return bucket.take(now)
+
+
+def peer_of(scope: Scope) -> str:
+    """The address that a request comes from; empty over a unix socket."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""

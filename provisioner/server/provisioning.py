@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,7 @@ from provisioner.server.answers import build_app, read_map, read_number
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests
 from provisioner.server.guard import GuestGuard, Nonces, token_id, topics
-from provisioner.server.limits import Buckets
+from provisioner.server.limits import Buckets, peer_of
 from provisioner.store.permits import ANY_PERMIT
 from provisioner_agent.protocol.messages import HELLO, IMAGES, METADATA, ORDER, PERMIT, PROGRESS, REPORT, RESULT
 
@@ -38,6 +39,9 @@ PathOf = Callable[[str, str], Path]
 class _BigBlocks(FileResponse):
     chunk_size = BLOCK
 
+    def __init__(self, path: Path, found: os.stat_result) -> None:
+        super().__init__(path, stat_result=found, media_type="application/octet-stream")
+
 
 class _Counted(_BigBlocks):
     """Says how many bytes were sent when whoever fetched it has all, or is gone.
@@ -45,8 +49,8 @@ class _Counted(_BigBlocks):
     :param told: hears the number.
     """
 
-    def __init__(self, response: FileResponse, told: Callable[[int], Awaitable[None]]) -> None:
-        super().__init__(response.path, stat_result=response.stat_result, media_type=response.media_type)
+    def __init__(self, path: Path, found: os.stat_result, told: Callable[[int], Awaitable[None]]) -> None:
+        super().__init__(path, found)
         self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,12 +80,12 @@ def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk, now: Callable[[]
     buckets = Buckets(BOOT_RATE, BOOT_BURST)
 
     async def boot_script(request: Request) -> Response:
-        if not buckets.take(_peer(request), now()):
+        if not buckets.take(peer_of(request.scope), now()):
             return PlainTextResponse("too many requests", 429, {"retry-after": "1"})
         mac = request.path_params["mac"].lower().replace("-", ":")
         if not MAC.match(mac):
             raise UsageError("not a MAC address", where=request.url.path)
-        script = await desk.for_guest(conductor.boot_script, mac, _peer(request))
+        script = await desk.for_guest(conductor.boot_script, mac, peer_of(request.scope))
         if script is None:
             raise NotFound("no boot script is due to this node", where=mac)
         return PlainTextResponse(script)
@@ -90,14 +94,14 @@ def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk, now: Callable[[]
 
     async def file(request: Request) -> Response:
         """Kernel or initramfs of the ramdisk: how much of it a node got is the evidence of its boot."""
-        response, name = await files.file(request), request.path_params["name"]
-        peer, size = _peer(request), response.stat_result.st_size if response.stat_result else 0
+        path, found = await files.find(request)
+        peer = peer_of(request.scope)
 
         async def told(sent: int) -> None:
-            message = f"it fetched {name}: {sent} of {size} bytes"
+            message = f"it fetched {path.name}: {sent} of {found.st_size} bytes"
             await desk.for_guest(conductor.seen_on_wire, peer, "boot.fetched", message)
 
-        return _Counted(response, told)
+        return _Counted(path, found, told)
 
     return build_app(
         [
@@ -113,9 +117,13 @@ def agent_app(
     """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`."""
     guests = _Guests(conductor, desk, changes)
     files = _Images(path_of, desk)
+
+    async def file(request: Request) -> Response:
+        return _BigBlocks(*await files.find(request))
+
     app = build_app(
         [
-            Route(IMAGES + "/{image}/{name}", files.file, methods=["GET"]),
+            Route(IMAGES + "/{image}/{name}", file, methods=["GET"]),
             Route(HELLO, guests.hello, methods=["POST"]),
             Route(ORDER, guests.order, methods=["GET"]),
             Route(PROGRESS, guests.told(conductor.progress), methods=["POST"]),
@@ -132,10 +140,6 @@ def agent_app(
     return GuestGuard(app, guest_of, Nonces(), now)
 
 
-def _peer(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
 class _Guests:
     def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes) -> None:
         self._conductor = conductor
@@ -144,7 +148,7 @@ class _Guests:
 
     async def hello(self, request: Request) -> Response:
         ident, message = token_id(request), await read_map(request)
-        return JSONResponse(await self._desk.for_guest(self._conductor.hello, ident, message, _peer(request)))
+        return JSONResponse(await self._desk.for_guest(self._conductor.hello, ident, message, peer_of(request.scope)))
 
     async def order(self, request: Request) -> Response:
         ident = token_id(request)
@@ -199,7 +203,8 @@ class _Images:
         self._desk = desk
         self._known: dict[tuple[str, str], Path] = {}
 
-    async def file(self, request: Request) -> FileResponse:
+    async def find(self, request: Request) -> tuple[Path, os.stat_result]:
+        """:raises NotFound: the catalogue has no such file, or no more."""
         key = (request.path_params["image"], request.path_params["name"])
         path = self._known.get(key)
         if path is None:
@@ -214,4 +219,4 @@ class _Images:
         if found is None or not stat.S_ISREG(found.st_mode):
             self._known.pop(key, None)
             raise NotFound("the image has been removed", where=request.url.path)
-        return _BigBlocks(path, stat_result=found, media_type="application/octet-stream")
+        return path, found

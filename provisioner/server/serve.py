@@ -83,9 +83,8 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
         stack.callback(operators.close)
         guests = []
         if settings.interface:
-            address = settings.address.partition("/")[0]
             for port, what in ((settings.http_port, "provisioning"), (settings.https_port, "agents'")):
-                guests.append(open_listener(address, port, what))
+                guests.append(open_listener(settings.host, port, what))
                 stack.callback(guests[-1].close)
         remote = None
         if settings.operators_listen:
@@ -124,7 +123,7 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
 
 def _names(settings: Settings) -> list[str]:
     """By which this host is reached."""
-    places = [settings.operators_listen.rpartition(":")[0].strip("[]"), settings.address.partition("/")[0]]
+    places = [settings.operators_listen.rpartition(":")[0].strip("[]"), settings.host]
     return [name for name in (*places, "localhost", socket.gethostname(), socket.getfqdn()) if name]
 
 

@@ -27,6 +27,9 @@ class ConductorRecord:
     version: str
     seen: float
 
+    def lives(self, now: float) -> bool:
+        return now - self.seen < ALIVE_SECONDS
+
 
 WORD = "provisioner"
 """Sealed by each, so that the others see whether they have the same keys."""
@@ -52,7 +55,7 @@ class Conductors:
             for name, sealed in tx.execute(select(CONDUCTORS.c.name, CONDUCTORS.c.keys_sealed)):
                 self._check_keys(name, sealed)
             for other in self.all():
-                if other.name == mine.name and other.place != mine.place and mine.seen - other.seen < ALIVE_SECONDS:
+                if other.name == mine.name and other.place != mine.place and other.lives(mine.seen):
                     raise Conflict(
                         "there is another conductor of that name",
                         where=mine.name,

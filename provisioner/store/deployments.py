@@ -126,6 +126,11 @@ class Deployments:
                     self._placement(row.id, row.placement)
         return [self._placements[ident] for ident in idents]
 
+    def placement(self, ident: str) -> Placement:
+        """:raises NotFound: there is no such deployment."""
+        known = self._placements.get(ident)
+        return self.get(ident).placement if known is None else known
+
     def nodes_of(self, topics: Collection[str]) -> dict[str, str]:
         """The node that each topic is about: itself, unless it is the id of a deployment."""
         found = {topic: self._placements[topic].node for topic in topics if topic in self._placements}

@@ -29,6 +29,7 @@ class PortRecord:
     address: str | None
 
 
+ALL_PORTS = select(PORTS.c.mac, NODES.c.name, PORTS.c.address).join(NODES, PORTS.c.node == NODES.c.uuid)
 OWNED_PORTS = select(PORTS.c.mac, NODES.c.name).join(NODES, PORTS.c.node == NODES.c.uuid)
 
 
@@ -105,13 +106,15 @@ class Nodes:
 
     def ports(self) -> Sequence[PortRecord]:
         """Every port on record, by MAC; ``node`` is the node's name."""
-        query = select(PORTS.c.mac, NODES.c.name, PORTS.c.address).join(NODES, PORTS.c.node == NODES.c.uuid)
-        with self._db.read() as tx:
-            return [PortRecord(*row) for row in tx.execute(query.order_by(PORTS.c.mac))]
+        return self._find_ports(ALL_PORTS)
 
     def ports_of(self, name: str) -> Sequence[PortRecord]:
         """A node's, by MAC."""
-        return [port for port in self.ports() if port.node == name]
+        return self._find_ports(ALL_PORTS.where(NODES.c.name == name))
+
+    def _find_ports(self, query: Select[Any]) -> Sequence[PortRecord]:
+        with self._db.read() as tx:
+            return [PortRecord(*row) for row in tx.execute(query.order_by(PORTS.c.mac))]
 
     def check_free(self, spec: NodeSpec) -> None:
         """Raise :class:`Conflict` when its BMC, a MAC or its name is on record for another server."""

@@ -81,14 +81,19 @@ class Settings:
         return self.database_url or f"sqlite:///{self.records}"
 
     @property
+    def host(self) -> str:
+        """The seed's own address on the provisioning network, without the prefix length."""
+        return self.address.partition("/")[0]
+
+    @property
     def url(self) -> str:
         """Where firmware finds boot scripts, kernel and initramfs: ``http://ADDRESS:PORT``."""
-        return f"http://{self.address.partition('/')[0]}:{self.http_port}"
+        return f"http://{self.host}:{self.http_port}"
 
     @property
     def guest_url(self) -> str:
         """Where the agents find the service: ``https://ADDRESS:PORT``."""
-        return f"https://{self.address.partition('/')[0]}:{self.https_port}"
+        return f"https://{self.host}:{self.https_port}"
 
 
 def read_settings(path: Path | None = None) -> Settings:

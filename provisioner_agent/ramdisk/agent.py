@@ -69,12 +69,8 @@ class Agent:
         self._link.speak_under(secret)
         self._host.say("the server knows this node; orders are waited for")
         clock = answer.get("clock")
-        if isinstance(clock, int | float) and abs(clock - self._host.now()) > CLOCK_SLACK:
-            self._host.say("the clock is set to the server's")
-            try:
-                self._host.set_clock(float(clock))
-            except OSError as error:
-                self._host.say(f"the clock cannot be set: {error}")
+        if isinstance(clock, int | float):
+            correct_clock(self._host, float(clock), CLOCK_SLACK)
 
     def _own_secret(self) -> str:
         """The same for each agent of this boot: one that was started again is not taken for somebody else."""
@@ -168,3 +164,17 @@ class Agent:
             self._trouble = ""
         self._pace.reset()
         return answer if isinstance(answer, dict) else {}
+
+
+def correct_clock(host: Host, server: float, slack: float) -> None:
+    """Set the node's clock to the server's if it is off by more than ``slack`` seconds.
+
+    :param server: its time, in seconds since the epoch.
+    """
+    if abs(server - host.now()) <= slack:
+        return
+    host.say("the clock is set to the server's")
+    try:
+        host.set_clock(server)
+    except OSError as error:
+        host.say(f"the clock cannot be set: {error}")

@@ -19,7 +19,7 @@ from provisioner_agent.protocol.messages import (
     RAMDISK_URL_ARGUMENT,
 )
 from provisioner_agent.protocol.servers import Servers, read_authority
-from provisioner_agent.ramdisk.agent import Agent, Work
+from provisioner_agent.ramdisk.agent import Agent, Work, correct_clock
 from provisioner_agent.ramdisk.burnin import do_test_cpu, do_test_memory
 from provisioner_agent.ramdisk.disktest import do_test_disk
 from provisioner_agent.ramdisk.download import HttpSource, Source
@@ -84,12 +84,8 @@ def set_clock(host: Host, served: str) -> None:
 
     :param served: when the boot script was, in seconds since the epoch; since then the firmware has loaded the kernel.
     """
-    if served.isdigit() and abs(float(served) - host.now()) > CLOCK_SLACK:
-        host.say("the clock is set to the server's")
-        try:
-            host.set_clock(float(served))
-        except OSError as error:
-            host.say(f"the clock cannot be set: {error}")
+    if served.isdigit():
+        correct_clock(host, float(served), CLOCK_SLACK)
 
 
 def build_works(host: Host, source: Source, hardware: Callable[[], Mapping[str, Any]]) -> dict[str, Work]:
