@@ -99,8 +99,7 @@ def _read_plan(path: Path) -> Plan:
 
 
 def _print_end(options: Options, client: Client, wanted: Plan, status: CloudStatus, seconds: float) -> None:
-    views = [client.node(member.node) for member in status.members]
-    deployments = {view.node.name: view.deployment for view in views if view.deployment is not None}
+    deployments = {found.placement.node: found for found in client.cloud_deployments(status.cloud)}
     if options.json:
         phases = {node: phase_seconds(deployment) for node, deployment in deployments.items()}
         data = {"plan": wanted.model_dump(mode="json"), "status": status.model_dump(mode="json")}

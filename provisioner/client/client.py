@@ -17,7 +17,7 @@ import httpx
 from pydantic import ValidationError
 
 from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachable, error_from_dict
-from provisioner.model.deployment import EraseLevel, Node
+from provisioner.model.deployment import Deployment, EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.image import Image
 from provisioner.model.operator import Operator, OperatorRole
@@ -242,6 +242,10 @@ class Client:
 
     def cloud_status(self, name: str) -> CloudStatus:
         return CloudStatus.model_validate(self._get("clouds", name))
+
+    def cloud_deployments(self, name: str) -> list[Deployment]:
+        """Those of a cloud's members, by host name."""
+        return [Deployment.model_validate(found) for found in self._get("clouds", name, "deployments")["deployments"]]
 
     def cloud_secret(self, cloud: str, name: str) -> str:
         return str(self._get("clouds", cloud, "secrets", name)["secret"])

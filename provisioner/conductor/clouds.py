@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.errors import ImageError, NotFound, UsageError
-from provisioner.metadata.build import build_metadata
+from provisioner.metadata.build import build_members, build_own, build_role
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
@@ -45,7 +48,7 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             deployments={deployment.id: deployment for deployment in store.deployments.live()},
             images=images,
             metadata={
-                name: {part: found.document.get(part, {}) for part in ("values", "role", "health")}
+                name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}
                 for name, found in newest.items()
                 if found
             },
@@ -140,20 +143,25 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     desired = store.clouds.get(cloud)
     nodes = {node.name: node for node in store.nodes.all()}
     live = [deployment for deployment in store.deployments.live(cloud) if deployment.placement.role in desired.roles]
-    members = [deployment.placement for deployment in live]
+    members = store.parts.put(build_members(desired, [deployment.placement for deployment in live]))
+    shared = {name: (store.parts.put(build_role(desired, name)), members) for name in desired.cloud.roles}
+    secrets = {name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret) for name in shared}
     for deployment in live:
-        node = nodes[deployment.placement.node]
-        if desired.roles[deployment.placement.role].image.disk and _is_seeded(deployment):
+        placement = deployment.placement
+        node = nodes[placement.node]
+        if desired.roles[placement.role].image.disk and _is_seeded(deployment):
             continue
-        secrets = store.clouds.ensure_secrets(cloud, desired.roles[deployment.placement.role].secrets, new_secret)
-
-        def build(generation: int, deployment: Deployment = deployment, node: Node = node) -> dict[str, object]:
-            placement = deployment.placement
-            return build_metadata(desired, placement, members, node.uuid, secrets, generation)  # noqa: B023
-
+        build = partial(_build_own, placement, node.uuid, secrets[placement.role], shared[placement.role])
         generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
         if generation is not None:
             announce_generation(doors, node, deployment.id, generation)
+    store.clouds.drop_parts()
+
+
+def _build_own(
+    placement: Placement, uuid: str, secrets: Mapping[str, str], parts: Sequence[str], generation: int
+) -> dict[str, Any]:
+    return build_own(placement, uuid, secrets, generation, parts)
 
 
 def _is_seeded(deployment: Deployment) -> bool:

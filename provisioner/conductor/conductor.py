@@ -33,7 +33,7 @@ from provisioner.conductor.verbs import (
 from provisioner.conductor.walk import Walker
 from provisioner.errors import NotFound, UsageError
 from provisioner.events import Event
-from provisioner.model.deployment import DeploymentState, EraseLevel, Node
+from provisioner.model.deployment import Deployment, DeploymentState, EraseLevel, Node
 from provisioner.model.hardware import NAME, HardwarePart, Power
 from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.plan import Plan
@@ -225,6 +225,11 @@ class Conductor(Guests):
     def cloud_status(self, name: str) -> CloudStatus:
         """:raises NotFound: no such cloud was ever applied."""
         return read_status(self._store, name, self._doors.clock.now())
+
+    def cloud_deployments(self, name: str) -> list[Deployment]:
+        """Those of a cloud's members, by host name. :raises NotFound: no such cloud was ever applied."""
+        self._store.clouds.get(name)
+        return self._store.deployments.live(name)
 
     def cloud_secret(self, cloud: str, name: str) -> str:
         """:raises NotFound: there is no such cloud, or it has no such secret."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -250,7 +250,7 @@ class Guests:
         order = self._store.deployments.order(token.deployment)
         if order is None or order.result is not None or deployment.state is not DeploymentState.RUNNING:
             return None
-        return dict(order.body)
+        return self._store.deployments.order_body(token.deployment, order.id) or None
 
     def progress(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
         token = self._token(token_id)
@@ -279,15 +279,21 @@ class Guests:
                 self._doors.tell("order.result", f"{order.step}: {word}", token.node, token.deployment)
         return {}
 
-    def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
-        """``{"generation", "metadata"}`` when there is a generation above ``since``."""
+    def metadata(self, token_id: str, since: int, have: Collection[str] = ()) -> str | None:
+        """``{"generation", "metadata", "parts"}`` as JSON when there is a generation above ``since``.
+
+        :param have: ids of parts that the agent has.
+        """
         token = self._token(token_id)
         if since == 0:
             self._note_contact(token)
         newest = self._store.clouds.newest(token.node)
         if newest is None or newest.generation <= since or newest.deployment != token.deployment:
             return None
-        return {"generation": newest.generation, "metadata": dict(newest.document)}
+        # A part is text already, and may be long: it is neither parsed nor written for each node anew.
+        parts = (f'"{ident}": {self._store.parts.text(ident)}' for ident in newest.parts if ident not in have)
+        own = self._store.clouds.own_text(newest)
+        return f'{{"generation": {newest.generation}, "metadata": {own}, "parts": {{{", ".join(parts)}}}}}'
 
     def _note_contact(self, token: TokenRecord) -> None:
         """When the instance was first heard: what came before was its start, what comes after is its service's."""

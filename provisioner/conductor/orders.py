@@ -91,7 +91,7 @@ def _clear_order(work: Work) -> dict[str, Any]:
 
 def _seed_disk_order(work: Work) -> dict[str, Any]:
     newest = work.doors.store.clouds.newest(work.node.name)
-    values = newest.document.get("values", {}) if newest else {}
+    values = work.doors.store.clouds.shared(newest).get("values", {}) if newest else {}
     agent = build_agent_config(work.doors, _instance_token(work))
     files = build_seed(work.deployment.placement, values, work.deployment.id, pack_visitor(), agent)
     return {"step": "seed-disk", "disk": _root_disk(work), "files": files}

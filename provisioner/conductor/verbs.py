@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -211,8 +212,9 @@ def _retry(doors: Doors, node: Node) -> Node:
         moved = store.nodes.move(node, NodeState.ACTIVE, now=now, deployment=ident)
         newest = store.clouds.newest(node.name)
         if newest is not None:
+            own = json.loads(store.clouds.own_text(newest))
             generation = store.clouds.new_generation(
-                node.name, ident, lambda number: {**newest.document, "generation": number}, now, force=True
+                node.name, ident, lambda number: {**own, "generation": number}, now, force=True
             )
             assert generation is not None
             announce_generation(doors, moved, ident, generation)

@@ -259,9 +259,9 @@ class FleetNode:
         return {"verdict": "passed", "summary": "simulated"}
 
     async def _instance(self, link: GuestLink) -> None:
-        applied = 0
+        applied, have = 0, ""
         while True:
-            target = f"{METADATA}?since={applied}&wait={POLL_SECONDS:.0f}"
+            target = f"{METADATA}?since={applied}&wait={POLL_SECONDS:.0f}&have={have}"
             found = await self._say(link, self._token, "GET", target)
             if found is None:
                 self.problem = "the service does not know its instance"
@@ -278,7 +278,7 @@ class FleetNode:
             await self._report(link, generation, healthy=True)
             body = {"action": "release", "generation": generation}
             await self._say(link, self._token, "POST", PERMIT, body)
-            applied = generation
+            applied, have = generation, ",".join(found["metadata"]["parts"])
 
     async def _permit(self, link: GuestLink, generation: int) -> None:
         body = {"action": "acquire", "generation": generation, "wait": POLL_SECONDS}

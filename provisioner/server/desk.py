@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from provisioner.bmc.contract import Console
 from provisioner.events import Event
-from provisioner.model.deployment import EraseLevel, Node
+from provisioner.model.deployment import Deployment, EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.operator import Operator, OperatorRole
 from provisioner.model.plan import Plan
@@ -107,6 +107,8 @@ class ForOperators(Subscribed, Protocol):
 
     def cloud_status(self, name: str) -> CloudStatus: ...
 
+    def cloud_deployments(self, name: str) -> Sequence[Deployment]: ...
+
     def cloud_secret(self, cloud: str, name: str) -> str: ...
 
     def events(self, since: int, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -136,8 +138,8 @@ class ForGuests(Subscribed, Protocol):
 
     def result(self, token_id: str, message: dict[str, Any]) -> object: ...
 
-    def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
-        """``{"generation", "metadata"}`` when there is a generation above ``since``."""
+    def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
+        """``{"generation", "metadata", "parts"}`` as JSON when there is a generation above ``since``."""
 
     def report(self, token_id: str, message: dict[str, Any]) -> object: ...
 

@@ -151,6 +151,7 @@ def operator_app(
             Route("/v1/apply", api.apply, methods=["POST"]),
             Route("/v1/clouds", api.clouds, methods=["GET"]),
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
+            Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/events", api.events, methods=["GET"]),
             Route("/v1/conductors", api.conductors, methods=["GET"]),
@@ -310,6 +311,10 @@ class _Api:
 
     async def cloud(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.cloud_status, request.path_params["name"])))
+
+    async def deployments(self, request: Request) -> Response:
+        found = await self._call(self._conductor.cloud_deployments, request.path_params["name"])
+        return JSONResponse({"deployments": [_json(deployment) for deployment in found]})
 
     async def secret(self, request: Request) -> Response:
         path = request.path_params

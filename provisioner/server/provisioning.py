@@ -24,7 +24,17 @@ from provisioner.server.desk import Desk, ForGuests
 from provisioner.server.guard import GuestGuard, Nonces, token_id, topics
 from provisioner.server.limits import Buckets, peer_of
 from provisioner.store.permits import ANY_PERMIT
-from provisioner_agent.protocol.messages import HELLO, IMAGES, METADATA, ORDER, PERMIT, PROGRESS, REPORT, RESULT
+from provisioner_agent.protocol.messages import (
+    BETWEEN,
+    HELLO,
+    IMAGES,
+    METADATA,
+    ORDER,
+    PERMIT,
+    PROGRESS,
+    REPORT,
+    RESULT,
+)
 
 BLOCK = 1 << 20
 """Bytes read and sent at once: one thread hand-over for each, so few of them for 400 MB."""
@@ -162,13 +172,14 @@ class _Guests:
 
     async def metadata(self, request: Request) -> Response:
         ident, since = token_id(request), int(read_number(request, "since", 0))
+        have = tuple(request.query_params.get("have", "").split(BETWEEN))
         found = await self._changes.poll(
-            lambda: self._desk.for_guest(self._conductor.metadata, ident, since),
+            lambda: self._desk.for_guest(self._conductor.metadata, ident, since, have),
             bool,
             read_number(request, "wait", 0),
             topics(request),
         )
-        return JSONResponse(found or {})
+        return Response(found or "{}", media_type="application/json")
 
     async def permit(self, request: Request) -> Response:
         """An acquire waits until it is granted; a release is answered at once."""

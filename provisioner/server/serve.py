@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import uvloop
+
 from provisioner import __version__
 from provisioner.events import Event, Observer
 from provisioner.model.operator import Operator
@@ -69,7 +71,9 @@ def serve(settings: Settings, build: Callable[[Settings, Observer], House] = bui
         lock = ServiceLock(settings.run_dir)
         stack.callback(lock.release)
         stack.enter_context(_library_log(log))
-        asyncio.run(_serve(settings, build, log))
+        # asyncio's own TLS takes a quarter of a megabyte for each agent that waits, uvloop's an eighth of that.
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, build, log))
     log(Event("serve.ended", "the service has ended"))
 
 

@@ -13,17 +13,21 @@ from sqlalchemy import Text, bindparam, cast, delete, insert, select, update
 from provisioner.errors import NotFound
 from provisioner.model.role import Desired
 from provisioner.store.database import Cipher, Database
+from provisioner.store.parts import Parts
 from provisioner.store.schema import CLOUDS, GENERATIONS, NODES, REPORTS, SECRETS
+from provisioner_agent.protocol.parts import join_parts, needed_parts
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation of a node's metadata. ``document`` holds secrets."""
+    """One generation of a node's metadata. ``parts``: the ids of those that it shares, see
+    :mod:`provisioner_agent.protocol.parts`."""
 
+    node: str
     generation: int
     deployment: str
-    document: Mapping[str, Any]
     created: float
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,18 @@ class ReportRecord:
     body: Mapping[str, Any]
 
 
+NEWEST = (
+    select(GENERATIONS.c.generation, GENERATIONS.c.deployment, GENERATIONS.c.created, GENERATIONS.c.parts)
+    .join(NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation))
+    .where(NODES.c.name == bindparam("name"))
+)
+OWN = (
+    select(GENERATIONS.c.document_sealed)
+    .join(NODES, NODES.c.uuid == GENERATIONS.c.node)
+    .where(NODES.c.name == bindparam("name"), GENERATIONS.c.generation == bindparam("generation"))
+)
+BETWEEN = " "
+"""Stands between the ids of parts."""
 DESIRED = select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == bindparam("name"))
 
 
@@ -45,9 +61,10 @@ def content_hash(document: Mapping[str, Any]) -> str:
 
 
 class Clouds:
-    def __init__(self, database: Database, cipher: Cipher) -> None:
+    def __init__(self, database: Database, cipher: Cipher, parts: Parts) -> None:
         self._db = database
         self._cipher = cipher
+        self._parts = parts
         self._parsed: dict[str, tuple[str, Desired]] = {}
 
     def names(self) -> list[str]:
@@ -117,7 +134,8 @@ class Clouds:
     ) -> int | None:
         """Record a new generation of a node's metadata if its content differs from the newest of this deployment.
 
-        :param build: generation → document. :param force: also when the content is the same.
+        :param build: generation → the node's own metadata, which name the parts that they share.
+        :param force: also when the content is the same.
         :returns: the new generation; None when nothing differs.
         """
         with self._db.write(node, deployment) as tx:
@@ -140,6 +158,7 @@ class Clouds:
                     document_sealed=self._cipher.encrypt(json.dumps(document)),
                     hash=fresh,
                     created=now,
+                    parts=BETWEEN.join(needed_parts(document)),
                 )
             )
             tx.execute(update(NODES).where(NODES.c.uuid == known.uuid).values(generation=generation, updated=now))
@@ -147,17 +166,37 @@ class Clouds:
 
     def newest(self, node: str) -> Generation | None:
         """The newest generation of a node's metadata."""
-        query = (
-            select(GENERATIONS)
-            .join(NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation))
-            .where(NODES.c.name == node)
-        )
         with self._db.read() as tx:
-            row = tx.execute(query).one_or_none()
+            row = tx.execute(NEWEST, {"name": node}).one_or_none()
         if row is None:
             return None
-        document = json.loads(self._cipher.decrypt(row.document_sealed))
-        return Generation(row.generation, row.deployment, document, row.created)
+        return Generation(node, row.generation, row.deployment, row.created, tuple(row.parts.split()))
+
+    def own_text(self, generation: Generation) -> str:
+        """The node's own metadata, as JSON. It holds secrets."""
+        with self._db.read() as tx:
+            found = {"name": generation.node, "generation": generation.generation}
+            sealed: str = tx.execute(OWN, found).scalar_one()
+        return self._cipher.decrypt(sealed)
+
+    def document(self, generation: Generation) -> dict[str, Any]:
+        """The whole metadata. They hold secrets."""
+        return join_parts(json.loads(self.own_text(generation)), map(self._parts.get, generation.parts))
+
+    def shared(self, generation: Generation) -> Mapping[str, Any]:
+        """What a generation has in common with others, but for the members of the cloud; cheaper than the whole."""
+        if not generation.parts:  # of a release that had none
+            return self.document(generation)
+        return self._parts.get(generation.parts[0])
+
+    def drop_parts(self) -> None:
+        """Those that belong to no generation any more that may still be asked for."""
+        newest = select(GENERATIONS.c.parts).join(
+            NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation)
+        )
+        with self._db.write() as tx:
+            used = {part for parts in tx.execute(newest.distinct()).scalars() for part in parts.split()}
+            self._parts.keep_only(used)
 
     def put_report(self, node: str, deployment: str, body: Mapping[str, Any], now: float) -> None:
         """Keep what a node last reported; what it said before is forgotten."""

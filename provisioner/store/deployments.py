@@ -28,16 +28,18 @@ DETAIL = select(STEPS.c.detail).where(STEP)
 TOUCHED = select(STEPS.c.touched).where(STEP)
 SET_DETAIL = update(STEPS).where(STEP).values(detail=bindparam("merged"))
 COME_ON = SET_DETAIL.values(touched=bindparam("now"))
-ORDER = select(ORDERS).where(ORDERS.c.deployment == bindparam("ident"))
+ORDER = select(ORDERS.c.id, ORDERS.c.step, ORDERS.c.result).where(ORDERS.c.deployment == bindparam("ident"))
+ORDER_BODY = select(ORDERS.c.body_sealed).where(
+    ORDERS.c.deployment == bindparam("ident"), ORDERS.c.id == bindparam("id")
+)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the ramdisk agent was told, and what it answered: ``{"ok", "detail", "error"}``, None until then."""
+    """What the ramdisk agent is to do, and what it answered: ``{"ok", "detail", "error"}``, None until then."""
 
     id: str
     step: StepName
-    body: Mapping[str, Any]
     result: Mapping[str, Any] | None
 
 
@@ -303,7 +305,14 @@ class Deployments:
             row = tx.execute(ORDER, {"ident": ident}).one_or_none()
         if row is None:
             return None
-        return Order(row.id, StepName(row.step), json.loads(self._cipher.decrypt(row.body_sealed)), row.result)
+        return Order(row.id, StepName(row.step), row.result)
+
+    def order_body(self, ident: str, order_id: str) -> dict[str, Any]:
+        """What the agent is told: some of it is long, and only the agent needs it. Empty when the order is gone."""
+        with self._db.read() as tx:
+            sealed = tx.execute(ORDER_BODY, {"ident": ident, "id": order_id}).scalar_one_or_none()
+        body: dict[str, Any] = {} if sealed is None else json.loads(self._cipher.decrypt(sealed))
+        return body
 
     def set_result(self, ident: str, order_id: str, result: Mapping[str, Any]) -> bool:
         """Record the answer to the order outstanding; False when it is another, or was answered."""

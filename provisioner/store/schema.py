@@ -148,6 +148,13 @@ GENERATIONS = Table(
     Column("document_sealed", Text, nullable=False),
     Column("hash", String(64), nullable=False),
     Column("created", Float, nullable=False),
+    Column("parts", Text, nullable=False, server_default=""),
+)
+PARTS = Table(
+    "parts",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("body_sealed", Text, nullable=False),
 )
 REPORTS = Table(
     "reports",

@@ -15,6 +15,7 @@ from provisioner.store.leases import Leases
 from provisioner.store.migrate import run_migrations
 from provisioner.store.nodes import Nodes
 from provisioner.store.operators import Operators
+from provisioner.store.parts import Parts
 from provisioner.store.permits import Permits
 from provisioner.store.restore import copy_rows, make_fresh
 from provisioner.store.tokens import Tokens
@@ -34,7 +35,8 @@ class Store:
         self.schema = run_migrations(self._db)
         self.nodes = Nodes(self._db, cipher)
         self.deployments = Deployments(self._db, cipher)
-        self.clouds = Clouds(self._db, cipher)
+        self.parts = Parts(self._db, cipher)
+        self.clouds = Clouds(self._db, cipher, self.parts)
         self.tokens = Tokens(self._db, cipher)
         self.permits = Permits(self._db)
         self.events = Events(self._db)

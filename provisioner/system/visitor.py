@@ -18,6 +18,7 @@ MODULES = (
     "protocol/__init__.py",
     "protocol/auth.py",
     "protocol/link.py",
+    "protocol/parts.py",
     "protocol/servers.py",
     "protocol/messages.py",
 )

@@ -7,7 +7,7 @@ import random
 import threading
 
 from provisioner_agent.instance import places
-from provisioner_agent.instance.document import BadDocument, Document, parse_document, write_document
+from provisioner_agent.instance.document import NO_PARTS, BadDocument, Document, parse_document, write_document
 from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.permits import SLACK, back_off
 from provisioner_agent.protocol import messages
@@ -93,9 +93,11 @@ class Collector:
         return max(0.0, SHORTEST_POLL - (self.host.monotonic() - started))
 
     def _ask(self) -> Document | None:
-        known = self.box.generation
-        target = f"{messages.METADATA}?since={known}&wait={messages.LONG_POLL:g}"
-        document = parse_document(self.link.call("GET", target, timeout=messages.LONG_POLL + SLACK))
+        newest = self.box.newest
+        known, parts = (0, NO_PARTS) if newest is None else (newest.generation, newest.parts)
+        have = messages.BETWEEN.join(parts)
+        target = f"{messages.METADATA}?since={known}&wait={messages.LONG_POLL:g}&have={have}"
+        document = parse_document(self.link.call("GET", target, timeout=messages.LONG_POLL + SLACK), parts)
         if document is not None and document.generation < known:
             raise BadDocument(f"the server offered generation {document.generation}, older than {known}; ignored")
         return document if document is None or document.generation > known else None

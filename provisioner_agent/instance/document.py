@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from provisioner_agent.instance.host import FileState, Host
 from provisioner_agent.instance.probes import Probe
+from provisioner_agent.protocol.parts import join_parts, needed_parts
 
 PRIVATE = 0o600
+NO_PARTS: Mapping[str, Mapping[str, Any]] = {}
 
 
 class BadDocument(Exception):
@@ -19,10 +22,16 @@ class BadDocument(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """One generation of this instance's metadata. ``body`` holds secrets."""
+    """One generation of this instance's metadata: its own, and the parts that it shares with others, by id."""
 
     generation: int
-    body: Mapping[str, Any]
+    own: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def body(self) -> Mapping[str, Any]:
+        """The whole. It holds secrets. :raises KeyError: it has another shape. :raises TypeError: as well."""
+        return join_parts(self.own, self.parts.values())
 
     @property
     def wait(self) -> float:
@@ -51,15 +60,18 @@ class Document:
         )
 
 
-def parse_document(answer: Any) -> Document | None:
+def parse_document(answer: Any, known: Mapping[str, Mapping[str, Any]] = NO_PARTS) -> Document | None:
     """The answer to a metadata request → the document, or None when nothing is newer.
 
-    :raises BadDocument: it has another shape.
+    :param known: parts that the server needed not send. :raises BadDocument: it has another shape, or a part is
+        missing.
     """
     if not answer:
         return None
     try:
-        document = Document(int(answer["generation"]), answer["metadata"])
+        own, given = answer["metadata"], answer.get("parts") or {}
+        parts = {ident: given[ident] if ident in given else known[ident] for ident in needed_parts(own)}
+        document = Document(int(answer["generation"]), own, parts)
         if not isinstance(document.body, Mapping) or document.generation < 1:
             raise ValueError("no map, or no generation")
         _ = document.probes, document.wait
@@ -78,5 +90,5 @@ def read_document(host: Host, path: str) -> Document | None:
 
 
 def write_document(host: Host, path: str, document: Document) -> None:
-    text = json.dumps({"generation": document.generation, "metadata": document.body})
+    text = json.dumps({"generation": document.generation, "metadata": document.own, "parts": document.parts})
     host.write(path, FileState(text.encode(), PRIVATE))

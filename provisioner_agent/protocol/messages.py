@@ -46,7 +46,8 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
 Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 
 ================================  =======================================================================
-``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}}`` as soon as G2 > G, or ``{}``
+``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}, "parts": {id: {...}}}`` as soon as G2 > G,
+                                  or ``{}``; without the parts whose ids are given as ``have=ID,ID``
 ``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id", "root"}``
 ``POST PERMIT``                   ``{"action": "acquire" | "release", "generation", "wait"}`` →
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
@@ -55,6 +56,7 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 ``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``; ``generation`` is
 the one that the state speaks of. A report also has ``applied`` (the generation in force, 0 for none) and ``warnings``
 (texts, such as an answer that was ignored).
+``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`.
 ``probes``: ``{name: {"ok": bool, "output": text, "scope": "node" | "role"}}``.
 ``phases``: ``[{"phase", "script", "seconds", "code"}]``.
 """
@@ -66,6 +68,8 @@ ORDER = "/agent/v1/ramdisk/order"
 PROGRESS = "/agent/v1/ramdisk/progress"
 RESULT = "/agent/v1/ramdisk/result"
 METADATA = "/agent/v1/metadata"
+BETWEEN = ","
+"""Stands between the ids of parts in a request for metadata."""
 REPORT = "/agent/v1/report"
 PERMIT = "/agent/v1/permit"
 IMAGES = "/images"

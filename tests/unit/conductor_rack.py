@@ -28,6 +28,7 @@ from provisioner.model.status import EnrollItem
 from provisioner.store.store import Store
 from provisioner.system.clock import FakeClock
 from provisioner.system.settings import Settings
+from provisioner_agent.instance.document import Document, parse_document
 from provisioner_agent.protocol.auth import build_record
 
 PASSWORD = "hunter2"
@@ -110,6 +111,7 @@ class Server:
     files: dict[str, str] = field(default_factory=dict)
     loader: bool = False
     applied: int = 0
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     permit: int = 0
     bad_generations: set[int] = field(default_factory=set)
     red: bool = False
@@ -466,11 +468,11 @@ class Rack:
         if server.permit:
             self._finish(server, ident)
             return
-        found = self.conductor.metadata(ident, server.applied)
+        found = self._collect(server, ident)
         if found is None:
             self.report(server, ident, server.applied, "applied", not server.red)
             return
-        generation = found["generation"]
+        generation = found.generation
         answer = self.conductor.permit(ident, {"action": "acquire", "generation": generation, "wait": 0})
         if answer["granted"]:
             server.once.append(answer["once"])
@@ -483,9 +485,16 @@ class Rack:
         config = json.loads(user["write_files"][-1]["content"])
         ident, _, secret = config["token"].partition(".")
         assert self.conductor.guest(ident, "instance")[0] == secret
-        found = self.conductor.metadata(ident, 0)
+        found = self._collect(server, ident)
         assert found is not None
-        self.report(server, ident, found["generation"], "applied", not server.red)
+        self.report(server, ident, found.generation, "applied", not server.red)
+
+    def _collect(self, server: Server, ident: str) -> Document | None:
+        """As an agent reads it, that has kept what it got before."""
+        text = self.conductor.metadata(ident, server.applied, server.parts)
+        found = None if text is None else parse_document(json.loads(text), server.parts)
+        server.parts = server.parts if found is None else found.parts
+        return found
 
     def _finish(self, server: Server, ident: str) -> None:
         generation = server.permit

@@ -264,6 +264,9 @@ class FakeConductor:
         """The next of ``statuses``; the last one stays."""
         return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
 
+    def cloud_deployments(self, name: str) -> Sequence[Deployment]:
+        return [self.deployments[member.node] for member in self.statuses[0].members if member.node in self.deployments]
+
     def cloud_secret(self, cloud: str, name: str) -> str:
         if (cloud, name) != ("lab", "galera_app_password"):
             raise NotFound("there is no such secret", where=f"{cloud}/{name}")

@@ -50,6 +50,7 @@ def test_values_come_back_as_they_were(client: Client, conductor: FakeConductor)
     assert client.clouds() == ["lab"]
     conductor.statuses = [make_status(step="write-image", detail={"bytes": 5})]
     assert client.cloud_status("lab") == conductor.statuses[0]
+    assert client.cloud_deployments("lab") == [make_deployment()]
     assert client.cloud_secret("lab", "galera_app_password") == "s3cret"
     assert [image.id for image in client.images()] == ["galera-0123456789ab"]
     assert client.status()["nodes"] == 2

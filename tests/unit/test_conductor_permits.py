@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +230,13 @@ def test_metadata_is_given_once_for_each_generation_and_only_to_its_own(tmp_path
     rack.play()
     ident = instance(rack, "node1")
     found = rack.conductor.metadata(ident, 0)
-    assert found is not None and found["generation"] == 1
-    assert found["metadata"]["secrets"]["web_password"] == rack.conductor.cloud_secret("lab", "web_password")
+    assert found is not None
+    answer = json.loads(found)
+    assert answer["generation"] == 1
+    assert answer["metadata"]["secrets"]["web_password"] == rack.conductor.cloud_secret("lab", "web_password")
+    assert list(answer["parts"]) == answer["metadata"]["parts"]
+    again = rack.conductor.metadata(ident, 0, answer["metadata"]["parts"])
+    assert again is not None and json.loads(again) == {**answer, "parts": {}}
     assert rack.conductor.metadata(ident, 1) is None
     rack.conductor.release("node1")
     for call in (lambda: rack.conductor.metadata(ident, 0), lambda: rack.conductor.guest(ident, "instance")):

@@ -66,7 +66,7 @@ def test_records_are_copied_row_by_row_to_another_database(tmp_path: Path) -> No
         lambda store: [deployment.model_dump() for deployment in store.deployments.live()],
         lambda store: store.nodes.ports(),
         lambda store: store.events.since(0, 10_000),
-        lambda store: [store.clouds.newest(name).document for name in ("node1", "node2")],
+        lambda store: [store.clouds.document(store.clouds.newest(name)) for name in ("node1", "node2")],
         lambda store: store.clouds.secret("lab", "web_password"),
     ):
         assert read(other) == read(rack.store)
@@ -127,7 +127,7 @@ def test_an_instance_is_never_offered_an_older_generation(tmp_path: Path) -> Non
     rack.play()
     assert {server.applied for server in rack.servers.values()} == {1 + JUMP}
     newest = rack.store.clouds.newest("node1")
-    assert newest is not None and newest.document["generation"] == 1 + JUMP
+    assert newest is not None and rack.store.clouds.document(newest)["generation"] == 1 + JUMP
     rack.apply(cloud(2, values={"web": {"size": 4}}))
     rack.play()
     assert {server.applied for server in rack.servers.values()} == {2 + JUMP}

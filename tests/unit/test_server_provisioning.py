@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,10 @@ class Rack:
     def result(self, token_id: str, message: dict[str, Any]) -> None:
         self.heard.append(("result", token_id, message))
 
-    def metadata(self, token_id: str, since: int) -> dict[str, Any] | None:
+    def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
         self._look()
-        return {"generation": self.generation, "metadata": {}} if self.generation > since else None
+        self.had = tuple(have)
+        return json.dumps({"generation": self.generation, "metadata": {}}) if self.generation > since else None
 
     def report(self, token_id: str, message: dict[str, Any]) -> None:
         raise Conflict("the generation is too old", where=token_id)
@@ -288,7 +289,8 @@ def test_a_change_that_is_not_enough_keeps_the_poll_waiting() -> None:
 def test_a_poll_that_does_not_wait_answers_at_once() -> None:
     async def work(wire: Wire) -> None:
         assert (await wire.instance("GET", METADATA + "?since=1")).json() == {}
-        assert (await wire.instance("GET", METADATA + "?since=0")).json()["generation"] == 1
+        assert (await wire.instance("GET", METADATA + "?since=0&have=aa,bb")).json()["generation"] == 1
+        assert wire.rack.had == ("aa", "bb")
         assert wire.rack.looks == 2
 
     with_wire(work)

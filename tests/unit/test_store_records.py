@@ -167,8 +167,7 @@ def test_secrets_are_sealed_in_the_file(store: Store, tmp_path: Path) -> None:
         assert word not in found
     assert store.nodes.password("node1") == "hunter2"
     assert store.tokens.open("0011", "hello", NOW)[1] == "topsecret"
-    order = store.deployments.order("d1")
-    assert order is not None and order.body == {"files": "private-file"}
+    assert store.deployments.order_body("d1", "o1") == {"files": "private-file"}
 
 
 def test_a_token_runs_out_and_a_new_one_ends_the_old(store: Store) -> None:
@@ -251,7 +250,7 @@ def test_only_another_content_makes_a_new_generation(store: Store) -> None:
     assert store.clouds.new_generation("node1", "d1", build("b"), NOW, force=True) == 3
     assert store.clouds.new_generation("node1", "d2", build("b"), NOW) == 4
     newest = store.clouds.newest("node1")
-    assert newest is not None and newest.document == {"generation": 4, "word": "b"}
+    assert newest is not None and store.clouds.document(newest) == {"generation": 4, "word": "b"}
 
 
 def test_permits_have_a_width_and_a_failure_stays_until_cleared(store: Store) -> None:
