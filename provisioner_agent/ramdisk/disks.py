@@ -57,7 +57,10 @@ def _number(path: str) -> int:
 
 def device_size(host: Host, device: str) -> int:
     """Bytes. :raises OrderFailed: it is not there."""
-    return int(run_checked(host, ["blockdev", "--getsize64", device], f"the size of {device} cannot be read"))
+    try:
+        return host.measure(device)[0]
+    except OSError as error:
+        raise OrderFailed(f"the size of {device} cannot be read", str(error)) from error
 
 
 def unmount_all(host: Host, disk: str) -> None:

@@ -17,6 +17,7 @@ class FakeHost(LinuxHost):
 
     :param texts: what files of the kernel hold; folders and existence follow from them and from ``links``.
     ``devices`` maps a device to the regular file that stands for it, ``trees`` to the folder that mounting it shows.
+    ``sizes``: (bytes, sector) of a device that is not as large as its file.
     ``programs`` answers by the first word; what is not there ends well and says nothing.
     """
 
@@ -25,6 +26,7 @@ class FakeHost(LinuxHost):
         self.texts = dict(texts or {})
         self.links: dict[str, str] = {}
         self.devices: dict[str, Path] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
         self.trees: dict[str, Path] = {}
         self.programs: dict[str, Program] = {}
         self.runs: list[tuple[str, ...]] = []
@@ -117,6 +119,13 @@ class FakeHost(LinuxHost):
         if path not in self.devices:
             raise FileNotFoundError(path)
         return FileBlocks(str(self.devices[path]))
+
+    def measure(self, device: str) -> tuple[int, int]:
+        if device in self.sizes:
+            return self.sizes[device]
+        if device not in self.devices:
+            raise FileNotFoundError(device)
+        return self.devices[device].stat().st_size, 512
 
     def now(self) -> float:
         return self.time

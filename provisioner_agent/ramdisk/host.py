@@ -11,6 +11,7 @@ import selectors
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,7 @@ ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C", "HOME": "/root"}
 PIPE_BYTES = 1 << 20
 ZEROS = bytes(1 << 20)
 BLKFLSBUF = 0x1261
+BLKSSZGET = 0x1268
 BLKZEROOUT = 0x127F
 SOL_PACKET, ADD_MEMBERSHIP, MULTICAST, FRAME = 263, 1, 0, 2048
 """packet(7)."""
@@ -156,6 +158,9 @@ class Host(Protocol):
 
     def open_block(self, path: str) -> BlockFile:
         """:raises OSError:"""
+
+    def measure(self, device: str) -> tuple[int, int]:
+        """(its size, its logical sector), in bytes. :raises OSError: it is not there."""
 
     def decompressor(self) -> Decompressor:
         """:raises OrderFailed: there is no program for it."""
@@ -426,6 +431,11 @@ class LinuxHost:
 
     def open_block(self, path: str) -> BlockFile:
         return FileBlocks(path)
+
+    def measure(self, device: str) -> tuple[int, int]:
+        with Path(device).open("rb") as file:
+            sector = fcntl.ioctl(file, BLKSSZGET, bytes(4))
+            return file.seek(0, os.SEEK_END), int.from_bytes(sector, sys.byteorder)
 
     def decompressor(self) -> Decompressor:
         try:

@@ -92,6 +92,8 @@ def drop_entries(host: Host, gone: Sequence[str]) -> None:
 
     The new disk needs no entry; its loader lies at the place where firmware looks by itself.
     """
+    if not gone:
+        return
     for number, guid in parse_entries(host.run(["efibootmgr", "-v"]).output):
         if guid in gone:
             host.say(f"boot entry {number} leads to a partition that is gone; it is removed")

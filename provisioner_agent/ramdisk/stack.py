@@ -13,10 +13,14 @@ LVM_CONFIG = (
 )
 """There is no udev in the ramdisk, and nothing of the instance may be remembered there."""
 SECONDS = 300.0
+STACKED = ("md", "dm-")
+"""Names of such devices in the kernel."""
 
 
 def close_stacks(host: Host) -> None:
     """Let go of all volume groups and RAIDs, so that their disks can be written, or the power taken away."""
+    if not any(name.startswith(STACKED) for name in host.names("/sys/block")):
+        return
     host.run(lvm("vgchange", "--activate", "n"))
     host.run(["mdadm", "--stop", "--scan"])
     host.run(["rm", "-rf", "/dev/md"])  # without udev the names stay, and the next array of a name gets another one

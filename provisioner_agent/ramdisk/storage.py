@@ -85,10 +85,7 @@ def partition_disk(host: Host, disk: Mapping[str, Any], table: str) -> tuple[dic
     run_checked(host, argv, f"{path} cannot be partitioned", stdin=script)
     devices = _wait_for_partitions(host, path, disk, table)
     keeping = {partition.uuid for partition in kept}
-    for item in wanted:
-        if item["guid"].lower() not in keeping:  # whatever lay at this place before
-            device = devices[item["name"]]
-            run_checked(host, ["wipefs", "--all", "--force", device], f"{device} cannot be wiped")
+    wipe_signatures(host, [devices[item["name"]] for item in wanted if item["guid"].lower() not in keeping])
     return devices, old
 
 
@@ -145,14 +142,20 @@ def wipe_disk(host: Host, disk: str, kept: set[str]) -> None:
     name = disk.removeprefix("/dev/")
     parts = [f"/dev/{entry}" for entry in host.names(f"/sys/block/{name}") if entry.startswith(name)]
     host.say(f"{disk}: old signatures are wiped")
-    for device in [*(part for part in parts if part not in kept), disk]:
-        run_checked(host, ["wipefs", "--all", "--force", device], f"{device} cannot be wiped")
+    wipe_signatures(host, [*(part for part in parts if part not in kept), disk])
     with opened(host, disk, f"{disk} cannot be written") as blocks:
         size = int(host.read_text(f"/sys/block/{name}/size") or 0) * 512
         blocks.zero(0, MIB)
         if size > 2 * MIB:
             blocks.zero(size - MIB, MIB)
         blocks.flush()
+
+
+def wipe_signatures(host: Host, devices: Sequence[str]) -> None:
+    """Whatever lay there before is not found any more. :raises OrderFailed:"""
+    if devices:
+        names = ", ".join(devices)
+        run_checked(host, ["wipefs", "--all", "--force", *devices], f"{names} cannot be wiped")
 
 
 def _wait_for_partitions(host: Host, disk: str, wanted: Mapping[str, Any], table: str) -> dict[str, str]:
@@ -204,6 +207,5 @@ def _fat_bits(host: Host, device: str) -> str:
 
     With sectors of 4096 bytes that is so below 260 MiB (Microsoft, FAT32 File System Specification 1.03, "FAT Type").
     """
-    said = host.run(["blockdev", "--getss", device]).output.strip()
-    sector = int(said) if said.isdigit() else 512
-    return "32" if device_size(host, device) // sector > FAT32_CLUSTERS else "16"
+    size, sector = host.measure(device)
+    return "32" if size // sector > FAT32_CLUSTERS else "16"

@@ -85,7 +85,7 @@ def host(tmp_path: Path) -> FakeHost:
     host.texts["/sys/block/vda/size"] = str(1024 * MIB // 512)
     host.texts["/sys/block/vda/vda1/start"] = "2048"
     host.programs["sfdisk"] = lambda argv, stdin: answer_table() if "--json" in argv else Finished(0)
-    host.programs["blockdev"] = lambda argv, stdin: Finished(0, "512\n" if "--getss" in argv else f"{900 * MIB}\n")
+    host.sizes = {f"/dev/{name}": (900 * MIB, 512) for name in ("vda1", "vda2")}
     host.programs["blkid"] = lambda argv, stdin: Finished(0, f"{FILESYSTEM}\n")
     return host
 
@@ -128,7 +128,7 @@ def test_storage_wipes_then_partitions(host: FakeHost) -> None:
         "gone": [],
     }
     assert ran(host, "umount") == [("umount", "/mnt/a/efi x"), ("umount", "/mnt/a")]
-    assert [argv[-1] for argv in ran(host, "wipefs")] == ["/dev/vda1", "/dev/vda", "/dev/vda1", "/dev/vda2"]
+    assert [argv[3:] for argv in ran(host, "wipefs")] == [("/dev/vda1", "/dev/vda"), ("/dev/vda1", "/dev/vda2")]
     assert ran(host, "mkfs.fat") == [("mkfs.fat", "-F", "32", "-i", "ABCD0123", "-n", "ESP", "/dev/vda1")]
     words = [argv[0] for argv in host.runs if "--json" not in argv]
     assert words.index("umount") < words.index("wipefs") < words.index("sfdisk") < words.index("mkfs.fat")

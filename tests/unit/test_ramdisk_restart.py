@@ -45,6 +45,7 @@ def test_kernel_and_initrd_of_the_image_are_loaded(host: FakeHost) -> None:
 
 
 def test_stacks_are_opened_for_it_and_closed_again(host: FakeHost) -> None:
+    host.texts["/sys/block/md127/size"] = "1"
     do_restart(host, ORDER | {"stacked": True})
     words = [argv[:2] for argv in host.runs]
     assert ("mdadm", "--assemble", "--run", "/dev/md/root", "--uuid=1-2") in host.runs

@@ -57,7 +57,6 @@ class Node(FakeHost):
         self.devices["/dev/vda"] = self.disk
         self.texts["/sys/block/vda/size"] = str(1024 * MIB // 512)
         self.programs["sfdisk"] = self.sfdisk
-        self.programs["blockdev"] = lambda argv, stdin: Finished(0, f"{900 * MIB}")
         self.programs["blkid"] = lambda argv, stdin: Finished(0, f"{self.uuids.get(argv[-1], '')}\n")
         self.programs["lvm"] = self.lvm
         self.programs["mdadm"] = lambda argv, stdin: Finished(self.assembled if "--assemble" in argv else 0)
@@ -139,8 +138,7 @@ def test_file_systems_are_made_with_the_identity_that_the_instance_looks_for(nod
 
 @pytest.mark.parametrize(("sector", "mib", "bits"), [(512, 128, "32"), (4096, 128, "16"), (4096, 300, "32")])
 def test_a_boot_partition_is_the_fat_that_firmware_takes_it_for(node: Node, sector: int, mib: int, bits: str) -> None:
-    sizes = {"--getss": sector, "--getsize64": mib * MIB}
-    node.programs["blockdev"] = lambda argv, stdin: Finished(0, f"{sizes.get(argv[1], 0)}\n")
+    node.sizes["/dev/vda1"] = (mib * MIB, sector)
     do_storage(node, order(part("a", mib), filesystems=[filesystem("a", "vfat") | {"uuid": "ABCD-0123"}]))
     assert node.ran("mkfs.fat")[0][:3] == ("mkfs.fat", "-F", bits)
 
@@ -158,7 +156,7 @@ def test_a_kept_partition_survives_a_new_table(node: Node) -> None:
     node.runs.clear()
     new = {"disk": "vda", "guid": GUIDS["d"], "partitions": list(KEPT)}
     assert do_storage(node, order(disks=[new], filesystems=kept))["made"] == []
-    assert [argv[-1] for argv in node.ran("wipefs")] == ["/dev/vda", "/dev/vda1", "/dev/vda3"]
+    assert [argv[3:] for argv in node.ran("wipefs")] == [("/dev/vda",), ("/dev/vda1", "/dev/vda3")]
     with node.disk.open("rb") as file:
         file.seek(150 * MIB)
         assert file.read(8) == b"precious"
@@ -219,6 +217,10 @@ def test_a_kept_volume_keeps_what_it_lies_on(node: Node) -> None:
 
 
 def test_everything_is_let_go_of_before_disks_are_written(node: Node) -> None:
+    do_storage(node, stacked(keep=False))
+    assert ("mdadm", "--stop", "--scan") not in node.runs, "there is nothing to let go of"
+    node.runs.clear()
+    node.texts["/sys/block/md127/size"] = "1"
     do_storage(node, stacked(keep=False))
     words = [argv[:2] for argv in node.runs]
     assert words.index(("mdadm", "--stop")) < words.index(("wipefs", "--all"))

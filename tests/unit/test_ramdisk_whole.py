@@ -39,7 +39,6 @@ class Node(FakeHost):
         self.texts["/sys/block/vda/size"] = str(64 * MIB // 512)
         self.programs["sfdisk"] = self.real_program
         self.programs["blkid"] = self.real_program
-        self.programs["blockdev"] = lambda argv, stdin: Finished(0, str(64 * MIB))
         self.loader = True
         self.programs["mount"] = self.mount
 
