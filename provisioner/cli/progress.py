@@ -19,8 +19,9 @@ from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, MemberStatus, NodeView
 from provisioner.system.clock import Clock
 
-LOOK, PAUSES = 1.0, 20.0
-"""Seconds between two looks at the cloud; and at least so many times what a look took: a large cloud's costs work."""
+LOOK, PAUSES, LONGEST_PAUSE = 1.0, 20.0, 5.0
+"""Seconds between two looks at the cloud; and at least so many times what a look took, since a large cloud's costs
+work, but never longer than the last."""
 PATIENCE = 15.0
 """Seconds that the service may be away, restarting, before the watch is given up."""
 MEASURES = ("bytes", "total", "rate", "remaining")
@@ -63,7 +64,7 @@ def watch(client: Client, status: CloudStatus, *, clock: Clock, timeout: float, 
                 return status
             if now - begun >= timeout:
                 raise _passed(status, timeout)
-            clock.sleep(min(max(LOOK, took * PAUSES), max(0.05, timeout - (now - begun))))
+            clock.sleep(min(max(LOOK, took * PAUSES), LONGEST_PAUSE, max(0.05, timeout - (now - begun))))
             try:
                 asked = clock.monotonic()
                 before, status = status, client.cloud_status(status.cloud)

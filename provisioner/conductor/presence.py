@@ -50,7 +50,7 @@ def build_agent_config(doors: Doors, token: str) -> dict[str, str]:
 
 
 class Presence:
-    """Nothing, for records that no other host can reach."""
+    """For records that no other host can reach, only the leases are kept from running out."""
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
@@ -65,11 +65,13 @@ class Presence:
 
     def start(self) -> None:
         """:raises Conflict: see :meth:`provisioner.store.conductors.Conductors.join`. :raises TrustError: too."""
-        if not self._doors.store.shared or self._threads:
+        if self._threads:
             return
-        self._doors.store.conductors.join(self._mine())
+        shared = self._doors.store.shared
+        if shared:
+            self._doors.store.conductors.join(self._mine())
         self._stopping.clear()
-        for work in (self._beat, self._follow):
+        for work in (self._beat, self._follow) if shared else (self._beat,):
             thread = threading.Thread(target=work, name=f"presence{work.__name__}", daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
 from provisioner.conductor.line import Fetch, why_wait
 from provisioner.conductor.orders import build_order
-from provisioner.conductor.work import BMC_SECONDS, LATER, SOON, Outcome, Work, done, wait, wait_for_guest
+from provisioner.conductor.work import BMC_SECONDS, DARK, LATER, SOON, Outcome, Work, done, wait, wait_for_guest
 from provisioner.errors import BmcError, DeployError, ImageError, NotFound
 from provisioner.model.deployment import TESTS, StepName
 from provisioner.model.hardware import HardwareReport, HardwareTest, Power, Verdict
@@ -24,8 +24,9 @@ TEST_SECONDS = 3 * 3600.0
 ERASE_SECONDS = 7 * 86400.0
 """A large disk that turns is overwritten within two days."""
 SILENT_SECONDS = 180.0
-POWER_LOOK = 20.0
-"""Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again."""
+POWER_LOOK = 60.0
+"""Seconds of silence after which a waiting step asks whether the node has lost its power, and asks again; it asks at
+once when a sweep has seen it off."""
 PLACE_SECONDS, LINE_SECONDS = 0.5, 30.0
 """Who waits in line looks again the later the more are before it, and at most after so long."""
 CHUNKS = "root.zst"
@@ -40,7 +41,8 @@ def check_power(work: Work, since: float) -> None:
     :param since: when it was last heard. :raises DeployError: its BMC says that it is off.
     """
     doors, spec = work.doors, work.node.spec
-    if work.now - max(since, float(work.step.detail.get("looked", 0.0))) < POWER_LOOK:
+    known = max(since, float(work.step.detail.get("looked", 0.0)))
+    if work.now - known < POWER_LOOK and float(work.step.detail.get(DARK, 0.0)) < known:
         return
     doors.store.deployments.set_detail(work.deployment.id, work.step.name, {"looked": work.now})
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from provisioner.conductor.instance_steps import red_probes
-from provisioner.model.deployment import Deployment, DeploymentState, Node, StepState
+from provisioner.model.deployment import DeploymentState, Node
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, MemberStatus
+from provisioner.store.deployments import Slot
 from provisioner.store.store import Store
 
 READY = "ready"
@@ -18,11 +20,10 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Member:
-    """What is on record of one member: ``report`` is what it last said, ``waiting`` why its instance waits."""
+    """What is on record of one member. ``waiting``: why its instance waits."""
 
     node: Node
-    deployment: Deployment
-    report: Mapping[str, Any]
+    slot: Slot
     waiting: str | None
 
 
@@ -30,13 +31,9 @@ def read_members(store: Store, cloud: str) -> list[Member]:
     """The members of a cloud by host name, as one consistent view."""
     with store.view():
         nodes = {_place(store, node): node for node in store.nodes.all() if node.deployment is not None}
-        reports, waiting = store.clouds.reports(), store.nodes.all_waiting()
-        live = store.deployments.live(cloud)
-    return [
-        Member(node, deployment, reports.get(deployment.id, {}), waiting.get(node.name))
-        for deployment in live
-        if (node := nodes.get(deployment.id)) is not None
-    ]
+        waiting = store.nodes.all_waiting()
+        slots = store.deployments.slots(cloud)
+    return [Member(node, slot, waiting.get(node.name)) for slot in slots if (node := nodes.get(slot.id)) is not None]
 
 
 def _place(store: Store, node: Node) -> str | None:
@@ -48,17 +45,14 @@ def _place(store: Store, node: Node) -> str | None:
 
 def ready_roles(store: Store, cloud: str) -> dict[str, str]:
     """Each role: ``ready``, or what is missing for that."""
-    return build_roles(store.clouds.get(cloud), read_members(store, cloud))
+    return build_roles(store.clouds.get(cloud), read_members(store, cloud), store.clouds.reports)
 
 
 def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
     """:raises NotFound: no such cloud was ever applied."""
     desired = store.clouds.get(cloud)
-    return build_status(desired, read_members(store, cloud), now)
-
-
-def build_status(desired: Desired, members: Sequence[Member], now: float) -> CloudStatus:
-    roles = build_roles(desired, members)
+    members = read_members(store, cloud)
+    roles = build_roles(desired, members, store.clouds.reports)
     return CloudStatus(
         cloud=desired.cloud.cloud,
         ready=all(said == READY for said in roles.values()),
@@ -68,27 +62,33 @@ def build_status(desired: Desired, members: Sequence[Member], now: float) -> Clo
     )
 
 
-def build_roles(desired: Desired, members: Sequence[Member]) -> dict[str, str]:
+Reports = Mapping[str, Mapping[str, Any]]
+"""What instances last said, by deployment."""
+
+
+def build_roles(desired: Desired, members: Sequence[Member], read_reports: Callable[[], Reports]) -> dict[str, str]:
+    """:param read_reports: called when all of a role is active: they are long, and nothing depends on them before."""
+    reports = cache(read_reports)
     return {
-        name: _role([m for m in members if m.deployment.placement.role == name], use.count)
+        name: _role([member for member in members if member.slot.placement.role == name], use.count, reports)
         for name, use in desired.cloud.roles.items()
     }
 
 
-def _role(members: Sequence[Member], count: int) -> str:
-    failed = [member.deployment.placement.hostname for member in members if _failure(member) is not None]
+def _role(members: Sequence[Member], count: int, reports: Callable[[], Reports]) -> str:
+    failed = [member.slot.placement.hostname for member in members if _failure(member) is not None]
     if failed:
         return f"failed: {', '.join(failed)}"
     active = [member for member in members if member.node.state is NodeState.ACTIVE]
     if len(active) < count:
         return f"{len(active)} of {count} active"
     for member in active:
-        hostname = member.deployment.placement.hostname
+        hostname = member.slot.placement.hostname
         if member.node.applied < member.node.generation:
             return f"{hostname} applies generation {member.node.generation}"
         if member.node.healthy is not True:
             return f"{hostname} is not healthy"
-        red = red_probes(member.report, "role")
+        red = red_probes(reports().get(member.slot.id, {}), "role")
         if red:
             name = next(iter(red))
             return f"probe {name} is red on {hostname}: {red[name].get('output', '')}"
@@ -96,11 +96,9 @@ def _role(members: Sequence[Member], count: int) -> str:
 
 
 def build_member(member: Member, now: float) -> MemberStatus:
-    node, deployment = member.node, member.deployment
-    placement = deployment.placement
-    step = next((step for step in deployment.steps if step.state is not StepState.DONE), None)
-    ends = [step.ended for step in deployment.steps if step.ended is not None]
-    over = deployment.state is not DeploymentState.RUNNING and ends
+    node, slot = member.node, member.slot
+    placement, step = slot.placement, slot.step
+    ended = now if slot.state is DeploymentState.RUNNING or slot.ended is None else slot.ended
     detail = dict(step.detail) if step is not None else {}
     return MemberStatus(
         node=node.name,
@@ -109,7 +107,7 @@ def build_member(member: Member, now: float) -> MemberStatus:
         state=str(node.state),
         step=str(step.name) if step is not None else None,
         detail=detail,
-        seconds=round((max(ends) if over else now) - deployment.created, 1),
+        seconds=round(ended - slot.created, 1),
         generation=node.generation,
         applied=node.applied,
         healthy=node.healthy,
@@ -120,4 +118,4 @@ def build_member(member: Member, now: float) -> MemberStatus:
 
 
 def _failure(member: Member) -> Mapping[str, Any] | None:
-    return member.node.failure or member.deployment.failure
+    return member.node.failure or member.slot.failure

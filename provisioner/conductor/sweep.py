@@ -9,8 +9,9 @@ from typing import Any
 
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.presence import leads
+from provisioner.conductor.work import DARK
 from provisioner.errors import BmcError, LeaseLost, ProvisionerError
-from provisioner.model.deployment import Node
+from provisioner.model.deployment import Node, StepState
 from provisioner.model.hardware import Power, PowerPolicy
 from provisioner.model.states import AT_WORK
 from provisioner.model.status import SweepResult
@@ -56,6 +57,8 @@ def note_power(doors: Doors, node: Node, before: Node, power: Power) -> dict[str
     :param before: the record when the question was sent: of a node that was moved since, the answer means nothing.
     """
     moved = (node.state, node.power, node.deployment) != (before.state, before.power, before.deployment)
+    if node.state in AT_WORK and not moved and (power, node.power) == (Power.OFF, Power.ON):
+        _note_dark(doors, node)
     if node.state in AT_WORK or moved:
         drift = node.drift if moved else None
         power = node.power if moved else power
@@ -72,6 +75,18 @@ def note_power(doors: Doors, node: Node, before: Node, power: Power) -> dict[str
         elif drift is None and node.drift is not None:
             doors.tell("power.drift-over", f"the power is {power} again", node.name)
     return drift
+
+
+def _note_dark(doors: Doors, node: Node) -> None:
+    """The step that the node is at asks its controller at once, and decides; see :func:`.ramdisk_steps.check_power`."""
+    if node.deployment is None:
+        return
+    deployments = doors.store.deployments
+    step = next((step for step in deployments.get(node.deployment).steps if step.state is StepState.RUNNING), None)
+    if step is not None:
+        with doors.store.transaction():
+            deployments.set_detail(node.deployment, step.name, {DARK: doors.clock.now()})
+            deployments.touch(node.deployment)
 
 
 def _drift(node: Node, power: Power, now: float) -> dict[str, Any] | None:

@@ -16,14 +16,14 @@ from provisioner.conductor.presence import LEASE_SECONDS
 from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS
 from provisioner.conductor.tapes import Tapes
-from provisioner.conductor.work import LATER, SOON, Outcome, Work
+from provisioner.conductor.work import DARK, LATER, SOON, Outcome, Work
 from provisioner.errors import BmcError, Conflict, DeployError, LeaseLost, ProvisionerError, RecordsAway
 from provisioner.model.deployment import CLEANING, TEST, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.states import NodeState
 
 PASSING: Mapping[str, Any] = dict.fromkeys(
-    ("waiting", "not_before", "looked", "phase", "remaining", "resumed", "fetch")
+    ("waiting", "not_before", "looked", DARK, "phase", "remaining", "resumed", "fetch")
 )
 """Parts of a step's detail that mean something only while it runs."""
 

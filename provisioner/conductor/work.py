@@ -14,6 +14,10 @@ from provisioner.model.role import Role
 BMC_SECONDS = 30.0
 SOON, LATER = 1.0, 10.0
 """Seconds until a step that waits is looked at again."""
+GUEST_SECONDS = 20.0
+"""The same when what it waits for is recorded, and so noticed at once; only deadlines need a look meanwhile."""
+DARK = "dark"
+"""In a step's detail: when a sweep saw the node off."""
 TOKEN_SECONDS = 4 * 3600.0
 """How long a ramdisk is heard."""
 
@@ -83,5 +87,4 @@ def wait(reason: str, **detail: Any) -> Outcome:
 
 
 def wait_for_guest(reason: str) -> Outcome:
-    """What a guest says is recorded, and so noticed at once; only deadlines need a look meanwhile."""
-    return Outcome(False, {}, reason, LATER)
+    return Outcome(False, {}, reason, GUEST_SECONDS)

@@ -63,7 +63,8 @@ class Database:
         self._local = threading.local()
         self._listeners: dict[object, Listener] = {}
         self._kept: dict[Engine, Connection] = {}
-        event.listen(self.engine, "after_cursor_execute", self._note_change)
+        if self.shared:
+            event.listen(self.engine, "after_cursor_execute", self._note_change)
         # SQLite takes one writer; a queue in the process is fair, its busy timeout is not. Readers queue as well: each
         # statement gives up the interpreter's lock and would have to win it back from all others, while a writer waits.
         self._turn: AbstractContextManager[Any] = nullcontext() if self.shared else threading.RLock()
@@ -88,9 +89,13 @@ class Database:
             try:
                 if self.shared:
                     connection.execute(TAKE_TURN)
-                yield connection
-                if self.shared and self._local.changed:
-                    self._tell_others(connection)
+                    yield connection
+                    if self._local.changed:
+                        self._tell_others(connection)
+                else:
+                    before = _total_changes(connection)
+                    yield connection
+                    self._local.changed |= _total_changes(connection) != before
             finally:
                 self._local.connection = None
         if self._local.changed:
@@ -209,6 +214,12 @@ class Database:
             ) from None
 
 
+def _total_changes(connection: Connection) -> int:
+    """Rows that were written through a connection of SQLite since it was opened (sqlite3_total_changes)."""
+    door: Any = connection.connection.driver_connection
+    return int(door.total_changes)
+
+
 def _pack(topics: Sequence[str]) -> Iterator[list[str]]:
     """Pieces that fit into a notification each; one at least, for a commit that is about nobody."""
     piece: list[str] = []
@@ -247,7 +258,8 @@ def _open_engine(url: str) -> Engine:
     def on_begin(connection: Connection) -> None:
         # A transaction that reads and then writes must take the write lock first, or it may be refused half way.
         reading = connection.get_execution_options().get(READING)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        door: Any = connection.connection.driver_connection  # by itself: it comes before every other statement
+        door.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)

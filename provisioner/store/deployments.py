@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Row, Text, bindparam, cast, delete, func, insert, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import STEPS as STEP_NAMES
@@ -22,12 +22,28 @@ LIVE = (DeploymentState.RUNNING, DeploymentState.ACTIVE, DeploymentState.FAILED)
 KEPT_PLACEMENTS = 50_000
 # What is asked and written for each step of each node is put together once, not each time.
 STEP = (STEPS.c.deployment == bindparam("ident")) & (STEPS.c.name == bindparam("step"))
-FIND = select(DEPLOYMENTS).where(DEPLOYMENTS.c.id == bindparam("ident"))
+PLACEMENT = cast(DEPLOYMENTS.c.placement, Text).label("placement")
+"""As text, since it is parsed once."""
+FIELDS = [PLACEMENT if column.name == "placement" else column for column in DEPLOYMENTS.c]
+FIND = select(*FIELDS).where(DEPLOYMENTS.c.id == bindparam("ident"))
 JOURNAL = select(STEPS).where(STEPS.c.deployment == bindparam("ident")).order_by(STEPS.c.position)
 DETAIL = select(STEPS.c.detail).where(STEP)
 TOUCHED = select(STEPS.c.touched).where(STEP)
 SET_DETAIL = update(STEPS).where(STEP).values(detail=bindparam("merged"))
 COME_ON = SET_DETAIL.values(touched=bindparam("now"))
+START_STEP = (
+    update(STEPS)
+    .where(STEP)
+    .values(
+        state=StepState.RUNNING,
+        started=bindparam("now"),
+        touched=bindparam("now"),
+        ended=None,
+        attempts=STEPS.c.attempts + 1,
+    )
+)
+END_STEP = update(STEPS).where(STEP).values(state=bindparam("end"), ended=bindparam("now"), detail=bindparam("merged"))
+DROP_ORDER = delete(ORDERS).where(ORDERS.c.deployment == bindparam("ident"))
 ORDER = select(ORDERS.c.id, ORDERS.c.step, ORDERS.c.result).where(ORDERS.c.deployment == bindparam("ident"))
 ORDER_BODY = select(ORDERS.c.body_sealed).where(
     ORDERS.c.deployment == bindparam("ident"), ORDERS.c.id == bindparam("id")
@@ -41,6 +57,22 @@ class Order:
     id: str
     step: StepName
     result: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a cloud and how far it is: a deployment without its journal.
+
+    ``step``: the first that is not done. ``ended``: when the last one ended, seconds since the epoch.
+    """
+
+    id: str
+    placement: Placement
+    state: DeploymentState
+    created: float
+    failure: Mapping[str, Any] | None
+    step: Step | None
+    ended: float | None
 
 
 class Deployments:
@@ -107,7 +139,7 @@ class Deployments:
     def live(self, cloud: str | None = None) -> list[Deployment]:
         """Those that hold a slot of a cloud: running, active or failed; by host name."""
         slots = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud != "")
-        query = select(DEPLOYMENTS).where(*slots).order_by(DEPLOYMENTS.c.hostname)
+        query = select(*FIELDS).where(*slots).order_by(DEPLOYMENTS.c.hostname)
         if cloud is not None:
             query = query.where(DEPLOYMENTS.c.cloud == cloud)
         journals = select(STEPS).where(STEPS.c.deployment.in_(query.with_only_columns(DEPLOYMENTS.c.id).order_by(None)))
@@ -118,13 +150,38 @@ class Deployments:
                 steps[step.deployment].append(step)
         return [self._deployment(row, steps[row.id]) for row in rows]
 
+    def slots(self, cloud: str) -> list[Slot]:
+        """Those of :meth:`live`, by host name; cheap, since everybody who waits for a cloud asks again and again."""
+        mine = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud == cloud)
+        idents = select(DEPLOYMENTS.c.id).where(*mine)
+        ends = select(STEPS.c.deployment, func.max(STEPS.c.ended)).group_by(STEPS.c.deployment)
+        first = select(STEPS.c.deployment, func.min(STEPS.c.position).label("first")).group_by(STEPS.c.deployment)
+        at = first.where(STEPS.c.state != StepState.DONE, STEPS.c.deployment.in_(idents)).subquery()
+        here = (STEPS.c.deployment == at.c.deployment) & (STEPS.c.position == at.c.first)
+        with self._db.read() as tx:
+            rows = tx.execute(select(*FIELDS).where(*mine).order_by(DEPLOYMENTS.c.hostname)).all()
+            steps = {row.deployment: _step(row) for row in tx.execute(select(STEPS).join(at, here))}
+            ended = {row[0]: row[1] for row in tx.execute(ends.where(STEPS.c.deployment.in_(idents)))}
+        return [
+            Slot(
+                id=row.id,
+                placement=self._placement(row.id, row.placement),
+                state=DeploymentState(row.state),
+                created=row.created,
+                failure=row.failure,
+                step=steps.get(row.id),
+                ended=ended.get(row.id),
+            )
+            for row in rows
+        ]
+
     def placements(self, cloud: str) -> list[Placement]:
         """Those of :meth:`live`, by host name, without what became of them."""
         slots = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud == cloud)
         with self._db.read() as tx:
             idents = list(tx.execute(select(DEPLOYMENTS.c.id).where(*slots).order_by(DEPLOYMENTS.c.hostname)).scalars())
             if any(ident not in self._placements for ident in idents):
-                for row in tx.execute(select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.placement).where(*slots)):
+                for row in tx.execute(select(DEPLOYMENTS.c.id, PLACEMENT).where(*slots)):
                     self._placement(row.id, row.placement)
         return [self._placements[ident] for ident in idents]
 
@@ -138,7 +195,7 @@ class Deployments:
         found = {topic: self._placements[topic].node for topic in topics if topic in self._placements}
         unknown = [topic for topic in topics if topic not in found]
         if unknown:
-            query = select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.placement).where(DEPLOYMENTS.c.id.in_(unknown))
+            query = select(DEPLOYMENTS.c.id, PLACEMENT).where(DEPLOYMENTS.c.id.in_(unknown))
             with self._db.read() as tx:
                 found |= {row.id: self._placement(row.id, row.placement).node for row in tx.execute(query)}
         return {topic: topic for topic in unknown} | found
@@ -220,23 +277,14 @@ class Deployments:
 
     def start_step(self, ident: str, name: StepName, now: float) -> None:
         """Journal that a step begins, before anything of it is done."""
-        self._change_step(
-            ident,
-            name,
-            {
-                "state": StepState.RUNNING,
-                "started": now,
-                "touched": now,
-                "ended": None,
-                "attempts": STEPS.c.attempts + 1,
-            },
-        )
+        with self._db.write(ident) as tx:
+            tx.execute(START_STEP, {"ident": ident, "step": name, "now": now})
 
     def end_step(self, ident: str, name: StepName, state: StepState, detail: Mapping[str, Any], now: float) -> None:
         """Journal how a step ended, after all of it was done. ``detail`` is merged as in :meth:`set_detail`."""
-        with self._db.write(ident):
-            values = {"state": state, "ended": now, "detail": self._merged(ident, name, detail)}
-            self._change_step(ident, name, values)
+        with self._db.write(ident) as tx:
+            merged = self._merged(ident, name, detail)
+            tx.execute(END_STEP, {"ident": ident, "step": name, "now": now, "end": state, "merged": merged})
 
     def set_detail(self, ident: str, name: StepName, detail: Mapping[str, Any], touched: float | None = None) -> None:
         """Merge what a step says of itself; None removes a key. ``touched``: when it last came on, for its deadline.
@@ -327,11 +375,7 @@ class Deployments:
 
     def drop_order(self, ident: str) -> None:
         with self._db.write(ident) as tx:
-            tx.execute(delete(ORDERS).where(ORDERS.c.deployment == ident))
-
-    def _change_step(self, ident: str, name: StepName, values: Mapping[str, Any]) -> None:
-        with self._db.write(ident) as tx:
-            tx.execute(update(STEPS).where(STEPS.c.deployment == ident, STEPS.c.name == name).values(dict(values)))
+            tx.execute(DROP_ORDER, {"ident": ident})
 
     def _with_steps(self, row: Row[Any]) -> Deployment:
         with self._db.read() as tx:
@@ -346,24 +390,25 @@ class Deployments:
             state=DeploymentState(row.state),
             created=row.created,
             failure=row.failure,
-            steps=tuple(
-                Step.model_construct(
-                    name=StepName(step.name),
-                    state=StepState(step.state),
-                    started=step.started,
-                    ended=step.ended,
-                    attempts=step.attempts,
-                    detail=step.detail,
-                )
-                for step in steps
-            ),
+            steps=tuple(map(_step, steps)),
         )
 
-    def _placement(self, ident: str, data: Mapping[str, Any]) -> Placement:
+    def _placement(self, ident: str, text: str) -> Placement:
         """A placement never changes, so it is parsed once."""
         known = self._placements.get(ident)
         if known is None:
             if len(self._placements) >= KEPT_PLACEMENTS:
                 self._placements.clear()
-            known = self._placements[ident] = Placement.model_validate(data)
+            known = self._placements[ident] = Placement.model_validate_json(text)
         return known
+
+
+def _step(row: Row[Any]) -> Step:
+    return Step.model_construct(
+        name=StepName(row.name),
+        state=StepState(row.state),
+        started=row.started,
+        ended=row.ended,
+        attempts=row.attempts,
+        detail=row.detail,
+    )

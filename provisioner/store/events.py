@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, bindparam, insert, select
 
 from provisioner.events import Event
 from provisioner.store.database import Database
 from provisioner.store.schema import EVENTS
 
 ADD = insert(EVENTS)
+SINCE = select(EVENTS).where(EVENTS.c.id > bindparam("since")).order_by(EVENTS.c.id).limit(bindparam("most"))
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,8 @@ class Events:
 
     def since(self, since: int, limit: int) -> list[EventRecord]:
         """Those with a number above ``since``, oldest first."""
-        query = select(EVENTS).where(EVENTS.c.id > since).order_by(EVENTS.c.id).limit(limit)
         with self._db.read() as tx:
-            return [_event(row) for row in tx.execute(query)]
+            return [_event(row) for row in tx.execute(SINCE, {"since": since, "most": limit})]
 
     def last_of(self, node: str, limit: int) -> list[EventRecord]:
         """A node's newest, newest first."""

@@ -8,6 +8,12 @@ from provisioner.errors import LeaseLost
 from provisioner.store.database import Database
 from provisioner.store.schema import LEASES, NODES
 
+UUID = select(NODES.c.uuid).where(NODES.c.name == bindparam("name"))
+END = (
+    update(LEASES)
+    .where(LEASES.c.node == UUID.scalar_subquery(), LEASES.c.holder == bindparam("who"))
+    .values(holder="", purpose="", expiry=0.0)
+)
 FIND = select(LEASES).join(NODES, NODES.c.uuid == LEASES.c.node).where(NODES.c.name == bindparam("name"))
 
 
@@ -23,7 +29,7 @@ class Leases:
         :raises LeaseLost: another holder has it.
         """
         with self._db.write() as tx:
-            uuid = tx.execute(select(NODES.c.uuid).where(NODES.c.name == name)).scalar_one()
+            uuid = tx.execute(UUID, {"name": name}).scalar_one()
             mine = (LEASES.c.node == uuid) & (LEASES.c.holder == holder) & (LEASES.c.expiry >= now)
             renewed = tx.execute(update(LEASES).where(mine).values(purpose=purpose, expiry=now + seconds))
             if renewed.rowcount != 1:
@@ -53,10 +59,5 @@ class Leases:
             return {holder: int(count) for holder, count in tx.execute(query.group_by(LEASES.c.holder))}
 
     def end(self, name: str, holder: str) -> None:
-        uuid = select(NODES.c.uuid).where(NODES.c.name == name).scalar_subquery()
         with self._db.write() as tx:
-            tx.execute(
-                update(LEASES)
-                .where(LEASES.c.node == uuid, LEASES.c.holder == holder)
-                .values(holder="", purpose="", expiry=0.0)
-            )
+            tx.execute(END, {"name": name, "who": holder})

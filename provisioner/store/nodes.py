@@ -44,6 +44,7 @@ KEPT = 20_000
 PARSED = ("spec", "hardware")
 FIELDS = [cast(column, Text).label(column.name) if column.name in PARSED else column for column in NODES.c]
 """Columns of a node; what is parsed comes as text."""
+PASSWORD = select(NODES.c.password_sealed).where(NODES.c.name == bindparam("name"))
 FIND = select(*FIELDS).where(NODES.c.name == bindparam("name"))
 
 
@@ -227,7 +228,7 @@ class Nodes:
     def password(self, name: str) -> str:
         """The BMC's password, for the BMC alone."""
         with self._db.read() as tx:
-            sealed = tx.execute(select(NODES.c.password_sealed).where(NODES.c.name == name)).scalar_one()
+            sealed = tx.execute(PASSWORD, {"name": name}).scalar_one()
         return self._cipher.decrypt(sealed)
 
     def open_window(self, name: str, pool: Sequence[str]) -> None:

@@ -270,7 +270,7 @@ def test_a_node_that_loses_its_power_fails_soon_and_a_retry_succeeds(
 ) -> None:
     rack = Rack(tmp_path, 1)
     play_until_stuck(rack, running, greeted).switch("off")
-    for _ in range(60):
+    for _ in range(100):
         rack.conductor.tick()
         rack.clock.sleep(1)
     said = failure(rack)
@@ -280,6 +280,22 @@ def test_a_node_that_loses_its_power_fails_soon_and_a_retry_succeeds(
     assert [s.name for s in deployment.steps if s.state is StepState.FAILED] == [step]
     rack.conductor.verb("node1", "retry")
     rack.play(until=lambda: rack.states() == {"node1": "active"})
+
+
+@pytest.mark.parametrize(("running", "greeted", "step"), STUCK)
+def test_a_sweep_that_sees_it_off_lets_its_step_look_at_once(
+    tmp_path: Path, running: str, greeted: bool, step: StepName
+) -> None:
+    rack = Rack(tmp_path, 1)
+    server = play_until_stuck(rack, running, greeted)
+    rack.clock.sleep(1)
+    list(rack.conductor.sweep())
+    rack.conductor.tick()
+    assert rack.states()["node1"] == "deploying"
+    server.switch("off")
+    list(rack.conductor.sweep())
+    rack.conductor.tick()
+    assert "power is off" in failure(rack)["summary"]
 
 
 @pytest.mark.parametrize(("running", "greeted", "step"), STUCK)
