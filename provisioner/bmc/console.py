@@ -21,7 +21,10 @@ class SerialConsole:
     """One console, opened by the constructor. One thread may read while another writes and closes."""
 
     def __init__(self, bmc: BmcAddress, password: str, *, force: bool = True, command: Sequence[str] = CONSOLE) -> None:
-        """:param force: take it over from whoever has it. :raises BmcRefused: the driver has no console."""
+        """:param force: take it over from whoever has it, to type; without it, only to listen.
+
+        :raises BmcRefused: the driver has no console.
+        """
         if bmc.driver != "ipmi":
             raise BmcRefused(
                 "the console is reached by IPMI only",

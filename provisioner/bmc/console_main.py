@@ -20,7 +20,8 @@ from pyghmi.ipmi.private.session import Session
 
 from provisioner.bmc.ipmi_troubles import REFUSALS
 
-TURN_SECONDS = 0.02
+TURN_SECONDS, LISTENING_SECONDS = 0.02, 0.1
+"""How long what was typed, or the end, may lie there; a console that is only listened to turns less often."""
 LOGIN_SECONDS = 10
 SILENCES = ("None", "", "timeout")
 IN_USE = "active for another client"
@@ -59,8 +60,9 @@ def run(way: dict[str, Any], terminal: _Terminal) -> str | None:
     while not console.connected and terminal.error is None:
         Session.wait_for_rsp(TURN_SECONDS)
     signal.alarm(0)
+    turn = TURN_SECONDS if way["force"] else LISTENING_SECONDS
     while terminal.error is None:
-        Session.wait_for_rsp(TURN_SECONDS)
+        Session.wait_for_rsp(turn)
         while terminal.typed:
             data = terminal.typed.popleft()
             if data is None:

@@ -1,4 +1,4 @@
-"""What a driver must do, and the five ways in which a controller can fail it.
+"""What a driver must do; how a controller can fail it is in :mod:`provisioner.bmc.trouble`.
 
 A driver speaks one protocol to one controller and knows nothing of deadlines, retries or waiting: those are in
 :mod:`provisioner.bmc.session`, once for all drivers.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from provisioner.bmc.quirks import Quirk
 from provisioner.model.hardware import BootDevice, Power
@@ -16,55 +16,6 @@ from provisioner.model.hardware import BootDevice, Power
 Switch = Literal["on", "off", "soft", "reset", "cycle"]
 Reading = Literal["sensors", "log", "inventory"]
 READINGS: tuple[Reading, ...] = ("sensors", "log", "inventory")
-CHECK_PASSWORD = "check the password that the node's hardware file names, or by hand: {ipmitool}"
-CHECK_USER = "list the controller's users: {ipmitool:user list 1} (as a user who may log in)"
-
-
-class Trouble(Exception):
-    """Base of what a driver raises. It crosses a pipe: ``kind``, ``summary``, ``cause``, ``hint``; never a secret.
-
-    ``{ipmitool}`` in a hint stands for the command line with which an operator reaches the same controller.
-    """
-
-    kind: ClassVar[str] = "failed"
-
-    def __init__(self, summary: str, cause: str = "", hint: str = "") -> None:
-        super().__init__(summary)
-        self.summary = summary
-        self.cause = cause
-        self.hint = hint
-
-
-class Silent(Trouble):
-    """No answer. The session, if there was one, is lost."""
-
-    kind = "silent"
-
-
-class Refused(Trouble):
-    """It answered and said no."""
-
-    kind = "refused"
-
-
-class Failed(Trouble):
-    """It answered, but not as the protocol says, or it did not do what it said."""
-
-
-class Busy(Trouble):
-    """It asks to be left alone for a moment; the same command may be sent again."""
-
-    kind = "busy"
-
-
-class Stale(Trouble):
-    """A session kept from an earlier request is gone, and nothing of this request was done yet."""
-
-    kind = "stale"
-
-
-class TimeUp(BaseException):
-    """The request's time is over. Not an ``Exception``, so that no library takes it for an error of its own."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from provisioner.bmc.driver import Failed
+from provisioner.bmc.trouble import Failed
 
 
 def parse_device_id(data: bytes) -> dict[str, Any]:

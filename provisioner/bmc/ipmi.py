@@ -18,10 +18,11 @@ from pyghmi.ipmi.events import EventHandler
 from pyghmi.ipmi.private.session import Session
 
 from provisioner.bmc.audit import audit_ipmi, judge_clock
-from provisioner.bmc.driver import Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Way
+from provisioner.bmc.driver import Controller, Kept, Switch, Way
 from provisioner.bmc.facts import parse_device_id
 from provisioner.bmc.ipmi_troubles import not_ipmi, silent_command, silent_login, translate_code, translate_login
 from provisioner.bmc.quirks import Quirk
+from provisioner.bmc.trouble import Failed, Refused, Silent, TimeUp
 from provisioner.model.hardware import BootDevice, Power
 
 APPLICATION, CHASSIS, STORAGE = 0x06, 0x00, 0x0A

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyghmi.ipmi.private.session import Session
 
-from provisioner.bmc.driver import CHECK_PASSWORD, CHECK_USER, Busy, Failed, Refused, Silent, Trouble
+from provisioner.bmc.trouble import CHECK_PASSWORD, CHECK_USER, Busy, Failed, Refused, Silent, Trouble
 
 BUSY_CODES = frozenset({0xC0, 0xC3, 0xD2})
 NO_PRIVILEGE = 0xD4

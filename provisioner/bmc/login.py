@@ -11,7 +11,6 @@ import os
 import struct
 from enum import Enum
 
-from provisioner.bmc.driver import CHECK_PASSWORD, CHECK_USER, Failed, Refused, Trouble
 from provisioner.bmc.rmcp import (
     APPLICATION,
     CAPABILITIES,
@@ -37,6 +36,7 @@ from provisioner.bmc.rmcp import (
     parse_message,
     parse_packet,
 )
+from provisioner.bmc.trouble import CHECK_PASSWORD, CHECK_USER, Failed, Refused, Trouble
 
 USER, OPERATOR, ADMINISTRATOR = 0x02, 0x03, 0x04
 """Privileges (table 13-18)."""

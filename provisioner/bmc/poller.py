@@ -16,9 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 
-from provisioner.bmc.driver import Failed, Refused, Silent, Trouble
 from provisioner.bmc.login import USER, Dialogue, Stage
 from provisioner.bmc.rmcp import SUITES, Message, Suite
+from provisioner.bmc.trouble import Failed, Refused, Silent, Trouble
 from provisioner.model.hardware import Power
 
 CHASSIS_STATUS = (0x00, 0x01)

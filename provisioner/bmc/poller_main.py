@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-from provisioner.bmc.driver import Trouble
 from provisioner.bmc.poller import Poller, Target
+from provisioner.bmc.trouble import Trouble
 from provisioner.bmc.verify import verify_targets
 
 

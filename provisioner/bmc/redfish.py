@@ -21,8 +21,9 @@ from sushy import auth, connector, exceptions
 from urllib3.poolmanager import PoolManager
 
 from provisioner.bmc.audit import DEFAULTS, IPMI_PORT, Finding, answers_ipmi, judge_clock
-from provisioner.bmc.driver import Busy, Controller, Failed, Kept, Refused, Silent, Switch, TimeUp, Way
+from provisioner.bmc.driver import Controller, Kept, Switch, Way
 from provisioner.bmc.quirks import Quirk
+from provisioner.bmc.trouble import Busy, Failed, Refused, Silent, TimeUp
 from provisioner.model.hardware import BootDevice, Power
 
 REQUEST_SECONDS = 6.0

@@ -14,20 +14,9 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any, TypeVar
 
-from provisioner.bmc.driver import (
-    READINGS,
-    Busy,
-    Controller,
-    Drivers,
-    Failed,
-    Silent,
-    Stale,
-    Switch,
-    TimeUp,
-    Trouble,
-    Way,
-)
+from provisioner.bmc.driver import READINGS, Controller, Drivers, Switch, Way
 from provisioner.bmc.quirks import Quirk, QuirkEntry, match_quirks
+from provisioner.bmc.trouble import Busy, Failed, Silent, Stale, TimeUp, Trouble
 from provisioner.model.hardware import BootDevice, Power
 from provisioner.system.clock import Clock, HostClock
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provisioner.bmc.driver import Failed, Trouble
 from provisioner.bmc.facts import parse_device_id
 from provisioner.bmc.login import ADMINISTRATOR, OPERATOR
 from provisioner.bmc.poller import POWER, Poller, Question, Seen, Target
+from provisioner.bmc.trouble import Failed, Trouble
 
 SET_PRIVILEGE, DEVICE_ID, SYSTEM_GUID = (0x06, 0x3B), (0x06, 0x01), (0x06, 0x37)
 PRIVILEGES = {ADMINISTRATOR: "administrator", OPERATOR: "operator"}

@@ -31,6 +31,7 @@ from provisioner.server.operators import operator_app
 from provisioner.server.provisioning import PathOf, agent_app, boot_app
 from provisioner.server.running import Served, answer
 from provisioner.system.clock import HostClock
+from provisioner.system.memory import tune_memory
 from provisioner.system.settings import Settings
 from provisioner.trust.ca import ensure_server
 
@@ -66,6 +67,7 @@ def serve(settings: Settings, build: Callable[[Settings, Observer], House] = bui
 
     :raises Conflict: the service runs already. :raises HostError: an address cannot be listened on.
     """
+    tune_memory()
     log = Log(HostClock())
     with ExitStack() as stack:
         lock = ServiceLock(settings.run_dir)

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from provisioner.bmc.driver import Controller, Kept, Refused, Way
+from provisioner.bmc.driver import Controller, Kept, Way
 from provisioner.bmc.quirks import Quirk
+from provisioner.bmc.trouble import Refused
 from provisioner.bmc.worker_main import main
 from provisioner.model.hardware import BootDevice, Power
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pyghmi.exceptions import IpmiException
 
-from provisioner.bmc.driver import Busy, Failed, Kept, Refused, Silent, TimeUp, Trouble
+from provisioner.bmc.driver import Kept
 from provisioner.bmc.ipmi import IpmiController
 from provisioner.bmc.ipmi_troubles import translate_code, translate_login
+from provisioner.bmc.trouble import Busy, Failed, Refused, Silent, TimeUp, Trouble
 from provisioner.model.hardware import BootDevice, Power
 
 DEVICE_ID = bytes([32, 0x81, 2, 0x35, 2, 0xBF, 0xA2, 2, 0, 1, 7])

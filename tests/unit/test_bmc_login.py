@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.bmc.driver import Failed, Refused, Trouble
 from provisioner.bmc.login import Dialogue, Stage
 from provisioner.bmc.rmcp import SHA1_AES, SHA256_AES, Keys, Message, build_sealed, parse_packet
+from provisioner.bmc.trouble import Failed, Refused, Trouble
 from provisioner.lab.bmcs import Faults, SimulatedBmc
 
 PASSWORD = "S3cret-of-the-test"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from provisioner.bmc.contract import Asked
-from provisioner.bmc.driver import Trouble
 from provisioner.bmc.poller import Poller, Seen, Target
 from provisioner.bmc.rmcp import SHA1_AES
 from provisioner.bmc.sweep import Sweeper
+from provisioner.bmc.trouble import Trouble
 from provisioner.errors import BmcError, BmcRefused, BmcSilent
 from provisioner.lab.bmcs import Faults, SimulatedBmc, SimulatedRack
 from provisioner.model.hardware import BmcAddress, Power, SecretRef

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from provisioner.bmc.driver import Busy, Controller, Kept, Refused, Silent, TimeUp, Way
+from provisioner.bmc.driver import Controller, Kept, Way
 from provisioner.bmc.quirks import Quirk
 from provisioner.bmc.session import ANSWER_SECONDS, LAST_SPACING, MARGIN_SECONDS, Session
+from provisioner.bmc.trouble import Busy, Refused, Silent, TimeUp
 from provisioner.model.hardware import BootDevice, Power
 from provisioner.system.clock import FakeClock
 
