@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from provisioner_agent.ramdisk.host import BlockFile, Host, run_checked
@@ -69,24 +69,34 @@ def unmount_all(host: Host, disk: str) -> None:
         device, _, rest = line.partition(" ")
         if device == disk or (device.startswith(disk) and device.removeprefix(disk).lstrip("p").isdigit()):
             place = rest.split(" ", 1)[0].replace("\\040", " ")
-            run_checked(host, ["umount", place], f"{device} is in use on {place}")
+            try:
+                host.unmount(place)
+            except OSError as error:
+                raise OrderFailed(f"{device} is in use on {place}", str(error)) from error
 
 
 @contextmanager
-def mounted(host: Host, device: str, *options: str) -> Iterator[str]:
+def mounted(host: Host, device: str, filesystem: str = "", *, read_only: bool = False) -> Iterator[str]:
     """Mount a file system on a new folder; afterwards it is flushed and unmounted, whatever happened.
 
     :raises OrderFailed: it cannot be mounted or unmounted.
     """
     folder = host.make_folder()
     try:
-        run_checked(host, ["mount", *options, device, folder], f"{device} cannot be mounted")
+        try:
+            host.mount(device, folder, filesystem, read_only=read_only)
+        except OSError as error:
+            raise OrderFailed(f"{device} cannot be mounted", str(error)) from error
         try:
             yield folder
         except BaseException:
-            host.run(["umount", folder])
+            with suppress(OSError):
+                host.unmount(folder)
             raise
-        run_checked(host, ["umount", folder], f"{device} cannot be unmounted")
+        try:
+            host.unmount(folder)
+        except OSError as error:
+            raise OrderFailed(f"{device} cannot be unmounted", str(error)) from error
         flush(host, device)
     finally:
         host.drop_folder(folder)

@@ -18,7 +18,8 @@ class FakeHost(LinuxHost):
     :param texts: what files of the kernel hold; folders and existence follow from them and from ``links``.
     ``devices`` maps a device to the regular file that stands for it, ``trees`` to the folder that mounting it shows.
     ``sizes``: (bytes, sector) of a device that is not as large as its file.
-    ``programs`` answers by the first word; what is not there ends well and says nothing.
+    ``programs`` answers by the first word; what is not there ends well and says nothing. What the kernel does itself
+    (``mount``, ``umount``, ``grow``) is found among the programs too.
     """
 
     def __init__(self, folder: Path, texts: Mapping[str, str] | None = None) -> None:
@@ -126,6 +127,21 @@ class FakeHost(LinuxHost):
         if device not in self.devices:
             raise FileNotFoundError(device)
         return self.devices[device].stat().st_size, 512
+
+    def mount(self, device: str, folder: str, filesystem: str, *, read_only: bool) -> None:
+        options = [*(["-t", filesystem] if filesystem else []), *(["-o", "ro"] if read_only else [])]
+        self._must("mount", *options, device, folder)
+
+    def unmount(self, folder: str) -> None:
+        self._must("umount", folder)
+
+    def grow(self, folder: str, size: int) -> None:
+        self._must("grow", folder, str(size))
+
+    def _must(self, *argv: str) -> None:
+        done = self.run(argv)
+        if done.code:
+            raise OSError(done.code, done.said)
 
     def now(self) -> float:
         return self.time

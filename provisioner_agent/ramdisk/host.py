@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -29,6 +31,12 @@ PIPE_BYTES = 1 << 20
 ZEROS = bytes(1 << 20)
 BLKFLSBUF = 0x1261
 BLKSSZGET = 0x1268
+EXT4_IOC_RESIZE_FS = 0x40086610
+"""Linux, fs/ext4/ext4.h: online, to a number of blocks."""
+MS_RDONLY = 1
+FILESYSTEMS = ("ext4", "xfs", "btrfs", "vfat")
+"""Tried in turn."""
+LIBC = ctypes.CDLL(None, use_errno=True)
 BLKZEROOUT = 0x127F
 SOL_PACKET, ADD_MEMBERSHIP, MULTICAST, FRAME = 263, 1, 0, 2048
 """packet(7)."""
@@ -161,6 +169,18 @@ class Host(Protocol):
 
     def measure(self, device: str) -> tuple[int, int]:
         """(its size, its logical sector), in bytes. :raises OSError: it is not there."""
+
+    def mount(self, device: str, folder: str, filesystem: str, *, read_only: bool) -> None:
+        """By the kernel alone, since a program for it takes longer. :param filesystem: empty: whichever it is.
+
+        :raises OSError: it cannot be mounted.
+        """
+
+    def unmount(self, folder: str) -> None:
+        """:raises OSError: it is in use."""
+
+    def grow(self, folder: str, size: int) -> None:
+        """Let the ext4 that is mounted there fill ``size`` bytes. :raises OSError:"""
 
     def decompressor(self) -> Decompressor:
         """:raises OrderFailed: there is no program for it."""
@@ -442,6 +462,31 @@ class LinuxHost:
             return Zstd()
         except OSError as error:
             raise OrderFailed("the program zstd cannot be started", str(error)) from error
+
+    def mount(self, device: str, folder: str, filesystem: str, *, read_only: bool) -> None:
+        flags = MS_RDONLY if read_only else 0
+        code = errno.EINVAL
+        for kind in (filesystem,) if filesystem else FILESYSTEMS:
+            words = (os.fsencode(word) for word in (device, folder, kind))
+            if LIBC.mount(*words, flags, None) == 0:
+                return
+            code = ctypes.get_errno()
+            if code not in (errno.EINVAL, errno.ENODEV):  # else it is no such file system
+                break
+        raise OSError(code, os.strerror(code))
+
+    def unmount(self, folder: str) -> None:
+        if LIBC.umount2(os.fsencode(folder), 0) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def grow(self, folder: str, size: int) -> None:
+        blocks = size // os.statvfs(folder).f_bsize
+        door = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(door, EXT4_IOC_RESIZE_FS, struct.pack("@Q", blocks))
+        finally:
+            os.close(door)
 
     def now(self) -> float:
         return time.time()

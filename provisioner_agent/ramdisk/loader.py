@@ -121,7 +121,7 @@ def _find(host: Host, top: str, path: str) -> str | None:
 
 
 def _write_esp(host: Host, device: str, loader: bytes, menu: bytes) -> None:
-    with mounted(host, device, "-t", "vfat") as esp:
+    with mounted(host, device, "vfat") as esp:
         for path in ESP_MENUS:
             write_below(host, esp, path, menu, 0o644)
         write_below(host, esp, "/EFI/BOOT/BOOTX64.EFI", loader, 0o644)

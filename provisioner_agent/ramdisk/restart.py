@@ -22,7 +22,7 @@ def do_restart(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
     """
     if order["stacked"]:
         open_stacks(host, order["raids"])
-    with mounted(host, str(order["root"]), "-o", "ro") as folder:
+    with mounted(host, str(order["root"]), read_only=True) as folder:
         kernel, initrd = (resolve_below(host, folder, path.split("/"), make=False) for path in (KERNEL, INITRD))
         argv = ["kexec", "--kexec-syscall-auto", "--load", kernel, f"--initrd={initrd}"]
         argv.append(f"--command-line={order['cmdline']}")

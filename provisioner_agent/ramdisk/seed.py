@@ -36,7 +36,7 @@ def fill(host: Host, root: str, mount: Mapping[str, Any], *, fresh: bool) -> Non
     if not fresh:
         return
     host.say(f"instance: {mount['path']} is filled")
-    with mounted(host, str(mount["device"]), "-t", str(mount["filesystem"])) as volume:
+    with mounted(host, str(mount["device"]), str(mount["filesystem"])) as volume:
         argv = ["cp", "-a", f"{place}/.", f"{volume}/"]
         run_checked(host, argv, f"{mount['path']} cannot be copied to its volume", limit=COPY_SECONDS)
 

@@ -28,8 +28,8 @@ ENDS_MIB = 1
 """At the beginning and at the end of a disk, for the tables; with an MBR the loader lies at the beginning too."""
 FAT32_CLUSTERS = 66_600
 """The least that a FAT32 has, 65525, and what its own tables take of them."""
-TRIES = 40
-PAUSE = 0.25
+TRIES = 26
+FIRST_PAUSE, LAST_PAUSE = 0.01, 0.5
 MAKE_SECONDS = 1800.0
 
 
@@ -173,12 +173,14 @@ def _wait_for_partitions(host: Host, disk: str, wanted: Mapping[str, Any], table
 
 def wait_for_devices(host: Host, disk: str, paths: Sequence[str]) -> None:
     """Until the kernel shows them; after some time it is asked to read the table again. :raises OrderFailed:"""
+    pause = FIRST_PAUSE
     for attempt in range(TRIES):
         if all(host.exists(path) for path in paths):
             return
-        if attempt % 8 == 4:
+        if attempt % 8 == 7:
             host.run(["blockdev", "--rereadpt", disk])
-        host.sleep(PAUSE)
+        host.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE)
     raise OrderFailed(f"the kernel does not show the partitions of {disk}", ", ".join(paths))
 
 

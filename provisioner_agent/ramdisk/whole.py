@@ -70,7 +70,7 @@ def do_seed_disk(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
             )
     wait_for_devices(host, path, [seed.path])
     run_checked(host, ["mkfs.fat", "-n", SEED_LABEL, seed.path], f"no seed can be made on {seed.path}")
-    with mounted(host, seed.path, "-t", "vfat") as folder:
+    with mounted(host, seed.path, "vfat") as folder:
         for file in order["files"]:
             write_below(host, folder, str(file["path"]), str(file["content"]).encode(), int(file["mode"]))
     flush(host, path)
@@ -92,7 +92,7 @@ def do_check_disk(host: Host, order: Mapping[str, Any]) -> dict[str, Any]:
         esp = next((partition for partition in partitions if partition.type in types), None)
         if esp is None:
             raise OrderFailed("the image cannot boot on UEFI", "it has no EFI system partition")
-        with mounted(host, esp.path, "-t", "vfat", "-o", "ro") as folder:
+        with mounted(host, esp.path, "vfat", read_only=True) as folder:
             if not host.exists(folder + FALLBACK_LOADER):
                 raise OrderFailed("the image cannot boot on UEFI", f"there is no {FALLBACK_LOADER} on {esp.path}")
         drop_entries(host, order["gone"])

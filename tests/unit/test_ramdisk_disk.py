@@ -157,7 +157,7 @@ def test_partitions_that_never_appear(host: FakeHost) -> None:
     with pytest.raises(OrderFailed, match="does not show the partitions"):
         do_storage(host, order())
     assert ("blockdev", "--rereadpt", "/dev/vda") in host.runs
-    assert sum(host.slept) == 10.0
+    assert 10 < sum(host.slept) < 11
 
 
 @pytest.mark.parametrize("name", ["", "../etc/passwd", "/etc/passwd", "mapper/../../x"])

@@ -298,12 +298,18 @@ def test_a_hundred_processors_do_not_need_a_hundred_times_the_memory(bench: Benc
     assert 1 <= host.block.most <= MOST_WORKERS
 
 
-def test_grow_checks_first(bench: Bench) -> None:
+def test_a_file_system_grows_while_it_is_mounted(bench: Bench) -> None:
     assert bench.write(grow=True)["grown"] is True
-    assert bench.host.runs[-2:] == [("e2fsck", "-f", "-p", "/dev/vda2"), ("resize2fs", "/dev/vda2")]
-    bench.host.programs["e2fsck"] = lambda argv, stdin: Finished(4, "UNEXPECTED INCONSISTENCY")
-    with pytest.raises(OrderFailed, match="is damaged"):
+    folder = bench.host.runs[-1][-1]
+    assert bench.host.runs[-3:] == [
+        ("mount", "-t", "ext4", "/dev/vda2", folder),
+        ("grow", folder, str(SIZE + 64 * KIB)),
+        ("umount", folder),
+    ]
+    bench.host.programs["grow"] = lambda argv, stdin: Finished(1, "", "no room")
+    with pytest.raises(OrderFailed, match="cannot be grown"):
         bench.write(grow=True)
+    assert bench.host.runs[-1][0] == "umount"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Node(FakeHost):
         self.programs["sfdisk"] = self.real_program
         self.programs["blkid"] = self.real_program
         self.loader = True
-        self.programs["mount"] = self.mount
+        self.programs["mount"] = self.show_esp
 
     def write(self, script: str, size: int = 32) -> None:
         """The image: a disk of so many MiB."""
@@ -60,7 +60,7 @@ class Node(FakeHost):
                 self.devices.setdefault(entry["node"], self.disk)
         return Finished(done.returncode, output, done.stderr)
 
-    def mount(self, argv: Sequence[str], stdin: str) -> Finished:
+    def show_esp(self, argv: Sequence[str], stdin: str) -> Finished:
         if self.loader and "ro" in argv:
             place = Path(argv[-1] + FALLBACK_LOADER)
             place.parent.mkdir(parents=True)
