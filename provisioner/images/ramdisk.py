@@ -15,13 +15,13 @@ MERGED = ("bin", "sbin", "lib", "lib64")
 STDLIB = "usr/lib/python3.11"
 UNUSED_LIBRARY = frozenset(
     {
-        "asyncio", "config-3.11-x86_64-linux-gnu", "ctypes", "curses", "dbm", "distutils", "ensurepip", "idlelib",
+        "asyncio", "config-3.11-x86_64-linux-gnu", "curses", "dbm", "distutils", "ensurepip", "idlelib",
         "lib2to3", "multiprocessing", "pydoc.py", "pydoc_data", "sqlite3", "test", "tkinter", "turtle.py",
         "turtledemo", "unittest", "venv", "wsgiref", "xml", "xmlrpc",
     }
 )  # fmt: skip
 UNUSED_EXTENSIONS = (
-    "_codecs_", "_ctypes", "_sqlite3", "_curses", "_tkinter", "_dbm", "_asyncio", "_multiprocessing",
+    "_codecs_", "_ctypes_test", "_sqlite3", "_curses", "_tkinter", "_dbm", "_asyncio", "_multiprocessing",
     "_decimal", "_test", "_lsprof", "_xx", "readline", "audioop", "_elementtree", "nis", "ossaudiodev",
 )  # fmt: skip
 LISTED = ("order", "builtin", "builtin.modinfo")

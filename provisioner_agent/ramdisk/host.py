@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import os
 import platform
@@ -13,7 +11,6 @@ import selectors
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from provisioner_agent.ramdisk import kernel
 from provisioner_agent.ramdisk.problem import OrderFailed
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,13 +28,6 @@ ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C", "HOME": "/root"}
 PIPE_BYTES = 1 << 20
 ZEROS = bytes(1 << 20)
 BLKFLSBUF = 0x1261
-BLKSSZGET = 0x1268
-EXT4_IOC_RESIZE_FS = 0x40086610
-"""Linux, fs/ext4/ext4.h: online, to a number of blocks."""
-MS_RDONLY = 1
-FILESYSTEMS = ("ext4", "xfs", "btrfs", "vfat")
-"""Tried in turn."""
-LIBC = ctypes.CDLL(None, use_errno=True)
 BLKZEROOUT = 0x127F
 SOL_PACKET, ADD_MEMBERSHIP, MULTICAST, FRAME = 263, 1, 0, 2048
 """packet(7)."""
@@ -453,40 +444,22 @@ class LinuxHost:
         return FileBlocks(path)
 
     def measure(self, device: str) -> tuple[int, int]:
-        with Path(device).open("rb") as file:
-            sector = fcntl.ioctl(file, BLKSSZGET, bytes(4))
-            return file.seek(0, os.SEEK_END), int.from_bytes(sector, sys.byteorder)
+        return kernel.measure(device)
+
+    def mount(self, device: str, folder: str, filesystem: str, *, read_only: bool) -> None:
+        kernel.mount(device, folder, filesystem, read_only=read_only)
+
+    def unmount(self, folder: str) -> None:
+        kernel.unmount(folder)
+
+    def grow(self, folder: str, size: int) -> None:
+        kernel.grow(folder, size)
 
     def decompressor(self) -> Decompressor:
         try:
             return Zstd()
         except OSError as error:
             raise OrderFailed("the program zstd cannot be started", str(error)) from error
-
-    def mount(self, device: str, folder: str, filesystem: str, *, read_only: bool) -> None:
-        flags = MS_RDONLY if read_only else 0
-        code = errno.EINVAL
-        for kind in (filesystem,) if filesystem else FILESYSTEMS:
-            words = (os.fsencode(word) for word in (device, folder, kind))
-            if LIBC.mount(*words, flags, None) == 0:
-                return
-            code = ctypes.get_errno()
-            if code not in (errno.EINVAL, errno.ENODEV):  # else it is no such file system
-                break
-        raise OSError(code, os.strerror(code))
-
-    def unmount(self, folder: str) -> None:
-        if LIBC.umount2(os.fsencode(folder), 0) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-
-    def grow(self, folder: str, size: int) -> None:
-        blocks = size // os.statvfs(folder).f_bsize
-        door = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.ioctl(door, EXT4_IOC_RESIZE_FS, struct.pack("@Q", blocks))
-        finally:
-            os.close(door)
 
     def now(self) -> float:
         return time.time()
