@@ -68,7 +68,7 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
     with ExitStack() as closing:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         keys = SiteKeys.ensure(settings.keys)
-        store = Store(settings.database, keys)
+        store = Store(settings.database, keys, settings.records)
         closing.callback(store.close)
         catalogue = Catalogue(settings.images, keys)
         quirks = settings.source_dir / "hardware" / "quirks"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.errors import NotFound, UsageError
+from provisioner.errors import NotFound
 from provisioner.server.listener import ServiceLock
-from provisioner.store.migrate import Migration, copy_of, find_copies, read_pending, read_schema
-from provisioner.store.restore import copy_records
+from provisioner.store.database import Database
+from provisioner.store.migrate import Migration, copy_of, copy_out, find_copies, put_back, read_pending, read_schema
 from provisioner.store.store import Store
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
@@ -31,10 +33,9 @@ def try_upgrade(settings: Settings) -> Trial:
 
     :raises NotFound: there are no records. :raises HostError: they are of a newer version, or cannot be brought over.
     """
-    _check_file(settings)
-    with tempfile.TemporaryDirectory(dir=settings.state_dir, prefix=".upgrade-") as name:
+    with _opened(settings) as database, tempfile.TemporaryDirectory(dir=settings.state_dir, prefix=".upgrade-") as name:
         copy = Path(name) / settings.records.name
-        copy_records(settings.records, copy)
+        copy_out(database, copy)
         schema, pending = read_pending(f"sqlite:///{copy}")
         store = Store(f"sqlite:///{copy}", SiteKeys.ensure(settings.keys))
         try:
@@ -49,7 +50,7 @@ def upgrade(settings: Settings) -> Trial:
     lock = ServiceLock(settings.run_dir)
     try:
         trial = try_upgrade(settings)
-        Store(settings.database, SiteKeys.ensure(settings.keys)).close()
+        Store(settings.database, SiteKeys.ensure(settings.keys), settings.records).close()
     finally:
         lock.release()
     return trial
@@ -59,16 +60,23 @@ def go_back(settings: Settings) -> tuple[Path, Path]:
     """Put the newest records from before an upgrade in force again, for the version of the program that wrote them.
 
     :returns: the copy that is in force now; where the records that were are kept.
+    Conductors on other hosts that share the records are to be stopped before.
+
     :raises NotFound: there is no such copy. :raises Conflict: the service runs.
     """
     lock = ServiceLock(settings.run_dir)
     try:
-        _check_file(settings)
-        copies = find_copies(settings.records)
-        if not copies:
-            raise NotFound("there are no records from before an upgrade", where=str(settings.state_dir))
-        aside = copy_of(settings.records, f"{read_schema(settings.database)}-left")
-        copy_records(settings.records, aside)
+        with _opened(settings) as database:
+            copies = find_copies(settings.records)
+            if not copies:
+                raise NotFound("there are no records from before an upgrade", where=str(settings.state_dir))
+            aside = copy_of(settings.records, f"{read_schema(settings.database)}-left")
+            aside.unlink(missing_ok=True)
+            copy_out(database, aside)
+            if database.shared:
+                put_back(database, copies[-1])
+                copies[-1].unlink()
+                return copies[-1], aside
         for path in settings.records.parent.glob(f"{settings.records.name}-*"):
             path.unlink()  # its journal, which belongs to what is replaced
         copies[-1].replace(settings.records)
@@ -77,12 +85,13 @@ def go_back(settings: Settings) -> tuple[Path, Path]:
         lock.release()
 
 
-def _check_file(settings: Settings) -> None:
-    """:raises UsageError: the records are in no file of ours. :raises NotFound: there are none."""
-    if settings.database_url:
-        raise UsageError(
-            "the records are in PostgreSQL, which serve brings up to date",
-            hint="before it: provisioner backup create FILE, which is the way back",
-        )
-    if not settings.records.is_file():
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Database]:
+    """:raises NotFound: there are no records."""
+    if not settings.database_url and not settings.records.is_file():
         raise NotFound("there are no records", where=str(settings.records), hint="provisioner serve makes them")
+    database = Database(settings.database)
+    try:
+        yield database
+    finally:
+        database.close()

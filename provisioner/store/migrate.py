@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from provisioner.errors import HostError
 from provisioner.store.database import Database
-from provisioner.store.restore import copy_records
+from provisioner.store.restore import copy_records, copy_rows, copy_tables, drop_tables
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 COPY = ".schema-"
@@ -28,12 +28,13 @@ class Migration:
     about: str
 
 
-def run_migrations(database: Database, until: str = "head") -> str:
+def run_migrations(database: Database, until: str = "head", records: Path | None = None) -> str:
     """Bring the schema to the newest version this program knows, in one transaction; that version.
 
     Records of an older one are copied before, so that there is a way back.
 
-    :param until: an older version, as it was once the newest.
+    :param until: an older version, as it was once the newest. :param records: beside which file the copy is put; no
+        copy is made without it.
     :raises HostError: the records were written by a newer version of the program, or cannot be copied.
     """
     config, scripts = _scripts()
@@ -43,8 +44,10 @@ def run_migrations(database: Database, until: str = "head") -> str:
         current = _current(connection, scripts, database.url)
     if current == head:
         return head
-    if current is not None:
-        _keep(database.url, current)
+    if current is not None and records is not None:
+        copy = copy_of(records, current)
+        copy.unlink(missing_ok=True)
+        copy_out(database, copy)
     with database.write() as connection:
         if _current(connection, scripts, database.url) != head:
             config.attributes["connection"] = connection
@@ -89,13 +92,34 @@ def find_copies(records: Path) -> list[Path]:
     return sorted(path for path in records.parent.glob(f"{records.name}{COPY}*") if not path.name.endswith("-left"))
 
 
-def _keep(url: str, schema: str) -> None:
-    """Other databases than SQLite have their own ways of backing up."""
-    file = make_url(url).database
-    if make_url(url).get_backend_name() == "sqlite" and file and Path(file).is_file():
-        target = copy_of(Path(file), schema)
-        target.unlink(missing_ok=True)
+def copy_out(database: Database, target: Path) -> None:
+    """The records as they are, in their own schema, as a file of SQLite; whoever writes to them meanwhile.
+
+    :raises HostError: they cannot be read, or the copy cannot be written.
+    """
+    file = make_url(database.url).database
+    if not database.shared and file:
         copy_records(Path(file), target)
+        return
+    copy = Database(f"sqlite:///{target}")
+    try:
+        copy_tables(database, copy)
+    finally:
+        copy.close()
+    copy_records(target, whole := target.with_name(f"{target.name}.whole"))
+    whole.replace(target)
+
+
+def put_back(database: Database, copy: Path) -> None:
+    """The records of a file in place of what a shared database holds, in one transaction."""
+    source = Database(f"sqlite:///{copy}")
+    try:
+        with database.write():
+            drop_tables(database)
+            run_migrations(database, read_schema(source.url))
+            copy_rows(source, database)
+    finally:
+        source.close()
 
 
 def _scripts() -> tuple[Config, ScriptDirectory]:

@@ -6,15 +6,16 @@ import json
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import delete, func, insert, make_url, select, text, update
+from sqlalchemy import JSON, Connection, MetaData, Table, delete, func, insert, make_url, select, text, update
 
 from provisioner.errors import Conflict, DeployError, HostError
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, EVENTS, GENERATIONS, LEASES, METADATA, NODES, ONCE, TOKENS
+from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, EVENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
 from provisioner.store.tokens import BOOT
 
+VERSIONS = "alembic_version"
 ROWS = 1000
 """That are copied at once."""
 JUMP = 1_000_000
@@ -39,10 +40,11 @@ def copy_records(source: Path, target: Path) -> None:
 def copy_rows(source: Database, target: Database) -> None:
     """All records of one database into another one of the same schema, in one transaction; from a consistent view.
 
-    :raises Conflict: there are records already.
+    The schema may be an older one. :raises Conflict: there are records already.
     """
     with source.read() as old, target.write() as new:
-        for table in METADATA.sorted_tables:
+        tables = _tables(old)
+        for table in tables:
             if new.execute(select(func.count()).select_from(table)).scalar_one():
                 raise Conflict(
                     "there are records already, and they are not overwritten",
@@ -50,13 +52,50 @@ def copy_rows(source: Database, target: Database) -> None:
                     cause=f"the table {table.name} is not empty",
                     hint="restore to an empty database",
                 )
-        for table in METADATA.sorted_tables:
+        for table in tables:
             for rows in old.execute(select(table)).partitions(ROWS):
                 new.execute(insert(table), [dict(row._mapping) for row in rows])
         if target.shared:
             last = new.execute(select(func.max(EVENTS.c.id))).scalar_one()
             if last is not None:  # the numbers of events go on where they were
                 new.execute(text("SELECT setval(pg_get_serial_sequence('events', 'id'), :last)"), {"last": last})
+
+
+def copy_tables(source: Database, target: Database) -> None:
+    """Tables and rows of a schema that need not be known, into an empty SQLite; from a consistent view."""
+    with source.read() as old, target.write() as new:
+        tables = _reflect(old)
+        for table in tables.tables.values():
+            for column in table.columns:
+                if "nextval" in str(getattr(column.server_default, "arg", "")):
+                    column.server_default = None  # a sequence of PostgreSQL
+        tables.create_all(new)
+        for table in tables.sorted_tables:
+            for rows in old.execute(select(table)).partitions(ROWS):
+                new.execute(insert(table), [dict(row._mapping) for row in rows])
+
+
+def _tables(connection: Connection) -> list[Table]:
+    """Those that are there, in an order in which they can be filled."""
+    return [table for table in _reflect(connection).sorted_tables if table.name != VERSIONS]
+
+
+def _reflect(connection: Connection) -> MetaData:
+    found = MetaData()
+    found.reflect(connection)
+    for table in found.tables.values():
+        for column in table.columns:
+            if isinstance(column.type, JSON):
+                column.type = JSON(none_as_null=True)  # what is not there is looked for as NULL
+    return found
+
+
+def drop_tables(database: Database) -> None:
+    """All that a database holds, within the transaction that is open."""
+    with database.write() as connection:
+        found = MetaData()
+        found.reflect(connection)
+        found.drop_all(connection)
 
 
 def make_fresh(database: Database, cipher: Cipher) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from threading import Event
 
 from provisioner.store.clouds import Clouds
@@ -25,14 +26,15 @@ class Store:
     """Each call of a record's method is one transaction; :meth:`transaction` joins several into one.
 
     :param url: a SQLAlchemy URL, of SQLite or PostgreSQL; a SQLite file is made when missing.
-    :param cipher: seals passwords, secrets, tokens and metadata.
+    :param cipher: seals passwords, secrets, tokens and metadata. :param records: beside which file records of an older
+        version are kept before they are brought up to date.
     :raises HostError: the records cannot be opened, or were written by a newer version of the program.
     """
 
-    def __init__(self, url: str, cipher: Cipher) -> None:
+    def __init__(self, url: str, cipher: Cipher, records: Path | None = None) -> None:
         self._db = Database(url)
         self._cipher = cipher
-        self.schema = run_migrations(self._db)
+        self.schema = run_migrations(self._db, records=records)
         self.nodes = Nodes(self._db, cipher)
         self.deployments = Deployments(self._db, cipher)
         self.parts = Parts(self._db, cipher)

@@ -1,4 +1,4 @@
-"""The command ``provisioner-agent``: ``run``, ``status``, ``apply``, ``trial``."""
+"""The command ``provisioner-agent``: ``run``, ``status``, ``diff``, ``trial``, and the tools of OpenStack's era."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import logging
 import random
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from provisioner_agent.instance import journal as journals
+from provisioner_agent.classic import apply, collect, refresh
 from provisioner_agent.instance import places
 from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
@@ -30,6 +30,11 @@ from provisioner_agent.render.problem import RenderError
 EXIT_ERROR = 1
 EXIT_CHANGES_PENDING = 2
 EXIT_USAGE = 64
+CLASSIC: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "apply": apply.run_apply,
+    "collect": collect.run_collect,
+    "refresh": refresh.run_refresh,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,14 +48,16 @@ def run_command(argv: Sequence[str]) -> int:
         words = parser.parse_args(argv)
     except SystemExit as end:
         return EXIT_USAGE if end.code else 0
+    if words.command in CLASSIC:
+        return CLASSIC[words.command](words)
     host = LinuxHost(words.root)
     try:
         if words.command == "status":
             return show_status(host, as_json=words.json)
         if words.command == "trial":
             return try_once(host, words.metadata)
-        if words.command == "apply":
-            return apply_once(host, words.metadata, words.templates, noop=words.noop)
+        if words.command == "diff":
+            return show_diff(host, words.metadata, words.templates)
         return run_agent(host)
     except (OSError, ValueError, KeyError, AuthError, BadDocument, RenderError) as error:
         print(f"provisioner-agent: {error}", file=sys.stderr)
@@ -76,8 +83,8 @@ def show_status(host: LinuxHost, *, as_json: bool) -> int:
     return 0
 
 
-def apply_once(host: LinuxHost, metadata: Path, templates: str, *, noop: bool) -> int:
-    """Render, validate, show what differs and, unless ``noop``, write it. Runs no phases and asks for no permit."""
+def show_diff(host: LinuxHost, metadata: Path, templates: str) -> int:
+    """Render, validate, and show what differs from what is there. Changes nothing."""
     document = read_metadata(metadata)
     files = render_files(host, document, templates)
     check_files(host, files)
@@ -86,12 +93,7 @@ def apply_once(host: LinuxHost, metadata: Path, templates: str, *, noop: bool) -
         print("Nothing to change.")
         return 0
     print(diff_text(changes, files))
-    if noop:
-        return EXIT_CHANGES_PENDING
-    journal = journals.Journal(document, changes, tuple(sorted(files)), {})
-    journals.switch(host, journals.open_journal(host, journal))
-    journals.close_journal(host)
-    return 0
+    return EXIT_CHANGES_PENDING
 
 
 def try_once(host: LinuxHost, metadata: Path) -> int:
@@ -128,14 +130,16 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="collect metadata and bring it into force, for ever")
     status = commands.add_parser("status", help="which generation is in force, how the probes are, what is waited for")
     status.add_argument("--json", action="store_true", help="as JSON")
-    apply = commands.add_parser("apply", help="render once, show what differs, write it; runs no phases")
-    apply.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
-    apply.add_argument("--templates", default=places.TEMPLATES, help="template folder, below the root")
-    apply.add_argument("--noop", action="store_true", help="only show; exit code 2 when something differs")
+    diff = commands.add_parser("diff", help="render once and show what differs, with exit code 2; changes nothing")
+    diff.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
+    diff.add_argument("--templates", default=places.TEMPLATES, help="template folder, below the root")
     trial = commands.add_parser("trial", help="bring metadata into force without a server: for tests of an image")
     trial.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
-    for command in (run, status, apply, trial):
+    for command in (run, status, diff, trial):
         command.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the root")
+    apply.add_options(commands.add_parser("apply", help="metadata and templates become files (os-apply-config)"))
+    collect.add_options(commands.add_parser("collect", help="ask the sources of metadata (os-collect-config)"))
+    refresh.add_options(commands.add_parser("refresh", help="run the scripts of all phases (os-refresh-config)"))
     return parser
 
 

@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("provisioner", "provisioner_agent")
 BASE = {"errors", "events", "__init__"}
 DOORS = {
-    "subprocess": {"provisioner/system", "provisioner_agent/instance/host.py", "provisioner_agent/ramdisk/host.py"},
+    "subprocess": {
+        "provisioner/system",
+        "provisioner_agent/instance/host.py",
+        "provisioner_agent/ramdisk/host.py",
+        "provisioner_agent/classic/programs.py",
+    },
     "pyghmi": {"provisioner/bmc"},
     "sqlalchemy": {"provisioner/store"},
     "uvicorn": {"provisioner/server"},

@@ -144,16 +144,17 @@ def test_the_running_agent(root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["applied"] == 4
 
 
-def test_apply_once(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_would_change_is_shown(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "metadata.json"
     file.write_text(json.dumps(document(1, 80)))
-    words = ["apply", "--metadata", str(file), "--root", str(root)]
-    assert run_command([*words, "--noop"]) == 2
+    words = ["diff", "--metadata", str(file), "--root", str(root)]
+    assert run_command(words) == 2
     assert "+port=80" in capsys.readouterr().out and not (root / "etc/service.conf").exists()
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/service.conf").write_text("port=80\n")
+    (root / "etc/service.conf").chmod(0o600)
     assert run_command(words) == 0
-    assert run_command(words) == 0
-    assert capsys.readouterr().out.endswith("Nothing to change.\n")
-    assert not (root / "running").exists(), "no phases"
+    assert capsys.readouterr().out == "Nothing to change.\n"
     file.write_text(json.dumps(metadata(2) | {"values": {}}))
     assert run_command(words) == 1
     assert "etc/service.conf:1: the key port is not in the data" in capsys.readouterr().err

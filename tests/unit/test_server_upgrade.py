@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
+from conductor_rack import Rack
+from records import SERVER, records_url
+from sqlalchemy import create_engine, inspect
+from test_store_records import Rot
 
 from provisioner.errors import Conflict, HostError, NotFound
+from provisioner.events import Event
 from provisioner.server.listener import ServiceLock
 from provisioner.server.upgrade import go_back, try_upgrade, upgrade
 from provisioner.store.database import Database
-from provisioner.store.migrate import find_copies, run_migrations
+from provisioner.store.migrate import copy_out, find_copies, put_back, run_migrations
 from provisioner.store.store import Store
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
@@ -20,7 +24,8 @@ from provisioner.trust.keys import SiteKeys
 @pytest.fixture
 def old(tmp_path: Path) -> Settings:
     """Records as an older version left them."""
-    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    url = records_url(tmp_path) if SERVER else ""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run", database_url=url)
     SiteKeys.ensure(settings.keys)
     database = Database(settings.database)
     run_migrations(database, "0005")
@@ -29,9 +34,9 @@ def old(tmp_path: Path) -> Settings:
 
 
 def columns(settings: Settings) -> set[str]:
-    with sqlite3.connect(settings.records) as records:
-        found = {row[1] for row in records.execute("PRAGMA table_info(nodes)")}
-    records.close()
+    engine = create_engine(settings.database)
+    found = {column["name"] for column in inspect(engine).get_columns("nodes")}
+    engine.dispose()
     return found
 
 
@@ -59,7 +64,7 @@ def test_there_and_back(old: Settings) -> None:
 
 
 def test_the_service_brings_them_over_by_itself_and_keeps_what_was(old: Settings) -> None:
-    Store(old.database, SiteKeys.ensure(old.keys)).close()
+    Store(old.database, SiteKeys.ensure(old.keys), old.records).close()
     assert "maintenance" in columns(old) and len(find_copies(old.records)) == 1
 
 
@@ -73,9 +78,10 @@ def test_nothing_is_exchanged_under_a_service_that_runs(old: Settings) -> None:
 
 def test_records_of_a_newer_version_are_left_alone_and_the_older_program_goes_back(old: Settings) -> None:
     upgrade(old)
-    with sqlite3.connect(old.records) as records:
-        records.execute("UPDATE alembic_version SET version_num = '9999'")
-    records.close()
+    engine = create_engine(old.database)
+    with engine.begin() as records:
+        records.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
     with pytest.raises(HostError, match="newer version") as caught:
         upgrade(old)
     assert "--back" in str(caught.value.hint)
@@ -86,3 +92,26 @@ def test_records_of_a_newer_version_are_left_alone_and_the_older_program_goes_ba
 def test_without_records_there_is_nothing_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         try_upgrade(Settings(state_dir=tmp_path, run_dir=tmp_path / "run"))
+
+
+def test_what_is_on_record_goes_there_and_back(tmp_path: Path) -> None:
+    """Every row, also those of nothing; on PostgreSQL by way of a file."""
+    rack = Rack(tmp_path, 2)
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    before = [node.model_dump() for node in rack.store.nodes.all()], rack.store.events.since(0, 10_000)
+    rack.store.close()
+    database = Database(records_url(tmp_path, "rack"))
+    copy = tmp_path / "copy.db"
+    copy_out(database, copy)
+    if database.shared:
+        put_back(database, copy)
+    database.close()
+    for url in (f"sqlite:///{copy}", records_url(tmp_path, "rack")):
+        store = Store(url, Rot())
+        assert ([node.model_dump() for node in store.nodes.all()], store.events.since(0, 10_000)) == before
+        assert store.nodes.at_work("x", 0.0) == []
+        store.events.add(Event("a.test", "after"), 1.0)
+        assert store.events.since(before[1][-1].id, 10)[0].id == before[1][-1].id + 1
+        store.close()
