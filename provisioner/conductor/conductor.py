@@ -9,7 +9,7 @@ from provisioner.bmc.contract import Bmcs, Console
 from provisioner.conductor import bmcs
 from provisioner.conductor.audit import audit
 from provisioner.conductor.clouds import apply_plan, plan_cloud
-from provisioner.conductor.doors import CatalogueDoor, Doors
+from provisioner.conductor.doors import CatalogueDoor, Doors, Signer
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.loop import Loop
@@ -63,7 +63,7 @@ class Conductor(Guests):
     """Moves nodes through their states. Every method may be called from any thread, and may block.
 
     :param store: the records; only conductors change them. :param authority: the certificate, as PEM, by which guests
-        know the service.
+        know the service. :param signer: of their metadata.
     """
 
     def __init__(
@@ -73,10 +73,11 @@ class Conductor(Guests):
         catalogue: CatalogueDoor,
         settings: Settings,
         authority: str,
+        signer: Signer,
         *,
         clock: Clock | None = None,
     ) -> None:
-        doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), authority)
+        doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), authority, signer)
         super().__init__(doors)
         self._sweep = Sweep(doors, settings.sweep_seconds)
         self._tapes = Tapes(doors)

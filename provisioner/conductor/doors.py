@@ -32,6 +32,15 @@ class CatalogueDoor(Protocol):
     def index(self, image_id: str) -> ImageIndex: ...
 
 
+class Signer(Protocol):
+    """The key that metadata are signed with."""
+
+    def sign(self, data: bytes) -> bytes: ...
+
+    @property
+    def public_key_pem(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Doors:
     """``authority``: the certificate, as PEM, by which guests know the service."""
@@ -42,6 +51,7 @@ class Doors:
     settings: Settings
     clock: Clock
     authority: str
+    signer: Signer
 
     @property
     def holder(self) -> str:

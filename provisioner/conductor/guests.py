@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import uuid
 from collections.abc import Collection, Mapping
@@ -24,6 +26,7 @@ from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
 from provisioner.trust.keys import new_token
 from provisioner_agent.protocol.auth import build_record
+from provisioner_agent.protocol.parts import write_part
 
 RAMDISK_STEPS = (
     StepName.CHOOSE_DISK,
@@ -280,20 +283,26 @@ class Guests:
         return {}
 
     def metadata(self, token_id: str, since: int, have: Collection[str] = ()) -> str | None:
-        """``{"generation", "metadata", "parts"}`` as JSON when there is a generation above ``since``.
+        """``{"generation", "metadata", "signature", "parts"}`` as JSON when there is a generation above ``since``.
 
         :param have: ids of parts that the agent has.
         """
         token = self._token(token_id)
         if since == 0:
             self._note_contact(token)
-        newest = self._store.clouds.newest(token.node)
-        if newest is None or newest.generation <= since or newest.deployment != token.deployment:
-            return None
-        # A part is text already, and may be long: it is neither parsed nor written for each node anew.
-        parts = (f'"{ident}": {self._store.parts.text(ident)}' for ident in newest.parts if ident not in have)
-        own = self._store.clouds.own_text(newest)
-        return f'{{"generation": {newest.generation}, "metadata": {own}, "parts": {{{", ".join(parts)}}}}}'
+        with self._store.view():  # what nobody needs any more is dropped when there is a newer generation
+            newest = self._store.clouds.newest(token.node)
+            if newest is None or newest.generation <= since or newest.deployment != token.deployment:
+                return None
+            # A part is text already, and may be long: it is neither parsed nor written for each node anew.
+            parts = [f'"{ident}": {self._store.parts.text(ident)}' for ident in newest.parts if ident not in have]
+            own = self._store.clouds.own_text(newest)
+        own = write_part(json.loads(own))
+        signature = base64.b64encode(self._doors.signer.sign(own.encode())).decode()
+        return (
+            f'{{"generation": {newest.generation}, "metadata": {own}, "signature": "{signature}", '
+            f'"parts": {{{", ".join(parts)}}}}}'
+        )
 
     def _note_contact(self, token: TokenRecord) -> None:
         """When the instance was first heard: what came before was its start, what comes after is its service's."""

@@ -46,7 +46,12 @@ def guest_urls(doors: Doors) -> tuple[str, ...]:
 
 def build_agent_config(doors: Doors, token: str) -> dict[str, str]:
     """What an agent in an instance must know of the service. :param token: ``ID.SECRET``."""
-    return {"url": BETWEEN.join(guest_urls(doors)), "ca": doors.authority, "token": token}
+    return {
+        "url": BETWEEN.join(guest_urls(doors)),
+        "ca": doors.authority,
+        "token": token,
+        "signer": doors.signer.public_key_pem,
+    }
 
 
 class Presence:

@@ -144,6 +144,9 @@ class FleetNode:
             self.where = "firmware"
             await self._take(self._pace.boot)
             token = await self._boot_script(link) if self._boots_from_network() else None
+            while token is None and not self._token:  # there is nothing on its disk, so it begins anew
+                await self._take(self._pace.boot)
+                token = await self._boot_script(link)
             if token is not None:
                 link.close()
                 link = GuestLink(self._services, self._trust)
@@ -180,6 +183,7 @@ class FleetNode:
                 continue
             arguments: dict[str, str] = dict(re.findall(r"(provisioner\.\w+)=(\S+)", script.decode(errors="replace")))
             if status != 200 or RAMDISK_TOKEN_ARGUMENT not in arguments:
+                link.turn()
                 return None
             self._services = arguments[RAMDISK_URL_ARGUMENT].split(BETWEEN)
             self._trust = trust(read_authority(arguments[RAMDISK_CA_ARGUMENT]))

@@ -56,6 +56,11 @@ class GuestLink:
         found = json.loads(answer or b"{}")
         return found if isinstance(found, dict) else {}
 
+    def turn(self) -> None:
+        """Leave this service, and go on with the next."""
+        self._urls.rotate(-1)
+        self.close()
+
     def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
@@ -69,8 +74,7 @@ class GuestLink:
                 return await self._send(method, target, body, headers)
         except BaseException:
             with contextlib.suppress(OSError):
-                self.close()
-            self._urls.rotate(-1)
+                self.turn()
             raise
 
     async def _send(

@@ -139,7 +139,7 @@ class ForGuests(Subscribed, Protocol):
     def result(self, token_id: str, message: dict[str, Any]) -> object: ...
 
     def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
-        """``{"generation", "metadata", "parts"}`` as JSON when there is a generation above ``since``."""
+        """``{"generation", "metadata", "signature", "parts"}`` as JSON when there is a generation above ``since``."""
 
     def report(self, token_id: str, message: dict[str, Any]) -> object: ...
 

@@ -22,7 +22,7 @@ from provisioner.system.clock import HostClock
 from provisioner.system.daemon import HostDaemons
 from provisioner.system.settings import LOOPBACK, Settings
 from provisioner.trust.ca import ensure_ca
-from provisioner.trust.keys import SiteKeys
+from provisioner.trust.keys import MetadataKey, SiteKeys
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         closing.callback(bmcs.close)
         bmcs.start()
         clock = HostClock()
-        conductor = Conductor(store, bmcs, catalogue, settings, ensure_ca(settings.keys).read_text(), clock=clock)
+        authority, signer = ensure_ca(settings.keys).read_text(), MetadataKey.ensure(settings.keys)
+        conductor = Conductor(store, bmcs, catalogue, settings, authority, signer, clock=clock)
         work: list[Callable[[], None]] = [Tail(store.events, observer)]
         if settings.interface not in ("", LOOPBACK):
             dnsmasq = Dnsmasq(settings, conductor.ports, HostDaemons(), observer)

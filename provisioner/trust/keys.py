@@ -1,4 +1,4 @@
-"""The site's keys: one that encrypts secrets at rest, one that signs images; and fresh tokens and secrets."""
+"""The site's keys: for encryption at rest, for images, for metadata; and fresh tokens and secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from provisioner.errors import TrustError
@@ -16,6 +17,7 @@ from provisioner.system.files import create_file
 
 ENCRYPTION_KEY = "encryption.key"
 SIGNING_KEY = "signing.key"
+METADATA_KEY = "metadata.key"
 
 
 class PublicKey:
@@ -111,6 +113,44 @@ class SiteKeys:
     @property
     def public_key_pem(self) -> bytes:
         return self.public_key.public_key_pem
+
+
+class MetadataKey:
+    """Signs what instances configure themselves from: ECDSA over P-256 with SHA-256 (FIPS 186-5), since the program
+    ``openssl`` of every distribution checks that."""
+
+    def __init__(self, pem: bytes) -> None:
+        key = serialization.load_pem_private_key(pem, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TrustError("the key of metadata is not an elliptic curve's", where=METADATA_KEY)
+        self._key = key
+
+    @classmethod
+    def ensure(cls, folder: Path) -> MetadataKey:
+        """Read the key of ``folder``, or make it. :raises TrustError: others may read it, or it is not one."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        try:
+            return cls(_ensure_key(folder / METADATA_KEY, fresh))
+        except ValueError as error:
+            raise TrustError(
+                "the key of metadata cannot be read", where=str(folder), cause=str(error), hint="restore a backup"
+            ) from error
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature, as DER (SEC 1, C.8)."""
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    @property
+    def public_key_pem(self) -> str:
+        """What instances check it with."""
+        return (
+            self._key.public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            .decode()
+        )
 
 
 def _ensure_key(path: Path, fresh: bytes) -> bytes:

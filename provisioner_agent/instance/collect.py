@@ -10,6 +10,7 @@ from provisioner_agent.instance import places
 from provisioner_agent.instance.document import NO_PARTS, BadDocument, Document, parse_document, write_document
 from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.permits import SLACK, back_off
+from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
@@ -59,8 +60,9 @@ class Box:
 class Collector:
     """Asks the server for what is newer than the newest known, for ever."""
 
-    def __init__(self, host: Host, link: Link, box: Box, chance: random.Random) -> None:
+    def __init__(self, host: Host, link: Link, box: Box, chance: random.Random, verifier: Verifier) -> None:
         self.host = host
+        self.verifier = verifier
         self.link = link
         self.box = box
         self.chance = chance
@@ -97,7 +99,11 @@ class Collector:
         known, parts = (0, NO_PARTS) if newest is None else (newest.generation, newest.parts)
         have = messages.BETWEEN.join(parts)
         target = f"{messages.METADATA}?since={known}&wait={messages.LONG_POLL:g}&have={have}"
-        document = parse_document(self.link.call("GET", target, timeout=messages.LONG_POLL + SLACK), parts)
+        answer = self.link.call("GET", target, timeout=messages.LONG_POLL + SLACK)
+        document = parse_document(answer, parts)
         if document is not None and document.generation < known:
             raise BadDocument(f"the server offered generation {document.generation}, older than {known}; ignored")
-        return document if document is None or document.generation > known else None
+        if document is None or document.generation == known:
+            return None
+        self.verifier.check(document, answer.get("signature"))
+        return document

@@ -20,6 +20,7 @@ from provisioner_agent.instance.document import BadDocument, Document, parse_doc
 from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
 from provisioner_agent.instance.host import LinuxHost
 from provisioner_agent.instance.report import status_text
+from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.instance.trial import run_trial
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
@@ -71,7 +72,7 @@ def run_agent(host: LinuxHost) -> int:
     link = HttpLink(read_servers(config), config["token"])
     box = Box(read_document(host, places.METADATA))
     chance = random.SystemRandom()
-    collector = Collector(host, link, box, chance)
+    collector = Collector(host, link, box, chance, Verifier(host, config))
     threading.Thread(target=collector.run, name="collect", daemon=True).start()
     Agent(host, link, box, chance).run()
     return 0

@@ -15,4 +15,6 @@ CANDIDATE = "/var/lib/provisioner-agent/candidate"
 
 RUN_STATUS = "/run/provisioner-agent/status.json"
 RUN_METADATA = "/run/provisioner-agent/metadata.json"
+RUN_CHECK = "/run/provisioner-agent/check"
+"""Folder of what openssl reads; it holds secrets for a moment."""
 RUN_PERMIT = "/run/provisioner-agent/permit.json"

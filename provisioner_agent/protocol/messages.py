@@ -46,8 +46,8 @@ An order is ``{"id": text, "step": step name, ...}`` with, by step:
 Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 
 ================================  =======================================================================
-``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}, "parts": {id: {...}}}`` as soon as G2 > G,
-                                  or ``{}``; without the parts whose ids are given as ``have=ID,ID``
+``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}, "signature": base64, "parts": {id: {...}}}``
+                                  as soon as G2 > G, or ``{}``; without the parts whose ids are given as ``have=ID,ID``
 ``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id", "root"}``
 ``POST PERMIT``                   ``{"action": "acquire" | "release", "generation", "wait"}`` →
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
@@ -56,7 +56,9 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 ``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``; ``generation`` is
 the one that the state speaks of. A report also has ``applied`` (the generation in force, 0 for none) and ``warnings``
 (texts, such as an answer that was ignored).
-``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`.
+``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`. The
+signature is of their one form as text, by the key that the agent's configuration names as ``signer``; a part is proved by
+its id.
 ``probes``: ``{name: {"ok": bool, "output": text, "scope": "node" | "role"}}``.
 ``phases``: ``[{"phase", "script", "seconds", "code"}]``.
 """

@@ -41,7 +41,9 @@ def at_work(site: Site) -> set[str]:
 
 
 def events(site: Site) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(site.run("events", "-o", "json"))
+    found: list[dict[str, Any]] = []
+    while page := json.loads(site.run("events", "--since", str(found[-1]["id"] if found else 0), "-o", "json")):
+        found += page
     return found
 
 

@@ -13,6 +13,7 @@ from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import read_document
 from provisioner_agent.instance.host import FakeHost, FileState, Finished, Killed
+from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import FakeLink, ServerAway
 
@@ -109,7 +110,7 @@ class World:
     def start(self) -> Agent:
         """The agent's process starts: all it knows is on the disk."""
         self.box = Box(read_document(self.host, places.METADATA))
-        self.collector = Collector(self.host, self.link, self.box, random.Random(1))
+        self.collector = Collector(self.host, self.link, self.box, random.Random(1), Verifier(self.host, {}))
         self.agent = Agent(self.host, self.link, self.box, random.Random(1))
         return self.agent
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conductor_rack import AUTHORITY, Controllers, Rack, Server, cloud, role
+from conductor_rack import AUTHORITY, SIGNER, Controllers, Rack, Server, cloud, role
 from records import records_url
 from test_store_records import Rot
 
@@ -55,7 +55,7 @@ class Pair:
     def _conductor(self, store: Store, name: str) -> Conductor:
         settings = replace(self.rack.settings, name=name)
         bmcs: Any = Watched(self.rack.bmcs, name, self.commands)
-        return Conductor(store, bmcs, self.rack.images, settings, AUTHORITY, clock=self.rack.clock)
+        return Conductor(store, bmcs, self.rack.images, settings, AUTHORITY, SIGNER, clock=self.rack.clock)
 
     def play(self, *ticks: Callable[[], None], until: Callable[[], bool], rounds: int = 80) -> None:
         for _ in range(rounds):
