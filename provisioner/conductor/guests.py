@@ -341,11 +341,21 @@ class Guests:
                 health = "healthy" if healthy else "not healthy"
                 said = f"generation {generation} {message['state']}, {health}"
                 self._doors.tell("instance.report", said, node.name, token.deployment, generation=generation)
+            self._note_drift(token, message, {} if before is None else before.body)
             if message["state"] in BAD_STATES:
                 self._bad(node, token, message)
             elif message["state"] == "applied" and healthy:
                 self._good(node, token, generation)
         return {}
+
+    def _note_drift(self, token: TokenRecord, message: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        """Told when other files than before were changed by hand, and when none is any more."""
+        paths, known = sorted(message.get("drift") or ()), sorted(before.get("drift") or ())
+        if paths and paths != known:
+            self._doors.tell("instance.drift", f"changed by hand: {', '.join(paths)}", token.node, token.deployment)
+        elif known and not paths:
+            over = "all files are as the agent wrote them"
+            self._doors.tell("instance.drift-over", over, token.node, token.deployment)
 
     def _good(self, node: Node, token: TokenRecord, generation: int) -> None:
         permit = self._store.permits.held_by(token.deployment)

@@ -21,6 +21,7 @@ def build_shared(desired: Desired, role: str) -> dict[str, Any]:
             "count": desired.cloud.roles[role].count,
             "once": list(spec.once),
             "at_a_time": spec.at_a_time,
+            "drift": spec.config.drift,
         },
         "health": spec.health.model_dump(mode="json"),
     }

@@ -61,9 +61,13 @@ class Health(Value):
 
 
 class Config(Value):
-    """Default values of the role's templates; the cloud file may override each of them, and add none."""
+    """Default values of the role's templates; the cloud file may override each of them, and add none.
+
+    ``drift``: what becomes of files that somebody changes by hand in an instance.
+    """
 
     values: dict[str, Any] = Field(default_factory=dict)
+    drift: Literal["report", "repair"] = "report"
 
 
 class Link(Value):

@@ -12,6 +12,7 @@ from provisioner_agent.instance import places
 from provisioner_agent.instance.apply import APPLIED, BROKEN, FAILED, Applier, Outcome
 from provisioner_agent.instance.collect import Box
 from provisioner_agent.instance.document import Document, read_document, write_document
+from provisioner_agent.instance.drift import LOOK_SECONDS, find_drift, is_repaired
 from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.journal import close_journal, read_journal
 from provisioner_agent.instance.permits import Permits, back_off
@@ -43,6 +44,8 @@ class Agent:
         self.boot_due = 0.0
         self.boot_failures = 0
         self.cleared = False
+        self.drift: dict[str, str] = {}
+        self.drift_due = 0.0
         self._interim = self.record
 
     def run(self) -> None:
@@ -53,13 +56,14 @@ class Agent:
     def turn(self) -> float:
         """Do what is due; seconds until something else will be, unless a newer generation comes before."""
         self._converge()
+        self._look_for_drift()
         self._probe()
         self._release()
         self._tell()
         now = self.host.monotonic()
         dues = [self.reporter.next]
         if self._in_force() is not None:
-            dues.append(self.probe_due - now)
+            dues += [self.probe_due - now, self.drift_due - now]
         if self._boot_pending():
             dues.append(self.boot_due - now)
         if self._may_release():
@@ -120,7 +124,22 @@ class Agent:
         self.record = write_record(self.host, record)
         close_journal(self.host)
         self.probe_due = 0.0
+        self.drift, self.drift_due = {}, self.host.monotonic() + LOOK_SECONDS
         LOG.info("generation %s: %s", generation, outcome.state)
+
+    def _look_for_drift(self) -> None:
+        """What was changed by hand is told and, if the role says so, put back as a change like any other."""
+        document = read_document(self.host, places.APPLIED)
+        if document is None or self._boot_pending() or self.host.monotonic() < self.drift_due:
+            return
+        self.drift_due = self.host.monotonic() + LOOK_SECONDS
+        self.drift = find_drift(self.host, document, self.record)
+        if self.drift and is_repaired(document) and self.record.state == APPLIED:
+            LOG.warning("changed by hand, and put back: %s", ", ".join(self.drift))
+            outcome = self.applier.apply(document, self.record)
+            if outcome is not None:
+                self._settle(outcome)
+                self.drift = find_drift(self.host, document, self.record)
 
     def _boot_pending(self) -> bool:
         return bool(self.record.applied) and self.record.boot_id != self.host.boot_id()
@@ -152,7 +171,7 @@ class Agent:
                 self.release_due = self.host.monotonic() + RETRY
 
     def _tell(self) -> None:
-        self.reporter.tell(self.record, self.probes, waiting=self.waiting, problem=self.box.problem)
+        self.reporter.tell(self.record, self.probes, drift=self.drift, waiting=self.waiting, problem=self.box.problem)
 
     def _waits(self, why: str | None) -> None:
         if why != self.waiting:

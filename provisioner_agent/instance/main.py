@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import random
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,10 @@ from provisioner_agent.instance import places
 from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import BadDocument, Document, parse_document, read_document
+from provisioner_agent.instance.drift import find_drift
 from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
 from provisioner_agent.instance.host import LinuxHost
+from provisioner_agent.instance.record import read_record
 from provisioner_agent.instance.report import status_text
 from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.instance.trial import run_trial
@@ -55,6 +58,8 @@ def run_command(argv: Sequence[str]) -> int:
     try:
         if words.command == "status":
             return show_status(host, as_json=words.json)
+        if words.command == "why":
+            return show_why(host, words.path)
         if words.command == "trial":
             return try_once(host, words.metadata)
         if words.command == "diff":
@@ -82,6 +87,31 @@ def show_status(host: LinuxHost, *, as_json: bool) -> int:
     status: dict[str, Any] = json.loads(host_text(host, places.RUN_STATUS))
     print(json.dumps(status, indent=1) if as_json else status_text(status))
     return 0
+
+
+def show_why(host: LinuxHost, path: str | None) -> int:
+    """Why the instance is as it is, or why a file is; exit code 2 when somebody else has changed the file."""
+    if path is None:
+        return show_status(host, as_json=False)
+    document, record = read_document(host, places.APPLIED), read_record(host)
+    if document is None:
+        print(f"no generation is in force, so {path} is not the agent's")
+        return EXIT_ERROR
+    files = render_files(host, document)
+    if path not in files:
+        print(f"{path} is not the agent's: generation {document.generation} has no template {places.TEMPLATES}{path}")
+        return EXIT_ERROR
+    file = files[path]
+    print(f"{path}: template {places.TEMPLATES}{path}, generation {document.generation}")
+    print(f"mode {file.mode:04o}, {file.owner}:{file.group}" + (", sensitive" if file.sensitive else ""))
+    if file.validate:
+        print(f"checked by: {shlex.join(file.validate)}")
+    drift = find_drift(host, document, record).get(path)
+    if drift is None:
+        print("as the agent wrote it")
+        return 0
+    print(f"changed by hand; the next change of it would be:\n{drift}")
+    return EXIT_CHANGES_PENDING
 
 
 def show_diff(host: LinuxHost, metadata: Path, templates: str) -> int:
@@ -131,12 +161,14 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="collect metadata and bring it into force, for ever")
     status = commands.add_parser("status", help="which generation is in force, how the probes are, what is waited for")
     status.add_argument("--json", action="store_true", help="as JSON")
+    why = commands.add_parser("why", help="why the instance, or a file in it, is as it is")
+    why.add_argument("path", nargs="?", help="a file; exit code 2 when somebody else has changed it")
     diff = commands.add_parser("diff", help="render once and show what differs, with exit code 2; changes nothing")
     diff.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
     diff.add_argument("--templates", default=places.TEMPLATES, help="template folder, below the root")
     trial = commands.add_parser("trial", help="bring metadata into force without a server: for tests of an image")
     trial.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
-    for command in (run, status, diff, trial):
+    for command in (run, status, why, diff, trial):
         command.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the root")
     apply.add_options(commands.add_parser("apply", help="metadata and templates become files (os-apply-config)"))
     collect.add_options(commands.add_parser("collect", help="ask the sources of metadata (os-collect-config)"))

@@ -15,6 +15,7 @@ from provisioner_agent.instance.record import Record
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
+NO_DRIFT: Mapping[str, str] = {}
 INTERVAL = 60.0
 RETRY = 5.0
 TIMEOUT = 10.0
@@ -37,12 +38,14 @@ class Reporter:
         record: Record,
         probes: Mapping[str, ProbeResult],
         *,
+        drift: Mapping[str, str] = NO_DRIFT,
         settled: bool = True,
         waiting: str | None = None,
         problem: str | None = None,
     ) -> None:
         """Report when something differs from what was last told, or when it is time again.
 
+        :param drift: what was changed by hand, by path.
         :param settled: False while a generation is being applied: the node does not count as healthy then.
         :param waiting: why the agent waits. :param problem: why the server cannot be heard, or what was ignored.
         """
@@ -55,6 +58,7 @@ class Reporter:
             "probes": {name: result.to_dict() for name, result in probes.items()},
             "phases": list(record.phases),
             "error": record.error,
+            "drift": dict(drift),
             "boot_id": self.host.boot_id(),
             "root": self.host.root_argument(),
             "warnings": [problem] if problem else [],
@@ -94,6 +98,7 @@ def status_text(status: Mapping[str, Any]) -> str:
     if status["waiting"]:
         lines.append(f"waiting: {status['waiting']}")
     lines += [f"warning: {text}" for text in status["warnings"]]
+    lines += [f"changed by hand: {path}; provisioner-agent why {path}" for path in status.get("drift") or ()]
     for name, probe in status["probes"].items():
         lines.append(f"{'green' if probe['ok'] else 'red':6}{probe['scope']:5} {name}: {probe['output']}")
     return "\n".join(lines)

@@ -242,3 +242,18 @@ def test_metadata_is_given_once_for_each_generation_and_only_to_its_own(tmp_path
     for call in (lambda: rack.conductor.metadata(ident, 0), lambda: rack.conductor.guest(ident, "instance")):
         with pytest.raises(TrustError):
             call()
+
+
+def test_what_is_changed_by_hand_in_an_instance_is_told_once_and_when_it_is_over(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 1)
+    rack.apply()
+    rack.play()
+    ident = instance(rack, "node1")
+    for drift in ({"/etc/x": "-1\n+2"}, {"/etc/x": "-1\n+3"}, {}, {}):
+        said = {"generation": 1, "applied": 1, "state": "applied", "healthy": True, "drift": drift}
+        rack.conductor.report(ident, said)
+    told = [event for event in rack.events() if "instance.drift" in event]
+    assert told == [
+        "node1 instance.drift: changed by hand: /etc/x",
+        "node1 instance.drift-over: all files are as the agent wrote them",
+    ]
