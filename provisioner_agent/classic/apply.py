@@ -91,14 +91,14 @@ def run_apply(options: argparse.Namespace, environment: Mapping[str, str] = os.e
         _say(str(error))
         return 1
     except OSError as error:
-        _say(f"{error.filename}: {error.strerror}; what was written before it stays")
+        _say(f"{error.filename}: {error.strerror}; nothing more was changed")
         return 1
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Under its old name."""
-    parser = argparse.ArgumentParser(prog="os-apply-config", description="Metadata and templates become files.")
+def main(argv: Sequence[str] | None = None, prog: str = "os-apply-config") -> None:
+    """:param prog: the name that it was called by."""
+    parser = argparse.ArgumentParser(prog=prog, description="Metadata and templates become files.")
     add_options(parser)
     sys.exit(run_apply(parser.parse_args(argv)))
 

@@ -185,8 +185,8 @@ def run_collect(options: argparse.Namespace, environment: Mapping[str, str] = os
         return 1
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Under its old name."""
-    parser = argparse.ArgumentParser(prog="os-collect-config", description="Ask all sources of metadata.")
+def main(argv: Sequence[str] | None = None, prog: str = "os-collect-config") -> None:
+    """:param prog: the name that it was called by."""
+    parser = argparse.ArgumentParser(prog=prog, description="Ask all sources of metadata.")
     add_options(parser)
     sys.exit(run_collect(parser.parse_args(argv)))

@@ -52,36 +52,62 @@ def _render_one(template: Path, path: str, data: Mapping[str, Any]) -> OutFile:
 
 
 def write_all(top: Path, files: list[OutFile]) -> list[str]:
-    """:returns: the paths that were written or removed; what is as it should be is left alone. :raises OSError:"""
-    return [file.path for file in files if _write(top / file.path, file)]
+    """All contents reach the disk before the first name does; what is as it should be is left alone.
+
+    :returns: the paths that were written or removed.
+    :raises OSError: nothing was changed, unless it is a name that cannot be taken.
+    """
+    fresh: dict[Path, str] = {}
+    removed: list[Path] = []
+    try:
+        for file in files:
+            path = top / file.path
+            if file.control.allow_empty or file.body:
+                temporary = _prepare(path, file)
+                if temporary is not None:
+                    fresh[path] = temporary
+            elif path.exists():
+                removed.append(path)
+        for temporary in fresh.values():
+            _flush(temporary)
+        for path, temporary in list(fresh.items()):
+            os.replace(temporary, path)
+            fresh[path] = ""
+        for path in removed:
+            path.unlink()
+    finally:
+        for temporary in filter(None, fresh.values()):
+            Path(temporary).unlink()
+    return sorted(str(path.relative_to(top)) for path in (*fresh, *removed))
 
 
-def _write(path: Path, file: OutFile) -> bool:
+def _prepare(path: Path, file: OutFile) -> str | None:
+    """The new file beside the old one; None when there is nothing to change."""
     control = file.control
-    if not control.allow_empty and not file.body:
-        if not path.exists():
-            return False
-        path.unlink()
-        return True
     there = path.stat() if path.exists() else None
     mode = control.mode or (S_IMODE(there.st_mode) if there else FRESH_MODE)
     owner = control.owner if control.owner is not None else there.st_uid if there else -1
     group = control.group if control.group is not None else there.st_gid if there else -1
-    if there is not None and not path.is_symlink() and path.read_bytes() == file.body:
-        same = (S_IMODE(there.st_mode), there.st_uid, there.st_gid)
-        if same == (mode, owner, group):
-            return False
+    wanted = (mode, owner, group)
+    known = None if there is None else (S_IMODE(there.st_mode), there.st_uid, there.st_gid)
+    if known == wanted and not path.is_symlink() and path.read_bytes() == file.body:
+        return None
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as fresh:
             fresh.write(file.body)
-            fresh.flush()
             os.fchown(fresh.fileno(), owner, group)
             os.fchmod(fresh.fileno(), mode)
-            os.fsync(fresh.fileno())
-        os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink()
         raise
-    return True
+    return temporary
+
+
+def _flush(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -173,8 +173,8 @@ def run_refresh(options: argparse.Namespace, environment: Mapping[str, str] = os
     return 0 if fine else FAILED
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Under its old name."""
-    parser = argparse.ArgumentParser(prog="os-refresh-config", description="Run the scripts of all phases.")
+def main(argv: Sequence[str] | None = None, prog: str = "os-refresh-config") -> None:
+    """:param prog: the name that it was called by."""
+    parser = argparse.ArgumentParser(prog=prog, description="Run the scripts of all phases.")
     add_options(parser)
     sys.exit(run_refresh(parser.parse_args(argv)))

@@ -2,6 +2,6 @@
 
 Takes: metadata.
 Gives: a configured, probed instance, or the previous one and the reason.
-May import: render, protocol, classic
+May import: render, protocol
 May touch: the instance, through host.py
 """

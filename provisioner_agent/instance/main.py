@@ -1,4 +1,4 @@
-"""The command ``provisioner-agent``: ``run``, ``status``, ``diff``, ``trial``, and the tools of OpenStack's era."""
+"""The commands of the config agent: ``run``, ``status``, ``why``, ``diff``, ``trial``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import random
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from provisioner_agent.classic import apply, collect, refresh
 from provisioner_agent.instance import places
 from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
@@ -34,10 +33,10 @@ from provisioner_agent.render.problem import RenderError
 EXIT_ERROR = 1
 EXIT_CHANGES_PENDING = 2
 EXIT_USAGE = 64
-CLASSIC: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "apply": apply.run_apply,
-    "collect": collect.run_collect,
-    "refresh": refresh.run_refresh,
+OTHERS = {
+    "collect": "ask the sources of metadata (os-collect-config)",
+    "apply": "metadata and templates become files (os-apply-config)",
+    "refresh": "run the scripts of all phases (os-refresh-config)",
 }
 
 
@@ -52,8 +51,6 @@ def run_command(argv: Sequence[str]) -> int:
         words = parser.parse_args(argv)
     except SystemExit as end:
         return EXIT_USAGE if end.code else 0
-    if words.command in CLASSIC:
-        return CLASSIC[words.command](words)
     host = LinuxHost(words.root)
     try:
         if words.command == "status":
@@ -170,9 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
     for command in (run, status, why, diff, trial):
         command.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the root")
-    apply.add_options(commands.add_parser("apply", help="metadata and templates become files (os-apply-config)"))
-    collect.add_options(commands.add_parser("collect", help="ask the sources of metadata (os-collect-config)"))
-    refresh.add_options(commands.add_parser("refresh", help="run the scripts of all phases (os-refresh-config)"))
+    for name, what in OTHERS.items():  # for the help alone: see provisioner_agent.command
+        commands.add_parser(name, help=what)
     return parser
 
 

@@ -107,3 +107,27 @@ class Bench:
 def test_it_does_what_os_apply_config_does(tmp_path: Path, case: Mapping[str, Any]) -> None:
     old = Bench(tmp_path / "old", case).run(OLD)
     assert Bench(tmp_path / "new", case).run(NEW) == old
+
+
+def test_what_cannot_be_written_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    """There the files before it were exchanged already."""
+    case = {"templates": {"aaa": "new", "mmm/file": "new"}, "before": {"aaa": "old", "mmm": "a file, no folder"}}
+    bench = Bench(tmp_path / "x", {"metadata": ["{}"], **case})
+    done = bench.run(NEW)
+    assert done.code == 1
+    assert {path: content for path, (_, content) in done.files.items()} == {"aaa": b"old", "mmm": b"a file, no folder"}  # type: ignore[misc]
+
+
+def test_what_is_as_it_should_be_is_left_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "x", {"metadata": ["{}"], "templates": {"a": "same", "b": "new"}, "before": {"a": "same"}})
+    before = (bench.out / "a").stat()
+    assert bench.run(NEW).code == 0
+    assert (bench.out / "a").stat() == before and (bench.out / "b").read_text() == "new"
+
+
+def test_the_command_imports_what_it_needs_and_no_more() -> None:
+    heavy = ("ssl", "http.client", "provisioner_agent.instance.main")
+    code = "import sys; sys.argv[1:] = ['apply', '--print-templates']; from provisioner_agent.command import main\n"
+    code += f"try: main()\nfinally: print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "/usr/libexec/os-apply-config/templates\n[]\n"
