@@ -68,6 +68,10 @@ COMMANDS: dict[str, Entry] = {
     ),
     "image import": Entry("provisioner.cli.exchange:import_command", "Take in an archive, or a raw or qcow2 file."),
     "image prune": Entry("provisioner.cli.image:prune_command", "Remove images and layers that nobody needs."),
+    "config status": Entry(
+        "provisioner.cli.config_status:status",
+        "How many instances have their newest generation, and why the others not.",
+    ),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
     "conductor list": Entry(
         "provisioner.cli.conductor:list_conductors", "Say which live, and on how many nodes each works."

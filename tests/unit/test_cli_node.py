@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -261,6 +262,31 @@ def test_cloud_status_and_secret(bench: Bench) -> None:
     assert json.loads(bench.call("cloud", "status", "lab", "-o", "json").stdout)["members"][0]["step"] == "hello"
     assert bench.call("cloud", "secret", "lab", "galera_app_password").stdout == "s3cret\n"
     assert bench.call("cloud", "secret", "lab", "other").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("member", "why"),
+    [
+        ({"state": "active", "generation": 3, "applied": 3}, None),
+        ({"state": "active", "generation": 3, "applied": 2}, "it is at it"),
+        (
+            {"state": "active", "generation": 3, "applied": 2, "waiting": "galera-1 changes"},
+            "it waits: galera-1 changes",
+        ),
+        (
+            {"state": "active", "generation": 3, "applied": 2, "failure": {"summary": "it rolled back"}},
+            "it rolled back",
+        ),
+        ({"state": "deploying", "step": "storage"}, "it is deploying, at storage"),
+    ],
+)
+def test_who_has_the_newest_generation_and_why_others_have_not(bench: Bench, member: Any, why: str | None) -> None:
+    bench.conductor.statuses = [make_status(**member)]
+    said = bench.call("config", "status", "lab").stdout
+    assert said.startswith(f"{int(why is None)} of 1 have their newest generation in force\n")
+    assert (why or "") in said
+    found = json.loads(bench.call("config", "status", "lab", "-o", "json").stdout)
+    assert [entry["why"] for entry in found["behind"]] == ([why] if why else [])
 
 
 def test_events(bench: Bench) -> None:
