@@ -41,6 +41,7 @@ def write_manifests(folder: Path, nodes: Sequence[FleetNode], ports: Sequence[in
         "image": {"elements": ["base"]},
         "networks": ["main"],
         "at_a_time": max(1, len(nodes)),
+        "config": {"values": {"setting": 0}},
         "health": {"wait": 300},
     }
     write_file(folder / "roles" / f"{ROLE}.yaml", yaml.safe_dump(role, sort_keys=False))
