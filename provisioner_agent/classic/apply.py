@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from provisioner_agent import __version__
 from provisioner_agent.classic.files import render_tree, write_all
 from provisioner_agent.classic.keys import TYPES, code_of_boolean, show_value
 from provisioner_agent.classic.metadata import (
@@ -53,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser, environment: Mapping[str, str] 
     parser.add_argument(
         "--boolean-key", metavar="PATH", help="print nothing; exit code 0 for true, 1 for false, 255 for all else"
     )
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
         "--os-config-files", metavar="FILE", default=environment.get(LIST_VARIABLE, LIST_FILE),
         help="the collector's list of metadata files (default: %(default)s)",

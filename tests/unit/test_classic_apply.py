@@ -11,6 +11,7 @@ import grp
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -133,3 +134,15 @@ def test_the_command_imports_what_it_needs_and_no_more() -> None:
     code += f"try: main()\nfinally: print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "/usr/libexec/os-apply-config/templates\n[]\n"
+
+
+def test_every_option_of_theirs_is_one_of_ours(tmp_path: Path) -> None:
+    """By their help texts, so that a later release with another option is noticed."""
+    case = {"metadata": ["{}"]}
+    told = []
+    for program in (OLD, NEW):
+        bench = Bench(tmp_path / str(len(told)), case)
+        words = [sys.executable, "-c", program, "--help"]
+        done = subprocess.run(words, env=bench.environment, capture_output=True, text=True, check=True)
+        told.append(set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", done.stdout.partition("options:")[2])))
+    assert told[0] - {"-metadata"} <= told[1]
