@@ -108,6 +108,8 @@ def copy_out(database: Database, target: Path) -> None:
         copy.close()
     copy_records(target, whole := target.with_name(f"{target.name}.whole"))
     whole.replace(target)
+    for path in target.parent.glob(f"{target.name}-*"):
+        path.unlink()  # the journal of the one before
 
 
 def put_back(database: Database, copy: Path) -> None:

@@ -67,8 +67,7 @@ def copy_tables(source: Database, target: Database) -> None:
         tables = _reflect(old)
         for table in tables.tables.values():
             for column in table.columns:
-                if "nextval" in str(getattr(column.server_default, "arg", "")):
-                    column.server_default = None  # a sequence of PostgreSQL
+                column.server_default = None  # in PostgreSQL's words; every row has its own value
         tables.create_all(new)
         for table in tables.sorted_tables:
             for rows in old.execute(select(table)).partitions(ROWS):
