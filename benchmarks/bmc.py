@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
-from table import Row, say, show
+from table import Row, memory_of, say, show
 
 from provisioner.bmc.sweep import Sweeper
 from provisioner.errors import BmcError
@@ -109,14 +109,6 @@ def sweep(sweeper: Sweeper, numbers: range, living: int) -> float:
     if seen != living:
         raise SystemExit(f"{seen} of {living} controllers answered")
     return last
-
-
-def resident(pid: int) -> float:
-    """Memory of a process in MB (VmRSS, proc(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise SystemExit(f"process {pid} has ended")
 
 
 def ipmitool_seconds(count: int, password_file: Path) -> float:
@@ -221,7 +213,7 @@ def sweep_rows(simulators: Simulators, password_file: Path, rounds: int) -> list
             say(f"live sweep of {SWEPT}: {live[-1]:.3f} s; ipmitool for each: {tool[-1] * 1000:.1f} ms")
         pid = sweeper.pid()
         assert pid is not None
-        memory = resident(pid)
+        memory = memory_of(pid, "VmRSS")
         simulators.kill(range(DEAD))
         sweep(sweeper, everyone, len(living))  # its dead sessions are found dead here, once
         without, among = [], []

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 from fleet import PROGRAM, run, started, wait_for, write_config
-from table import Row, say, show
+from table import Row, memory_of, say, show
 
 from provisioner.client.client import Client
 
@@ -38,12 +38,6 @@ def cpu_seconds(pid: int) -> float:
     """Of a process, its children not counted (proc(5))."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / TICKS
-
-
-def resident(pid: int) -> float:
-    """MB now (VmRSS)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:"))
 
 
 def change_value(cloud: Path, value: int) -> None:
@@ -66,7 +60,7 @@ def fleet_rows(folder: Path, count: int) -> list[Row]:
         before = cpu_seconds(service.pid)
         time.sleep(IDLE)
         share = (cpu_seconds(service.pid) - before) / IDLE * 100
-        memory = resident(service.pid)
+        memory = memory_of(service.pid, "VmRSS")
         say(f"idle: {share:.1f} % of one core, {memory:.0f} MB")
         plans, took = [], []
         for turn in range(1, CHANGES + 1):
@@ -98,7 +92,7 @@ def agent_row(folder: Path) -> Row:
         (root / "etc/provisioner-agent/agent.json").write_text(json.dumps(agent))
         process = subprocess.Popen([BIN / "provisioner-agent", "run", "--root", root], stdout=subprocess.DEVNULL)
         time.sleep(8)
-        memory = resident(process.pid)
+        memory = memory_of(process.pid, "VmRSS")
         process.terminate()
         process.wait()
     return Row("the agent at rest", memory, 25, "MB", "resident")

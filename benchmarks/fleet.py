@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from table import Row, say, show
+from table import Row, memory_of, say, show
 
 from provisioner.client.client import Client
 from provisioner.model.hardware import BmcAddress, Disk, Firmware, HardwareReport, Nic, NodeSpec, Port, Power, SecretRef
@@ -85,14 +85,6 @@ def run(config: Path, *words: str, codes: tuple[int, ...] = (0,)) -> float:
     return time.monotonic() - start
 
 
-def most_memory(pid: int) -> float:
-    """The most that a process had, in MB (VmHWM, proc(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise SystemExit(f"process {pid} has ended")
-
-
 def fleet_rows(folder: Path, count: int) -> list[Row]:
     config = write_config(folder)
     manifests = folder / "fleet"
@@ -105,7 +97,7 @@ def fleet_rows(folder: Path, count: int) -> list[Row]:
         say(f"enrolled {count}: {enrolled:.1f} s")
         run(config, "apply", str(manifests / "cloud.yaml"), "--wait", "--timeout", str(int(LIMIT)))
         seconds = time.monotonic() - begun
-        memory = most_memory(service.pid)
+        memory = memory_of(service.pid, "VmHWM")
         say(f"{count} active after {seconds:.1f} s")
         argv = [PROGRAM, "--config", str(config), "node", "list", "-o", "json"]
         states = Counter(node["state"] for node in json.loads(subprocess.check_output(argv)))

@@ -1,4 +1,4 @@
-"""What every benchmark ends with: measured figures beside their bars."""
+"""What the benchmarks share: a process's memory, and the table of measured figures beside their bars."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ class Row:
     @property
     def holds(self) -> bool:
         return self.measured <= self.bar
+
+
+def memory_of(pid: int, figure: str) -> float:
+    """MB of a process. ``figure``: ``VmRSS``, what it has now, or ``VmHWM``, the most that it had (proc(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{figure}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise SystemExit(f"process {pid} has ended")
 
 
 def say(text: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.errors import ImageError, NotFound, UsageError
@@ -151,17 +149,11 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
         node = nodes[placement.node]
         if desired.roles[placement.role].image.disk and _is_seeded(deployment):
             continue
-        build = partial(_build_own, placement, node.uuid, secrets[placement.role], shared[placement.role])
+        build = partial(build_own, placement, node.uuid, secrets[placement.role], parts=shared[placement.role])
         generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
         if generation is not None:
             announce_generation(doors, node, deployment.id, generation)
     store.clouds.drop_parts()
-
-
-def _build_own(
-    placement: Placement, uuid: str, secrets: Mapping[str, str], parts: Sequence[str], generation: int
-) -> dict[str, Any]:
-    return build_own(placement, uuid, secrets, generation, parts)
 
 
 def _is_seeded(deployment: Deployment) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,19 +15,9 @@ def write_file(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
 
     The parent folder is made when missing. A crash leaves the old file or the new one, never a mixture.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _written_beside(path, content, mode) as temporary:
+        temporary.replace(path)
 
 
 def create_file(path: Path, data: bytes, *, mode: int = 0o644) -> bytes:
@@ -35,19 +26,26 @@ def create_file(path: Path, data: bytes, *, mode: int = 0o644) -> bytes:
     The parent folder is made when missing. A crash leaves the whole file or none.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                path.hardlink_to(temporary)
-        finally:
-            Path(temporary).unlink()
+        with _written_beside(path, data, mode) as temporary, suppress(FileExistsError):
+            path.hardlink_to(temporary)
     return path.read_bytes()
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """A temporary file of the content in the folder of ``path``, flushed to the disk; gone at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def ensure_file(path: Path, data: str | bytes, *, mode: int = 0o644) -> bool:

@@ -129,8 +129,10 @@ class Agent:
 
     def _look_for_drift(self) -> None:
         """What was changed by hand is told and, if the role says so, put back as a change like any other."""
+        if self._boot_pending() or self.host.monotonic() < self.drift_due:
+            return
         document = read_document(self.host, places.APPLIED)
-        if document is None or self._boot_pending() or self.host.monotonic() < self.drift_due:
+        if document is None:
             return
         self.drift_due = self.host.monotonic() + LOOK_SECONDS
         self.drift = find_drift(self.host, document, self.record)
@@ -149,8 +151,10 @@ class Agent:
         return read_document(self.host, places.APPLIED) or (self.box.newest if self.record.state else None)
 
     def _probe(self) -> None:
+        if self.host.monotonic() < self.probe_due:
+            return
         document = self._in_force()
-        if document is None or self.host.monotonic() < self.probe_due:
+        if document is None:
             return
         self.probes = run_probes(self.host, document.probes)
         self.probe_due = self.host.monotonic() + (PAUSE_GREEN if is_green(self.probes) else PAUSE)

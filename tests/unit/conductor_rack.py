@@ -33,6 +33,7 @@ from provisioner_agent.protocol.auth import build_record
 
 PASSWORD = "hunter2"
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+"""Handed on, and not looked into."""
 
 
 class Stamp:
@@ -45,7 +46,6 @@ class Stamp:
 
 
 SIGNER = Stamp()
-"""Handed on, and not looked into."""
 DISK_TABLE = "5ca1ab1e-0000-4000-8000-000000000000"
 """What the table of every whole disk calls itself."""
 PARTITION = "deadbeef-0000-4000-8000-000000000001"
