@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from provisioner_agent.render.problem import Problem, RenderError
@@ -18,6 +18,9 @@ RESERVED = ("cloud", "role", "node", "members", "secrets")
 
 MODE = re.compile(r"^0?[0-7]{3}$")
 ACCOUNT = re.compile(r"^[a-z_][a-z0-9_-]*$")
+UNIT = re.compile(r"^[A-Za-z0-9:_.@-]+\.(?:service|socket|timer|target)$")
+RESTART, RELOAD, PHASE = "restart", "reload", "phase"
+"""What becomes of a unit when a file of it changes: the agent restarts or reloads it, or a phase script sees to it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class RenderedFile:
     """A file as it is to stand in the instance.
 
     :param path: absolute. :param validate: a command that ends with 0 when the file at ``{path}`` is good.
-    :param sensitive: its content is never shown.
+    :param sensitive: its content is never shown. :param services: units of systemd that a change of the file is about,
+        each with ``restart``, ``reload`` or ``phase``. :param confirm: whether a change of it may cut the node off, and
+        is taken back unless the server is heard again.
     """
 
     path: str
@@ -35,6 +40,8 @@ class RenderedFile:
     group: str = "root"
     validate: tuple[str, ...] = ()
     sensitive: bool = False
+    services: Mapping[str, str] = field(default_factory=dict)
+    confirm: bool = False
 
 
 def split_tree(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -63,7 +70,8 @@ def render_tree(
 
     :param templates: text by path below the root, ``etc/motd``. :param controls: control files by the path of their
         template; each is a JSON map with any of ``mode`` (octal text, ``"0640"``), ``owner``, ``group``, ``validate``
-        (argv, with ``{path}`` in one of its words) and ``sensitive`` (bool).
+        (argv, with ``{path}`` in one of its words), ``sensitive`` (bool), ``services`` ({unit: ``restart``, ``reload``
+        or ``phase``}) and ``confirm`` (bool).
     :returns: the files by their absolute path.
     :raises RenderError: with every problem of every template.
     """
@@ -99,7 +107,7 @@ def _parse_control(path: str, text: str, problems: list[Problem]) -> dict[str, A
             control[key] = int(value, 8)
         elif key == "validate" and _is_command(value):
             control[key] = tuple(value)
-        elif (key in ("owner", "group") and _is_account(value)) or (key == "sensitive" and isinstance(value, bool)):
+        elif key in CHECKS and CHECKS[key](value):
             control[key] = value
         else:
             problems.append(Problem(where, f"{key}: {json.dumps(value)} is not what a control file may say"))
@@ -110,6 +118,16 @@ def _is_account(value: Any) -> bool:
     return isinstance(value, str) and bool(ACCOUNT.match(value))
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_services(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        UNIT.match(unit) and how in (RESTART, RELOAD, PHASE) for unit, how in value.items()
+    )
+
+
 def _is_command(value: Any) -> bool:
     return (
         isinstance(value, list)
@@ -117,3 +135,13 @@ def _is_command(value: Any) -> bool:
         and all(isinstance(word, str) for word in value)
         and any("{path}" in word for word in value)
     )
+
+
+CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "owner": _is_account,
+    "group": _is_account,
+    "sensitive": _is_flag,
+    "confirm": _is_flag,
+    "services": _is_services,
+}
+"""What a control file may say as it is, by key."""

@@ -76,11 +76,27 @@ def test_values_are_never_rendered_again() -> None:
 
 def test_all_problems_of_all_templates_come_at_once() -> None:
     templates = {"a": "{{x}}\n{{y}}", "b": "{{z}}", "../c": "", "/d": ""}
-    controls = {"a": '{"mode": 640, "colour": "red", "validate": ["true"]}', "b": "{", "e": "{}"}
+    controls = {
+        "a": '{"mode": 640, "colour": "red", "validate": ["true"], "services": {"x": "restart"}}',
+        "b": "{",
+        "e": "{}",
+    }
     with pytest.raises(RenderError) as refused:
         render_tree(templates, controls, {})
     assert sorted(p.where for p in refused.value.problems) == sorted(
-        ["a:1", "a:2", "a.control", "a.control", "a.control", "b:1", "b.control", "../c", "/d", "e.control"]
+        [
+            "a:1",
+            "a:2",
+            "a.control",
+            "a.control",
+            "a.control",
+            "a.control",
+            "b:1",
+            "b.control",
+            "../c",
+            "/d",
+            "e.control",
+        ]
     )
 
 
@@ -94,6 +110,12 @@ def test_control_files() -> None:
     assert render_tree(templates, controls, {}) == {
         "/etc/a": RenderedFile("/etc/a", "x", 0o600, "mysql", "root", ("t", "{path}"), True)
     }
+
+
+def test_a_control_file_says_what_a_change_restarts() -> None:
+    control = '{"services": {"haproxy.service": "reload", "x@1.service": "phase"}, "confirm": true}'
+    file = render_tree({"a": ""}, {"a": control}, {})["/a"]
+    assert (file.services, file.confirm) == ({"haproxy.service": "reload", "x@1.service": "phase"}, True)
 
 
 def test_data_of_metadata() -> None:
