@@ -15,7 +15,7 @@ from provisioner.cli.reach import open_client, read_options
 from provisioner.cli.show import terminal
 from provisioner.client.client import Client
 from provisioner.errors import EXIT_CHANGES_PENDING, DeployError, ProvisionerError, UsageError, error_from_dict
-from provisioner.model.plan import Plan
+from provisioner.model.plan import Deploy, Plan
 from provisioner.model.status import CloudStatus
 from provisioner.plan.text import render_plan
 from provisioner.system.files import write_file
@@ -99,7 +99,12 @@ def _read_plan(path: Path) -> Plan:
 
 
 def _print_end(options: Options, client: Client, wanted: Plan, status: CloudStatus, seconds: float) -> None:
-    deployments = {found.placement.node: found for found in client.cloud_deployments(status.cloud)}
+    # Values alone deploy nothing, and the journals of a thousand nodes are long.
+    deployed = any(isinstance(action, Deploy) for action in wanted.actions) or any(
+        member.state != "active" for member in status.members
+    )
+    found = client.cloud_deployments(status.cloud) if deployed else ()
+    deployments = {deployment.placement.node: deployment for deployment in found}
     if options.json:
         phases = {node: phase_seconds(deployment) for node, deployment in deployments.items()}
         data = {"plan": wanted.model_dump(mode="json"), "status": status.model_dump(mode="json")}

@@ -46,4 +46,4 @@ def explain(member: MemberStatus) -> str | None:
         return f"it waits: {member.waiting}"
     if member.state != "active":
         return f"it is {member.state}" + (f", at {member.step}" if member.step else "")
-    return "it is at it"
+    return "it is at it" if member.heard == member.generation else "it has not fetched it"

@@ -54,6 +54,12 @@ class FaultShare(click.ParamType[tuple[Fault, float]]):
 @click.option("--boot-seconds", default=2.0, show_default=True, help="From power-on to the ramdisk.")
 @click.option("--image-seconds", default=3.0, show_default=True, help="For writing an image.")
 @click.option("--start-seconds", default=2.0, show_default=True, help="From the restart to the config agent.")
+@click.option("--apply-seconds", default=2.0, show_default=True, help="From fetched metadata to a report of them.")
+@click.option(
+    "--real",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for a real agent: it gets the files of the last server's instance, which is then run by nobody else.",
+)
 @click.option(
     "--service", "services", multiple=True, help="URL of another service that shares the records; may be repeated."
 )
@@ -67,6 +73,8 @@ def fleet(
     boot_seconds: float,
     image_seconds: float,
     start_seconds: float,
+    apply_seconds: float,
+    real: Path | None,
     services: tuple[str, ...],
     seed: int,
 ) -> None:
@@ -83,6 +91,8 @@ def fleet(
     disk    the image cannot be written
     red     the instance's probe is never green
 
+    With --real, the last server's instance is run by a real agent: provisioner-agent run --root FOLDER.
+
     \b
     Example:
       provisioner lab fleet --nodes 1000 --fail lost=2 --fail silent=1
@@ -96,10 +106,11 @@ def fleet(
             hint="write another file: [network] interface = lo, address = 127.0.0.1/8, http_port = 8089",
         )
     _allow_files(count * DOORS_EACH + DOORS_BESIDE)
-    pace = Pace(boot_seconds, image_seconds, start_seconds, dict(faults), seed)
+    pace = Pace(boot_seconds, image_seconds, start_seconds, apply_seconds, dict(faults), seed)
     password = new_secret()
     publish_images(open_catalogue(settings))
     swarm = Fleet(count, [settings.url, *services], pace, password)
+    swarm.nodes[-1].handed_to = real
     try:
         hardware, cloud = write_manifests(folder.resolve(), swarm.nodes, swarm.ports, password)
         program = f"provisioner --config {options.config}" if options.config else "provisioner"

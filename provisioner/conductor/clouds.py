@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from functools import partial
 
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.errors import ImageError, NotFound, UsageError
+from provisioner.events import Event
 from provisioner.metadata.build import build_members, build_own, build_role
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
@@ -15,6 +17,7 @@ from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
 from provisioner.plan.guard import check_guard
+from provisioner.store.clouds import Build
 from provisioner.store.deployments import LIVE
 from provisioner.trust.keys import new_secret
 
@@ -40,15 +43,16 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             images[role] = image.id
     with store.view():
         nodes = tuple(store.nodes.all())
-        newest = {node.name: store.clouds.newest(node.name) for node in nodes if node.deployment is not None}
+        deployed = {node.name for node in nodes if node.deployment is not None}
+        newest = store.clouds.all_newest()
         return Observed(
             nodes=nodes,
-            deployments={deployment.id: deployment for deployment in store.deployments.live()},
+            deployments={deployment.id: deployment for deployment in store.deployments.live(journals=False)},
             images=images,
             metadata={
                 name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}
                 for name, found in newest.items()
-                if found
+                if name in deployed
             },
         )
 
@@ -63,7 +67,8 @@ def apply_plan(doors: Doors, plan: Plan) -> None:
         if isinstance(action, Deploy):
             doors.catalogue.get(action.placement.image)
     with store.transaction():
-        nodes = {name: store.nodes.get(name) for name in map(_node_of, plan.actions)}
+        known = {node.name: node for node in store.nodes.all()}
+        nodes = {name: known.get(name) or store.nodes.get(name) for name in map(_node_of, plan.actions)}
         for action in plan.actions:
             check_guard(action, nodes[_node_of(action)])
         store.clouds.put(plan.desired, doors.clock.now())
@@ -140,19 +145,30 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     store = doors.store
     desired = store.clouds.get(cloud)
     nodes = {node.name: node for node in store.nodes.all()}
-    live = [deployment for deployment in store.deployments.live(cloud) if deployment.placement.role in desired.roles]
+    live = [
+        deployment
+        for deployment in store.deployments.live(cloud, journals=False)
+        if deployment.placement.role in desired.roles
+    ]
     members = store.parts.put(build_members(desired, [deployment.placement for deployment in live]))
     shared = {name: (store.parts.put(build_role(desired, name)), members) for name in desired.cloud.roles}
     secrets = {name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret) for name in shared}
+    placed: dict[str, Deployment] = {}
+    builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:
         placement = deployment.placement
-        node = nodes[placement.node]
-        if desired.roles[placement.role].image.disk and _is_seeded(deployment):
+        if desired.roles[placement.role].image.disk and _is_seeded(store.deployments.get(deployment.id)):
             continue
-        build = partial(build_own, placement, node.uuid, secrets[placement.role], parts=shared[placement.role])
-        generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
-        if generation is not None:
-            announce_generation(doors, node, deployment.id, generation)
+        own = partial(
+            build_own,
+            placement,
+            nodes[placement.node].uuid,
+            secrets[placement.role],
+            parts=shared[placement.role],
+        )
+        placed[placement.node], builds[placement.node] = deployment, (deployment.id, own)
+    fresh = store.clouds.new_generations(builds, doors.clock.now())
+    announce_generations(doors, [(nodes[name], placed[name].id, generation) for name, generation in fresh.items()])
     store.clouds.drop_parts()
 
 
@@ -162,10 +178,18 @@ def _is_seeded(deployment: Deployment) -> bool:
     return deployment.state is not DeploymentState.FAILED and seed.state is not StepState.WAITING
 
 
-def announce_generation(doors: Doors, node: Node, deployment: str, generation: int) -> None:
-    """A newer generation takes back that an older one failed: the role goes on."""
+def announce_generations(doors: Doors, fresh: Sequence[tuple[Node, str, int]]) -> None:
+    """A newer generation takes back that an older one failed: the role goes on.
+
+    :param fresh: (node, its deployment, the generation).
+    """
     store, now = doors.store, doors.clock.now()
-    store.permits.clear_failed(deployment)
-    if node.state is NodeState.ACTIVE and node.failure is not None:
-        store.nodes.set_failure(node.name, None, now)
-    doors.tell("metadata.generation", f"generation {generation}", node.name, deployment, generation=generation)
+    store.permits.clear_failed([deployment for _, deployment, _ in fresh])
+    for node, _, _ in fresh:
+        if node.state is NodeState.ACTIVE and node.failure is not None:
+            store.nodes.set_failure(node.name, None, now)
+    kind = "metadata.generation"
+    events = [
+        Event(kind, f"generation {number}", node.name, ident, {"generation": number}) for node, ident, number in fresh
+    ]
+    store.events.add_all(events, now)

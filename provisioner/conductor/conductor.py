@@ -12,6 +12,7 @@ from provisioner.conductor.clouds import apply_plan, plan_cloud
 from provisioner.conductor.doors import CatalogueDoor, Doors, Signer
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
+from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.loop import Loop
 from provisioner.conductor.presence import Presence
 from provisioner.conductor.report import build_report
@@ -272,7 +273,7 @@ class Conductor(Guests):
 
     def at_work(self, names: Collection[str] | None = None) -> list[str]:
         """The nodes, of all or of ``names``, that there is something to do with and that are free or ours."""
-        return self._store.nodes.at_work(self._doors.holder, self._doors.clock.now(), names)
+        return self._store.nodes.at_work(self._doors.holder, self._doors.clock.now(), CONFIGURE_SECONDS, names)
 
     def start(self) -> None:
         """Walk the nodes on, each in a thread of its own, until :meth:`stop`.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,10 +12,11 @@ from pydantic import ValidationError
 from provisioner.boot.ipxe import render_boot_script, render_local_script
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.instance_steps import BAD_STATES, report_error
+from provisioner.conductor.metadata import Answer, Ask, answer_metadata
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.presence import alive, guest_urls
 from provisioner.conductor.work import TOKEN_SECONDS
-from provisioner.errors import TrustError, UsageError
+from provisioner.errors import ProvisionerError, TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import AT_WORK, NodeState
@@ -26,7 +25,6 @@ from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
 from provisioner.trust.keys import new_token
 from provisioner_agent.protocol.auth import build_record
-from provisioner_agent.protocol.parts import write_part
 
 RAMDISK_STEPS = (
     StepName.CHOOSE_DISK,
@@ -57,13 +55,22 @@ class Guests:
         self._service = uuid.uuid4().hex
 
     def guest(self, token_id: str, kind: str) -> tuple[str, frozenset[str]]:
+        """As :meth:`guests`, of one. :raises TrustError: there is no such token of that kind, or it has run out."""
+        (found,) = self.guests([(token_id, kind)])
+        if isinstance(found, TrustError):
+            raise found
+        return found
+
+    def guests(self, asks: Sequence[tuple[str, str]]) -> list[tuple[str, frozenset[str]] | TrustError]:
         """(the secret under which a guest speaks, the topics of changes that concern it: its node and its deployment).
 
-        :param kind: ``hello`` and ``boot`` of a ramdisk, ``instance`` of an instance.
-        :raises TrustError: there is no such token of that kind, or it has run out.
+        :param asks: the id of a token, and its kind: ``hello`` and ``boot`` of a ramdisk, ``instance`` of an instance.
         """
-        token, secret = self._store.tokens.open(token_id, kind, self._doors.clock.now())
-        return secret, frozenset((token.node, token.deployment))
+        opened = self._store.tokens.open(asks, self._doors.clock.now())
+        return [
+            found if isinstance(found, TrustError) else (found[1], frozenset((found[0].node, found[0].deployment)))
+            for found in opened
+        ]
 
     def boot_script(self, mac: str, peer: str = "") -> str | None:
         """The iPXE script for a port: the ramdisk's while it is due, else one that boots from disk.
@@ -282,36 +289,19 @@ class Guests:
                 self._doors.tell("order.result", f"{order.step}: {word}", token.node, token.deployment)
         return {}
 
-    def metadata(self, token_id: str, since: int, have: Collection[str] = ()) -> str | None:
-        """``{"generation", "metadata", "signature", "parts"}`` as JSON when there is a generation above ``since``.
+    def metadata(self, asks: Sequence[Ask]) -> list[Answer]:
+        """See :func:`provisioner.conductor.metadata.answer_metadata`."""
+        return answer_metadata(self._doors, asks)
 
-        :param have: ids of parts that the agent has.
-        """
-        token = self._token(token_id)
-        if since == 0:
-            self._note_contact(token)
-        with self._store.view():  # what nobody needs any more is dropped when there is a newer generation
-            newest = self._store.clouds.newest(token.node)
-            if newest is None or newest.generation <= since or newest.deployment != token.deployment:
-                return None
-            # A part is text already, and may be long: it is neither parsed nor written for each node anew.
-            parts = [f'"{ident}": {self._store.parts.text(ident)}' for ident in newest.parts if ident not in have]
-            own = self._store.clouds.own_text(newest)
-        own = write_part(json.loads(own))
-        signature = base64.b64encode(self._doors.signer.sign(own.encode())).decode()
-        return (
-            f'{{"generation": {newest.generation}, "metadata": {own}, "signature": "{signature}", '
-            f'"parts": {{{", ".join(parts)}}}}}'
-        )
-
-    def _note_contact(self, token: TokenRecord) -> None:
-        """When the instance was first heard: what came before was its start, what comes after is its service's."""
-        step = next(
-            (s for s in self._store.deployments.get(token.deployment).steps if s.name is StepName.CONFIGURE), None
-        )
-        if step is not None and step.state is StepState.RUNNING and "contact" not in step.detail:
-            contact = {"contact": self._doors.clock.now()}
-            self._store.deployments.set_detail(token.deployment, StepName.CONFIGURE, contact)
+    def reports(self, asks: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any] | ProvisionerError]:
+        """As :meth:`report`, of several in one transaction. One that is refused leaves the others as they are."""
+        try:
+            with self._store.transaction():
+                return [self.report(*ask) for ask in asks]
+        except ProvisionerError as error:
+            if len(asks) == 1:
+                return [error]
+        return [answer for ask in asks for answer in self.reports([ask])]
 
     def report(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Take a report on record; give permits back, finish what is done once, or halt the role.

@@ -109,6 +109,7 @@ def build_member(member: Member, now: float) -> MemberStatus:
         detail=detail,
         seconds=round(ended - slot.created, 1),
         generation=node.generation,
+        heard=node.heard,
         applied=node.applied,
         healthy=node.healthy,
         waiting=member.waiting or detail.get("waiting"),

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioner.conductor.clouds import (
-    announce_generation,
+    announce_generations,
     begin_deployment,
     deployments_of,
     end_deployment,
@@ -217,7 +217,7 @@ def _retry(doors: Doors, node: Node) -> Node:
                 node.name, ident, lambda number: {**own, "generation": number}, now, force=True
             )
             assert generation is not None
-            announce_generation(doors, moved, ident, generation)
+            announce_generations(doors, [(moved, ident, generation)])
         return store.nodes.get(node.name)
     store.deployments.begin_again(ident)
     store.tokens.drop(ident)

@@ -6,6 +6,7 @@ For planning what a seed can carry. Nothing is booted and nothing written: a nod
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 import re
@@ -17,15 +18,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from provisioner.lab.bmcs import SimulatedBmc, SimulatedRack
 from provisioner.lab.guest_link import AWAY, GuestLink
+from provisioner.system.files import write_file
 from provisioner_agent.protocol.auth import build_record
 from provisioner_agent.protocol.messages import (
     AGENT_CONFIG,
     HELLO,
     METADATA,
+    METADATA_POLL,
     ORDER,
     PERMIT,
     PROGRESS,
@@ -36,13 +44,15 @@ from provisioner_agent.protocol.messages import (
     REPORT,
     RESULT,
 )
+from provisioner_agent.protocol.messages import BETWEEN as BETWEEN_PARTS
+from provisioner_agent.protocol.parts import write_part
 from provisioner_agent.protocol.servers import BETWEEN, build_trust, read_authority
 
 USER = "admin"
 ANSWER_SECONDS = 60.0
 POLL_SECONDS = 25.0
 AWAY_SECONDS = 2.0
-REPORT_SECONDS = 60.0
+REPORT_SECONDS = 600.0
 PXE_FLAG, VALID_FLAG, DEVICE_BITS = 0x04, 0x80, 0x3C
 """Of the boot flags (IPMI 2.0, table 28-14, parameter 5)."""
 DISK_BYTES = 480 * 10**9
@@ -62,17 +72,37 @@ class Fault(StrEnum):
     RED = "red"
 
 
+SIGNED = ec.ECDSA(hashes.SHA256())
+
+
+def signer(pem: str) -> ec.EllipticCurvePublicKey:
+    """The key of a site's metadata."""
+    key = load_pem_public_key(pem.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key
+
+
+def hand_over(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Write what an instance is given where a real one will look for it."""
+    for file in files:
+        write_file(folder / str(file["path"]).lstrip("/"), str(file["content"]), mode=int(file["mode"]))
+
+
 trust = lru_cache(build_trust)
 """A thousand servers trust the same authority."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a node takes, in seconds, each time up to a third more or less. ``faults``: the part that has each."""
+    """How long a node takes, in seconds, each time up to a third more or less. ``faults``: the part that has each.
+
+    ``apply``: from a generation that an instance has fetched to its first report of it.
+    """
 
     boot: float = 2.0
     image: float = 3.0
     start: float = 2.0
+    apply: float = 2.0
     faults: Mapping[Fault, float] = field(default_factory=dict)
     seed: int = 1
 
@@ -109,6 +139,9 @@ class FleetNode:
         self._token = ""
         self._services: Sequence[str] = ()
         self._trust: ssl.SSLContext | None = None
+        self._signer: ec.EllipticCurvePublicKey | None = None
+        self.handed_to: Path | None = None
+        """Folder of a real instance that takes the place of this one's, by the files that this one was given."""
         self._proves = False
         self._root = ""
         self._boot = 0
@@ -158,6 +191,8 @@ class FleetNode:
                 await self._ramdisk(link, token)
             elif self._token:
                 self.where = "instance"
+                if self.handed_to is not None:
+                    return
                 link.close()
                 link = GuestLink(self._services, self._trust)
                 await self._take(self._pace.start)
@@ -191,12 +226,18 @@ class FleetNode:
             return arguments[RAMDISK_TOKEN_ARGUMENT]
 
     async def _say(
-        self, link: GuestLink, token: str, method: str, target: str, body: Mapping[str, Any] | None = None
+        self,
+        link: GuestLink,
+        token: str,
+        method: str,
+        target: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float = ANSWER_SECONDS,
     ) -> dict[str, Any] | None:
         """Until the service takes or refuses it."""
         while True:
             try:
-                return await link.call(token, method, target, body, ANSWER_SECONDS)
+                return await link.call(token, method, target, body, seconds)
             except AWAY:
                 await asyncio.sleep(AWAY_SECONDS)
 
@@ -254,6 +295,9 @@ class FleetNode:
             said = json.loads(config["content"])
             self._token, self._services = said["token"], said["url"].split(BETWEEN)
             self._trust = trust(said["ca"])
+            self._signer = signer(said["signer"])
+            if self.handed_to is not None:
+                hand_over(self.handed_to, order["files"])
             return {"files": len(order["files"])}
         if step == "boot-loader":
             self._root = str(order["root_device"])
@@ -263,26 +307,51 @@ class FleetNode:
         return {"verdict": "passed", "summary": "simulated"}
 
     async def _instance(self, link: GuestLink) -> None:
-        applied, have = 0, ""
+        """One connection waits for metadata while another tells what became of them, as the config agent does it."""
+        newest: asyncio.Queue[int] = asyncio.Queue()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._collect(link, newest))
+            tasks.create_task(self._apply(newest))
+
+    async def _collect(self, link: GuestLink, newest: asyncio.Queue[int]) -> None:
+        known, have = 0, ""
         while True:
-            target = f"{METADATA}?since={applied}&wait={POLL_SECONDS:.0f}&have={have}"
-            found = await self._say(link, self._token, "GET", target)
+            target = f"{METADATA}?since={known}&wait={METADATA_POLL:.0f}&have={have}"
+            found = await self._say(link, self._token, "GET", target, seconds=METADATA_POLL + ANSWER_SECONDS)
             if found is None:
                 self.problem = "the service does not know its instance"
                 return
             if not found:
                 continue
-            generation = int(found["generation"])
-            await self._permit(link, generation)
-            await self._report(link, generation, healthy=False)
-            if self._red:
-                self.problem = "its probe is red"
-                await asyncio.sleep(REPORT_SECONDS)
-                continue
-            await self._report(link, generation, healthy=True)
-            body = {"action": "release", "generation": generation}
-            await self._say(link, self._token, "POST", PERMIT, body)
-            applied, have = generation, ",".join(found["metadata"]["parts"])
+            own = found["metadata"]
+            assert self._signer is not None
+            self._signer.verify(base64.b64decode(found["signature"]), write_part(own).encode(), SIGNED)
+            known, have = int(found["generation"]), BETWEEN_PARTS.join(own["parts"])
+            newest.put_nowait(known)
+
+    async def _apply(self, newest: asyncio.Queue[int]) -> None:
+        applied = 0
+        link = GuestLink(self._services, self._trust)
+        try:
+            while True:
+                try:
+                    generation = await asyncio.wait_for(newest.get(), REPORT_SECONDS)
+                except TimeoutError:
+                    await self._report(link, applied, healthy=not self._red)
+                    continue
+                await self._take(self._pace.apply)
+                await self._permit(link, generation)
+                await self._report(link, generation, healthy=False)
+                if self._red:
+                    self.problem = "its probe is red"
+                    continue
+                await self._report(link, generation, healthy=True)
+                body = {"action": "release", "generation": generation}
+                await self._say(link, self._token, "POST", PERMIT, body)
+                applied = generation
+                link.close()  # nothing is said for minutes
+        finally:
+            link.close()
 
     async def _permit(self, link: GuestLink, generation: int) -> None:
         body = {"action": "acquire", "generation": generation, "wait": POLL_SECONDS}

@@ -227,6 +227,7 @@ class Node(Value):
     ``drift``: ``{"expected": "on", "since": epoch}`` while the power is not what we left it at.
     ``maintenance``: ``{"reason": text, "since": epoch}`` while nothing is done to the node by itself.
     ``bmc_error``: why the controller could not be asked; None when it answered last.
+    ``generation``: the newest of its metadata; ``heard`` the one that its instance has, ``applied`` the one in force.
     """
 
     uuid: str
@@ -245,6 +246,7 @@ class Node(Value):
     bmc_error: dict[str, Any] | None = None
     tests: dict[HardwarePart, HardwareTest] = Field(default_factory=dict)
     maintenance: dict[str, Any] | None = None
+    heard: int = 0
 
     @property
     def name(self) -> str:

@@ -111,7 +111,10 @@ class ConductorStatus(Value):
 
 
 class MemberStatus(Value):
-    """One member of a cloud: where its deployment is and what it last said."""
+    """One member of a cloud: where its deployment is and what it last said.
+
+    ``generation``: the newest of its metadata; ``heard`` the one that it has, ``applied`` the one in force.
+    """
 
     node: str
     role: str
@@ -121,6 +124,7 @@ class MemberStatus(Value):
     detail: dict[str, Any] = Field(default_factory=dict)
     seconds: float = 0.0
     generation: int = 0
+    heard: int = 0
     applied: int = 0
     healthy: bool | None = None
     waiting: str | None = None

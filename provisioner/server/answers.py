@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -40,9 +41,33 @@ STATUS: tuple[tuple[type[ProvisionerError], int], ...] = (
 """The first class that an error belongs to gives its HTTP status; any other is 500."""
 
 
-def error_answer(error: ProvisionerError) -> JSONResponse:
-    status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
-    return JSONResponse(error.to_dict(), status)
+def describe_error(error: ProvisionerError) -> tuple[int, dict[str, Any]]:
+    """(HTTP status, what is answered)."""
+    return next((code for kind, code in STATUS if isinstance(error, kind)), 500), error.to_dict()
+
+
+def describe_path(status: int, path: str, detail: str = "") -> tuple[int, dict[str, Any]]:
+    """What HTTP itself says of a request, in our words. ``detail``: where we have none."""
+    kind = {404: "NotFound", 405: "UsageError"}.get(status, "ProvisionerError")
+    summary = {404: "there is nothing at this path", 405: "this path does not take that method"}
+    return status, {
+        "error": kind,
+        "summary": summary.get(status, detail),
+        "where": path,
+        "cause": None,
+        "hint": None,
+    }
+
+
+def describe_fault(error: Exception, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    """A fault of ours: the log has the traceback, the answer says where to look and not what was in it."""
+    said = ProvisionerError(
+        "the service failed on this request",
+        where=f"{method} {path}",
+        cause=type(error).__name__,
+        hint="read the service's log; this is a fault in the program",
+    )
+    return 500, said.to_dict()
 
 
 def build_app(routes: list[Route]) -> Starlette:
@@ -67,54 +92,53 @@ async def read_value(request: Request, kind: type[V]) -> V:
         raise UsageError("the request cannot be understood", where=request.url.path, cause=faults) from None
 
 
-async def read_map(request: Request) -> dict[str, Any]:
-    """The body as a JSON map.
+def parse_map(body: bytes, path: str) -> dict[str, Any]:
+    """A body as a JSON map.
 
     :raises UsageError: it is none.
     """
     try:
-        body = json.loads(await request.body())
+        found = json.loads(body)
     except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        raise UsageError("the body is not a JSON map", where=request.url.path)
-    return body
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError("the body is not a JSON map", where=path)
+    return found
 
 
-def read_number(request: Request, name: str, default: float) -> float:
+def parse_number(query: Mapping[str, str], name: str, default: float, path: str) -> float:
     """A query parameter that is a number and not negative.
 
     :raises UsageError: it is something else.
     """
-    text = request.query_params.get(name)
+    text = query.get(name)
     try:
         number = float(text) if text else default
     except ValueError:
         number = -1.0
     if not 0 <= number < 2**53:
-        raise UsageError(f"{name} is not a number of 0 or more", where=request.url.path, cause=f"{name}={text}")
+        raise UsageError(f"{name} is not a number of 0 or more", where=path, cause=f"{name}={text}")
     return number
+
+
+def read_number(request: Request, name: str, default: float) -> float:
+    """As :func:`parse_number`, of the request's query."""
+    return parse_number(request.query_params, name, default, request.url.path)
+
+
+def _answer(status: int, said: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(said, status, headers)
 
 
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProvisionerError)
-    return error_answer(error)
+    return _answer(*describe_error(error))
 
 
 async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind = {404: "NotFound", 405: "UsageError"}.get(error.status_code, "ProvisionerError")
-    summary = {404: "there is nothing at this path", 405: "this path does not take that method"}
-    said = {"error": kind, "summary": summary.get(error.status_code, error.detail), "where": request.url.path}
-    return JSONResponse(said | {"cause": None, "hint": None}, error.status_code, headers=error.headers)
+    return _answer(*describe_path(error.status_code, request.url.path, error.detail), error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """A fault of ours: the log has the traceback, the answer says where to look and not what was in it."""
-    said = ProvisionerError(
-        "the service failed on this request",
-        where=f"{request.method} {request.url.path}",
-        cause=type(error).__name__,
-        hint="read the service's log; this is a fault in the program",
-    )
-    return JSONResponse(said.to_dict(), 500)
+    return _answer(*describe_fault(error, request.method, request.url.path))

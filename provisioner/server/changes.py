@@ -17,7 +17,7 @@ LOOK_AGAIN = 20.0
 """Seconds after which a waiting request looks by itself: what depends on time alone is not announced."""
 ANY = None
 """In the place of a topic: any change."""
-LONGEST = 60.0
+LONGEST = 330.0
 """Seconds that one request may wait at most."""
 
 
@@ -51,12 +51,14 @@ class Changes:
         enough: Callable[[T], bool],
         wait: float,
         topics: frozenset[str] | None = None,
+        again: float | None = LOOK_AGAIN,
     ) -> T:
         """Look until it is ``enough`` or ``wait`` seconds are over; what the last look saw.
 
         It is listened before each look, so a change between look and wait is not missed.
 
-        :param topics: what the request waits for; None for any change.
+        :param topics: what the request waits for; None for any change. :param again: seconds after which it looks
+            though nothing was announced; None where nothing depends on time alone.
         """
         end = self._loop.time() + min(wait, LONGEST)
         event = asyncio.Event()
@@ -71,7 +73,7 @@ class Changes:
                 if enough(seen) or left <= 0 or self._closed:
                     return seen
                 try:
-                    await asyncio.wait_for(event.wait(), min(left, LOOK_AGAIN))
+                    await asyncio.wait_for(event.wait(), left if again is None else min(left, again))
                 except TimeoutError:
                     pass  # one last look, or the look that does not depend on an announcement
         finally:

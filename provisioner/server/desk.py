@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from provisioner.bmc.contract import Console
+from provisioner.conductor.metadata import Answer, Ask
+from provisioner.errors import ProvisionerError, TrustError
 from provisioner.events import Event
 from provisioner.model.deployment import Deployment, EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
@@ -29,6 +31,8 @@ from provisioner.model.status import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Known = tuple[str, frozenset[str]]
+"""(the secret of a guest, the topics that concern it)."""
 OPERATOR_THREADS = 8
 GUEST_THREADS = 8
 
@@ -118,11 +122,8 @@ class ForOperators(Subscribed, Protocol):
 class ForGuests(Subscribed, Protocol):
     """The conductor as guests see it: by the id of a token whose message has been authenticated."""
 
-    def guest(self, token_id: str, kind: str) -> tuple[str, frozenset[str]]:
-        """(the secret of a guest, the topics that concern it). ``kind``: ``hello``, ``boot`` or ``instance``.
-
-        :raises TrustError: there is no such token, or it is over.
-        """
+    def guests(self, asks: Sequence[tuple[str, str]]) -> Sequence[Known | TrustError]:
+        """Of each (token id, ``hello``, ``boot`` or ``instance``). An error: there is no such token, or it is over."""
 
     def boot_script(self, mac: str, peer: str) -> str | None:
         """None for a MAC that is not on record."""
@@ -138,10 +139,9 @@ class ForGuests(Subscribed, Protocol):
 
     def result(self, token_id: str, message: dict[str, Any]) -> object: ...
 
-    def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
-        """``{"generation", "metadata", "signature", "parts"}`` as JSON when there is a generation above ``since``."""
+    def metadata(self, asks: Sequence[Ask]) -> Sequence[Answer]: ...
 
-    def report(self, token_id: str, message: dict[str, Any]) -> object: ...
+    def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> Sequence[dict[str, Any] | ProvisionerError]: ...
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 

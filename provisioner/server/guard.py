@@ -13,11 +13,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioner.errors import NotFound, TrustError
 from provisioner.server.limits import Buckets, peer_of
@@ -37,7 +37,7 @@ KINDS = {HELLO: "hello", ORDER: "boot", PROGRESS: "boot", RESULT: "boot"}
 """Paths of the ramdisk agent; all other guarded paths are the config agent's."""
 MAX_BODY = 1 << 20
 BODY_SECONDS = 30.0
-PIECE = 16_384
+PIECE = 4096
 """Bytes of an answer that are handed on at once: by TLS a connection keeps as much memory as its largest piece took."""
 RATE, BURST = 20.0, 200.0
 """Messages a second that one guest may send, and at once after a pause; one at work sends two."""
@@ -84,14 +84,37 @@ class Nonces:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A message whose authentication holds: the id of its token, the topics that its guest is to hear of, the address
+    that it comes from, and what it says."""
+
+    token: str
+    topics: frozenset[str]
+    peer: str
+    method: str
+    path: str
+    query: str
+    body: bytes
+
+
+Reply = Callable[[Call], Awaitable[tuple[int, bytes]]]
+"""A call → (HTTP status, JSON)."""
+
+
 class GuestGuard:
-    """ASGI middleware for the paths under :data:`GUARDED`. Behind it ``scope["token_id"]`` is the token's id, and
-    ``scope["topics"]`` what its guest is to hear of."""
+    """ASGI application: what is under :data:`GUARDED` goes to ``reply`` if it is authentic, all else to ``app``."""
 
     def __init__(
-        self, app: ASGIApp, guest_of: GuestOf, nonces: Nonces, now: Callable[[], float] = time.monotonic
+        self,
+        app: ASGIApp,
+        reply: Reply,
+        guest_of: GuestOf,
+        nonces: Nonces,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
+        self._reply = reply
         self._now = now
         self._known, self._guesses = Buckets(RATE, BURST), Buckets(GUESS_RATE, GUESS_BURST)
         self._guest_of = guest_of
@@ -101,21 +124,22 @@ class GuestGuard:
         if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
         try:
-            body = await _read_body(scope, receive)
-            secret, topics = await self._check(scope, body)
+            body = await _read_body(headers, receive)
+            secret, topics = await self._check(scope, headers, body)
         except Refused as refused:
             said = {"error": "Refused", "summary": str(refused)}
             await JSONResponse(said, refused.status, {"connection": "close"})(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        answer = _SignedAnswer(send, secret, headers[NONCE_HEADER])
-        known = {**scope, "token_id": headers[ID_HEADER], "topics": topics}
-        await self._app(known, _replay(body, receive), answer)
+        query = scope.get("query_string", b"").decode("latin-1")
+        call = Call(headers[ID_HEADER], topics, peer_of(scope), scope["method"], scope["path"], query, body)
+        status, answer = await self._reply(call)
+        await _send_signed(send, status, answer, answer_mac(secret, headers[NONCE_HEADER], status, answer))
 
-    async def _check(self, scope: Scope, body: bytes) -> tuple[str, frozenset[str]]:
+    async def _check(self, scope: Scope, headers: Headers, body: bytes) -> tuple[str, frozenset[str]]:
         """The secret under which the message holds, and the topics of its guest."""
-        headers, peer = Headers(scope=scope), peer_of(scope)
+        peer = peer_of(scope)
         if not self._guesses.has(peer, self._now()):
             raise Refused(429, "too many messages that are not authenticated")
         token_id, nonce = headers.get(ID_HEADER, ""), headers.get(NONCE_HEADER, "")
@@ -139,17 +163,6 @@ class GuestGuard:
         return secret, topics
 
 
-def token_id(request: Request) -> str:
-    """The authenticated token of a request behind the guard."""
-    return str(request.scope["token_id"])
-
-
-def topics(request: Request) -> frozenset[str]:
-    """What the guest of a request behind the guard is to hear of."""
-    found: frozenset[str] = request.scope["topics"]
-    return found
-
-
 def _target(scope: Scope) -> str:
     """Path and query exactly as they were sent."""
     path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -157,9 +170,9 @@ def _target(scope: Scope) -> str:
     return (path + (b"?" + query if query else b"")).decode("latin-1")
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes:
+async def _read_body(headers: Headers, receive: Receive) -> bytes:
     """The whole body; it is read before the sender is known, so its size and time are limited."""
-    length = Headers(scope=scope).get("content-length", "0")
+    length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MAX_BODY:
         raise Refused(413, "the message is too large")
     body = bytearray()
@@ -178,39 +191,13 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
         raise Refused(408, "the message did not come in time") from None
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def next_message() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return next_message
-
-
-class _SignedAnswer:
-    """Holds an answer back until it is whole, then sends it with its MAC."""
-
-    def __init__(self, send: Send, secret: str, nonce: str) -> None:
-        self._send = send
-        self._secret = secret
-        self._nonce = nonce
-        self._start: Message = {}
-        self._body = bytearray()
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        self._body += message.get("body", b"")
-        if not message.get("more_body", False):
-            body = bytes(self._body)
-            headers = MutableHeaders(raw=list(self._start.get("headers", [])))
-            headers[MAC_HEADER] = answer_mac(self._secret, self._nonce, self._start["status"], body)
-            await self._send({**self._start, "headers": headers.raw})
-            for at in range(0, max(len(body), 1), PIECE):
-                more = at + PIECE < len(body)
-                await self._send({"type": "http.response.body", "body": body[at : at + PIECE], "more_body": more})
+async def _send_signed(send: Send, status: int, body: bytes, mac: str) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (MAC_HEADER.lower().encode(), mac.encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    for at in range(0, max(len(body), 1), PIECE):
+        more = at + PIECE < len(body)
+        await send({"type": "http.response.body", "body": body[at : at + PIECE], "more_body": more})

@@ -8,33 +8,23 @@ import stat
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioner.errors import NotFound, UsageError
 from provisioner.model.hardware import MAC
-from provisioner.server.answers import build_app, read_map, read_number
+from provisioner.server.answers import build_app
 from provisioner.server.changes import Changes
-from provisioner.server.desk import Desk, ForGuests
-from provisioner.server.guard import GuestGuard, Nonces, token_id, topics
+from provisioner.server.desk import Desk, ForGuests, Known
+from provisioner.server.gather import Gather
+from provisioner.server.guard import GuestGuard, Nonces
 from provisioner.server.limits import Buckets, peer_of
-from provisioner.store.permits import ANY_PERMIT
-from provisioner_agent.protocol.messages import (
-    BETWEEN,
-    HELLO,
-    IMAGES,
-    METADATA,
-    ORDER,
-    PERMIT,
-    PROGRESS,
-    REPORT,
-    RESULT,
-)
+from provisioner.server.messages import GuestMessages
+from provisioner_agent.protocol.messages import IMAGES
 
 BLOCK = 1 << 20
 """Bytes read and sent at once: one thread hand-over for each, so few of them for 400 MB."""
@@ -125,85 +115,15 @@ def agent_app(
     conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes, now: Callable[[], float] = time.monotonic
 ) -> ASGIApp:
     """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`."""
-    guests = _Guests(conductor, desk, changes)
     files = _Images(path_of, desk)
 
     async def file(request: Request) -> Response:
         return _BigBlocks(*await files.find(request))
 
-    app = build_app(
-        [
-            Route(IMAGES + "/{image}/{name}", file, methods=["GET"]),
-            Route(HELLO, guests.hello, methods=["POST"]),
-            Route(ORDER, guests.order, methods=["GET"]),
-            Route(PROGRESS, guests.told(conductor.progress), methods=["POST"]),
-            Route(RESULT, guests.told(conductor.result), methods=["POST"]),
-            Route(METADATA, guests.metadata, methods=["GET"]),
-            Route(REPORT, guests.told(conductor.report), methods=["POST"]),
-            Route(PERMIT, guests.permit, methods=["POST"]),
-        ]
-    )
-
-    async def guest_of(ident: str, kind: str) -> tuple[str, frozenset[str]]:
-        return await desk.for_guest(conductor.guest, ident, kind)
-
-    return GuestGuard(app, guest_of, Nonces(), now)
-
-
-class _Guests:
-    def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes) -> None:
-        self._conductor = conductor
-        self._desk = desk
-        self._changes = changes
-
-    async def hello(self, request: Request) -> Response:
-        ident, message = token_id(request), await read_map(request)
-        return JSONResponse(await self._desk.for_guest(self._conductor.hello, ident, message, peer_of(request.scope)))
-
-    async def order(self, request: Request) -> Response:
-        ident = token_id(request)
-        order = await self._changes.poll(
-            lambda: self._desk.for_guest(self._conductor.order, ident),
-            bool,
-            read_number(request, "wait", 0),
-            topics(request),
-        )
-        return JSONResponse({"order": order} if order else {})
-
-    async def metadata(self, request: Request) -> Response:
-        ident, since = token_id(request), int(read_number(request, "since", 0))
-        have = tuple(request.query_params.get("have", "").split(BETWEEN))
-        found = await self._changes.poll(
-            lambda: self._desk.for_guest(self._conductor.metadata, ident, since, have),
-            bool,
-            read_number(request, "wait", 0),
-            topics(request),
-        )
-        return Response(found or "{}", media_type="application/json")
-
-    async def permit(self, request: Request) -> Response:
-        """An acquire waits until it is granted; a release is answered at once."""
-        ident, message = token_id(request), await read_map(request)
-        wait = message.get("wait", 0)
-        if not isinstance(wait, int | float) or isinstance(wait, bool) or wait < 0:
-            raise UsageError("wait is not a number of seconds", where=request.url.path)
-        acquires = message.get("action") == "acquire"
-        answer = await self._changes.poll(
-            lambda: self._desk.for_guest(self._conductor.permit, ident, message),
-            lambda said: not acquires or bool(said.get("granted")),
-            wait,
-            topics(request) | {ANY_PERMIT},
-        )
-        return JSONResponse(answer)
-
-    def told(self, call: Callable[[str, dict[str, Any]], object]) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint that hands a message on and answers ``{}``."""
-
-        async def endpoint(request: Request) -> Response:
-            await self._desk.for_guest(call, token_id(request), await read_map(request))
-            return JSONResponse({})
-
-        return endpoint
+    app = build_app([Route(IMAGES + "/{image}/{name}", file, methods=["GET"])])
+    guest_of = Gather[tuple[str, str], Known](lambda asks: desk.for_guest(conductor.guests, asks))
+    messages = GuestMessages(conductor, desk, changes)
+    return GuestGuard(app, messages, lambda ident, kind: guest_of((ident, kind)), Nonces(), now)
 
 
 class _Images:

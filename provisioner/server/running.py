@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 RENEW_SECONDS = 12 * 3600.0
 """Between two looks at the certificates."""
+LARGEST_HEAD = 64 << 10
+"""Bytes of a request line and its headers."""
 GRACE = 5
 """Seconds that requests under way get when the service ends."""
 
@@ -25,6 +29,30 @@ class Served:
     app: ASGIApp
     socket: socket
     certify: Callable[[], tuple[Path, Path]] | None = None
+
+
+class _Http(HttpToolsProtocol):
+    """With a limit for what comes before a body, of which its parser would keep as much as somebody sends."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head = 0
+        self._in_body = False
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if not self._in_body and self._head > LARGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("the head of the request is too large")
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        self._in_body = False
+        super().on_message_complete()
 
 
 class _Listener(uvicorn.Server):
@@ -48,7 +76,7 @@ def _listener(served: Served) -> _Listener:
     return _Listener(
         uvicorn.Config(
             served.app,
-            http="h11",
+            http=_Http,
             ws="none",
             lifespan="off",
             log_config=None,

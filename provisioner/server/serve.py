@@ -31,12 +31,14 @@ from provisioner.server.operators import operator_app
 from provisioner.server.provisioning import PathOf, agent_app, boot_app
 from provisioner.server.running import Served, answer
 from provisioner.system.clock import HostClock
-from provisioner.system.memory import tune_memory
+from provisioner.system.memory import give_back, keep_young, tune_memory
 from provisioner.system.settings import Settings
 from provisioner.trust.ca import ensure_server
 
 READY = "serve.ready"
 """Kind of the log line that says that both listeners answer."""
+GIVE_BACK_SECONDS = 30.0
+"""Between two times that memory which is free goes back to the system."""
 
 
 class Conductor(ForOperators, ForGuests, Protocol):
@@ -122,9 +124,17 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
             all_served.append(Served(boot_app(house.conductor, house.path_of, desk), boot))
             all_served.append(Served(agent_app(house.conductor, house.path_of, desk, changes), agents, certify))
         await asyncio.to_thread(house.start)
+        keep_young()
+        stack.callback(asyncio.create_task(_give_back()).cancel)
         await answer(all_served, stop, ready=lambda: _say_ready(settings, log), ending=changes.close)
         _notify("STOPPING=1")
         log(Event("serve.ending", "told to end: deployments go on at the next start"))
+
+
+async def _give_back() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_SECONDS)
+        await asyncio.to_thread(give_back)
 
 
 def _names(settings: Settings) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from provisioner.errors import NotFound
 from provisioner.model.role import Desired
 from provisioner.store.database import Cipher, Database
 from provisioner.store.parts import Parts
-from provisioner.store.schema import CLOUDS, GENERATIONS, NODES, REPORTS, SECRETS
-from provisioner_agent.protocol.parts import join_parts, needed_parts
+from provisioner.store.schema import CLOUDS, GENERATIONS, NODES, REPORTS, SECRETS, TOKENS
+from provisioner_agent.protocol.parts import join_parts, needed_parts, write_part
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,23 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the instance of a token is told: the newest generation of its node, for the deployment ``of``.
+
+    ``deployment``: the token's. ``heard``: the generation that the instance has. ``own_sealed``: the node's own
+    metadata; they and ``parts`` are empty when there is no generation.
+    """
+
+    node: str
+    deployment: str
+    generation: int
+    heard: int
+    of: str | None
+    parts: tuple[str, ...]
+    own_sealed: str | None
+
+
+@dataclass(frozen=True)
 class ReportRecord:
     """What the config agent of a deployment last said, and when."""
 
@@ -39,25 +56,55 @@ class ReportRecord:
     body: Mapping[str, Any]
 
 
-NEWEST = (
-    select(GENERATIONS.c.generation, GENERATIONS.c.deployment, GENERATIONS.c.created, GENERATIONS.c.parts)
-    .join(NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation))
-    .where(NODES.c.name == bindparam("name"))
-)
+ALL_NEWEST = select(
+    NODES.c.name, GENERATIONS.c.generation, GENERATIONS.c.deployment, GENERATIONS.c.created, GENERATIONS.c.parts
+).join(NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation))
+NEWEST = ALL_NEWEST.where(NODES.c.name == bindparam("name"))
 OWN = (
     select(GENERATIONS.c.document_sealed)
     .join(NODES, NODES.c.uuid == GENERATIONS.c.node)
     .where(NODES.c.name == bindparam("name"), GENERATIONS.c.generation == bindparam("generation"))
 )
+BY_TOKEN = (
+    select(
+        TOKENS.c.id,
+        NODES.c.name,
+        TOKENS.c.deployment,
+        NODES.c.generation,
+        NODES.c.heard,
+        GENERATIONS.c.deployment,
+        GENERATIONS.c.parts,
+        GENERATIONS.c.document_sealed,
+    )
+    .join(NODES, NODES.c.uuid == TOKENS.c.node)
+    .outerjoin(GENERATIONS, (GENERATIONS.c.node == NODES.c.uuid) & (GENERATIONS.c.generation == NODES.c.generation))
+    .where(TOKENS.c.id.in_(bindparam("idents", expanding=True)))
+)
+KNOWN = (
+    select(NODES.c.name, NODES.c.uuid, NODES.c.generation, GENERATIONS.c.hash, GENERATIONS.c.deployment)
+    .outerjoin(GENERATIONS, (GENERATIONS.c.node == NODES.c.uuid) & (GENERATIONS.c.generation == NODES.c.generation))
+    .where(NODES.c.name.in_(bindparam("names", expanding=True)))
+)
+RENEW = (
+    update(NODES)
+    .where(NODES.c.uuid == bindparam("node"))
+    .values(generation=bindparam("generation"), updated=bindparam("created"))
+)
+AT_ONCE = 500
+"""Names in one question; SQLite takes no more than 999 in an old one (SQLITE_MAX_VARIABLE_NUMBER)."""
 BETWEEN = " "
 """Stands between the ids of parts."""
 DESIRED = select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == bindparam("name"))
 
 
+Build = Callable[[int], Mapping[str, Any]]
+"""A generation's number → a node's own metadata, which name the parts that they share."""
+
+
 def content_hash(document: Mapping[str, Any]) -> str:
     """sha256 over a document without its generation: equal hashes need no new generation."""
     content = {key: value for key, value in document.items() if key != "generation"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(write_part(content).encode()).hexdigest()
 
 
 class Clouds:
@@ -124,53 +171,78 @@ class Clouds:
         return {row.name: self._cipher.decrypt(row.value_sealed) for row in rows}
 
     def new_generation(
-        self,
-        node: str,
-        deployment: str,
-        build: Callable[[int], Mapping[str, Any]],
-        now: float,
-        *,
-        force: bool = False,
+        self, node: str, deployment: str, build: Build, now: float, *, force: bool = False
     ) -> int | None:
-        """Record a new generation of a node's metadata if its content differs from the newest of this deployment.
+        """As :meth:`new_generations`, of one node; None when nothing differs."""
+        return self.new_generations({node: (deployment, build)}, now, force=force).get(node)
 
-        :param build: generation → the node's own metadata, which name the parts that they share.
-        :param force: also when the content is the same.
-        :returns: the new generation; None when nothing differs.
+    def new_generations(
+        self, members: Mapping[str, tuple[str, Build]], now: float, *, force: bool = False
+    ) -> dict[str, int]:
+        """Record a new generation of the metadata of each node whose content differs from its deployment's newest.
+
+        :param members: the deployment and how its metadata are built, by the name of the node.
+        :param force: also when the content is the same. :returns: those that are new, by the name of the node.
         """
-        with self._db.write(node, deployment) as tx:
-            known = tx.execute(select(NODES.c.uuid, NODES.c.generation).where(NODES.c.name == node)).one()
-            newest = tx.execute(
-                select(GENERATIONS.c.hash, GENERATIONS.c.deployment).where(
-                    GENERATIONS.c.node == known.uuid, GENERATIONS.c.generation == known.generation
+        deployments = [deployment for deployment, _ in members.values()]
+        fresh: dict[str, int] = {}
+        with self._db.write(*members, *deployments) as tx:
+            rows = []
+            for known in self._known(list(members)):
+                deployment, build = members[known.name]
+                generation = int(known.generation) + 1
+                document = build(generation)
+                content = content_hash(document)
+                if not force and (known.hash, known.deployment) == (content, deployment):
+                    continue
+                fresh[known.name] = generation
+                rows.append(
+                    {
+                        "node": known.uuid,
+                        "generation": generation,
+                        "deployment": deployment,
+                        "document_sealed": self._cipher.encrypt(write_part(document)),
+                        "hash": content,
+                        "created": now,
+                        "parts": BETWEEN.join(needed_parts(document)),
+                    }
                 )
-            ).one_or_none()
-            generation = int(known.generation) + 1
-            document = build(generation)
-            fresh = content_hash(document)
-            if not force and newest is not None and (newest.hash, newest.deployment) == (fresh, deployment):
-                return None
-            tx.execute(
-                insert(GENERATIONS).values(
-                    node=known.uuid,
-                    generation=generation,
-                    deployment=deployment,
-                    document_sealed=self._cipher.encrypt(json.dumps(document)),
-                    hash=fresh,
-                    created=now,
-                    parts=BETWEEN.join(needed_parts(document)),
-                )
-            )
-            tx.execute(update(NODES).where(NODES.c.uuid == known.uuid).values(generation=generation, updated=now))
-            return generation
+            if rows:
+                tx.execute(insert(GENERATIONS), rows)
+                tx.execute(RENEW, rows)
+        return fresh
+
+    def _known(self, names: Sequence[str]) -> Iterator[Any]:
+        with self._db.read() as tx:
+            for start in range(0, len(names), AT_ONCE):
+                yield from tx.execute(KNOWN, {"names": names[start : start + AT_ONCE]}).all()
+
+    def told(self, tokens: Sequence[str]) -> dict[str, Told]:
+        """What the instances are told whose tokens these are, by the tokens' ids; unknown ones are left out.
+
+        :param tokens: at most :data:`AT_ONCE` ids.
+        """
+        with self._db.read() as tx:
+            return {
+                row[0]: Told(*row[1:6], tuple((row[6] or "").split()), row[7])
+                for row in tx.execute(BY_TOKEN, {"idents": list(tokens)})
+            }
+
+    def open_own(self, told: Told) -> str:
+        """The node's own metadata in their one form as text. They hold secrets."""
+        assert told.own_sealed is not None
+        return write_part(json.loads(self._cipher.decrypt(told.own_sealed)))
 
     def newest(self, node: str) -> Generation | None:
         """The newest generation of a node's metadata."""
         with self._db.read() as tx:
             row = tx.execute(NEWEST, {"name": node}).one_or_none()
-        if row is None:
-            return None
-        return Generation(node, row.generation, row.deployment, row.created, tuple(row.parts.split()))
+        return None if row is None else Generation(*row[:4], tuple(row.parts.split()))
+
+    def all_newest(self) -> dict[str, Generation]:
+        """The newest generation of each node that has one, by the node's name."""
+        with self._db.read() as tx:
+            return {row.name: Generation(*row[:4], tuple(row.parts.split())) for row in tx.execute(ALL_NEWEST)}
 
     def own_text(self, generation: Generation) -> str:
         """The node's own metadata, as JSON. It holds secrets."""

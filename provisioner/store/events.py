@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Row, bindparam, insert, select
@@ -28,9 +29,24 @@ class Events:
         self._db = database
 
     def add(self, event: Event, now: float) -> None:
-        values = {"at": now, "kind": event.kind, "node": event.node, "deployment": event.deployment}
-        with self._db.write() as tx:
-            tx.execute(ADD, values | {"message": event.message, "data": dict(event.data)})
+        self.add_all([event], now)
+
+    def add_all(self, events: Sequence[Event], now: float) -> None:
+        """In their order."""
+        rows = [
+            {
+                "at": now,
+                "kind": event.kind,
+                "node": event.node,
+                "deployment": event.deployment,
+                "message": event.message,
+                "data": dict(event.data),
+            }
+            for event in events
+        ]
+        if rows:
+            with self._db.write() as tx:
+                tx.execute(ADD, rows)
 
     def since(self, since: int, limit: int) -> list[EventRecord]:
         """Those with a number above ``since``, oldest first."""

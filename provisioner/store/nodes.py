@@ -14,7 +14,7 @@ from provisioner.model.deployment import Node
 from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Port, Power
 from provisioner.model.states import AT_WORK, NodeState, check_move
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import LEASES, NODES, PORTS
+from provisioner.store.schema import GENERATIONS, LEASES, NODES, PORTS
 
 ANY_MAC = "*:*:*:*:*:*"
 """In the place of a port while a node's ports are found out; the words by which dnsmasq means any (dhcp-host)."""
@@ -46,6 +46,11 @@ FIELDS = [cast(column, Text).label(column.name) if column.name in PARSED else co
 """Columns of a node; what is parsed comes as text."""
 PASSWORD = select(NODES.c.password_sealed).where(NODES.c.name == bindparam("name"))
 FIND = select(*FIELDS).where(NODES.c.name == bindparam("name"))
+HEARD = (
+    update(NODES)
+    .where(NODES.c.name == bindparam("node"), NODES.c.heard < bindparam("now"))
+    .values(heard=bindparam("now"))
+)
 
 
 class Nodes:
@@ -66,12 +71,19 @@ class Nodes:
         with self._db.read() as tx:
             return [self._node(row) for row in tx.execute(query)]
 
-    def at_work(self, holder: str, now: float, names: Collection[str] | None = None) -> list[str]:
+    def at_work(self, holder: str, now: float, late: float, names: Collection[str] | None = None) -> list[str]:
         """Names of nodes that the conductor ``holder`` has something to do with; only of ``names`` if they are given.
 
         Those on which another one works are left out.
+
+        :param late: seconds after which there is something to do with an instance that has not its newest generation.
         """
-        behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied)
+        old = select(GENERATIONS.c.node).where(
+            GENERATIONS.c.node == NODES.c.uuid,
+            GENERATIONS.c.generation == NODES.c.generation,
+            GENERATIONS.c.created < now - late,
+        )
+        behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied) & old.exists()
         free = or_(LEASES.c.holder.in_(("", holder)), LEASES.c.expiry < now)
         query = select(NODES.c.name).join(LEASES, LEASES.c.node == NODES.c.uuid).where(free)
         query = query.where(or_(NODES.c.state.in_(AT_WORK), behind), NODES.c.maintenance.is_(None))
@@ -363,6 +375,13 @@ class Nodes:
         with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(applied=applied, healthy=healthy, updated=now))
 
+    def set_heard(self, heard: Mapping[str, int]) -> None:
+        """The generations that instances have fetched and proved, by their nodes' names; older ones change nothing."""
+        if not heard:
+            return
+        with self._db.write(*heard) as tx:
+            tx.execute(HEARD, [{"node": name, "now": generation} for name, generation in heard.items()])
+
     def set_failure(self, name: str, failure: Mapping[str, Any] | None, now: float) -> None:
         """What is wrong with a node whose state stays as it is."""
         with self._db.write(name) as tx:
@@ -419,6 +438,7 @@ class Nodes:
             bmc_error=row.bmc_error,
             tests={HardwarePart(key): HardwareTest.model_validate(value) for key, value in (row.tests or {}).items()},
             maintenance=row.maintenance,
+            heard=row.heard,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import insert, select, update
@@ -110,9 +111,12 @@ class Permits:
         """Free whatever permit the deployment has, also one that failed: its role goes on."""
         return self._set(deployment, (HELD, FAILED), FREE)
 
-    def clear_failed(self, deployment: str) -> bool:
-        """Free a permit that failed; one that is held stays held."""
-        return self._set(deployment, (FAILED,), FREE)
+    def clear_failed(self, deployments: Collection[str]) -> None:
+        """Free the permits of theirs that failed; one that is held stays held."""
+        query = select(PERMITS.c.deployment).where(PERMITS.c.state == FAILED)
+        with self._db.write() as tx:
+            for failed in set(tx.execute(query).scalars()) & set(deployments):
+                self._set(failed, (FAILED,), FREE)
 
     def _set(self, deployment: str, old: tuple[str, ...], new: str) -> bool:
         query = update(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state.in_(old))

@@ -53,6 +53,7 @@ NODES = Table(
     Column("rotated", Float),
     Column("tests", JSON(none_as_null=True)),
     Column("maintenance", JSON(none_as_null=True)),
+    Column("heard", Integer, nullable=False, server_default="0"),
 )
 PORTS = Table(
     "ports",

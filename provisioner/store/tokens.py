@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
@@ -27,20 +29,18 @@ class TokenRecord:
     used: float | None
 
 
-FIND = (
-    select(
-        TOKENS.c.id,
-        TOKENS.c.kind,
-        NODES.c.name,
-        TOKENS.c.deployment,
-        TOKENS.c.used,
-        TOKENS.c.secret_sealed,
-        TOKENS.c.bound_sealed,
-        TOKENS.c.expiry,
-    )
-    .join(NODES, NODES.c.uuid == TOKENS.c.node)
-    .where(TOKENS.c.id == bindparam("ident"))
-)
+ALL = select(
+    TOKENS.c.id,
+    TOKENS.c.kind,
+    NODES.c.name,
+    TOKENS.c.deployment,
+    TOKENS.c.used,
+    TOKENS.c.secret_sealed,
+    TOKENS.c.bound_sealed,
+    TOKENS.c.expiry,
+).join(NODES, NODES.c.uuid == TOKENS.c.node)
+FIND = ALL.where(TOKENS.c.id == bindparam("ident"))
+FIND_ALL = ALL.where(TOKENS.c.id.in_(bindparam("idents", expanding=True)))
 
 
 class Tokens:
@@ -81,23 +81,27 @@ class Tokens:
             row = tx.execute(query).one_or_none()
         return None if row is None else f"{row.id}.{self._cipher.decrypt(row.secret_sealed)}"
 
-    def open(self, ident: str, kind: str, now: float) -> tuple[TokenRecord, str]:
-        """A token and the secret under which its guest speaks: for :data:`BOOT` the one that it made up itself.
+    def open(self, asks: Sequence[tuple[str, str]], now: float) -> list[tuple[TokenRecord, str] | TrustError]:
+        """Tokens, and the secrets under which their guests speak: for :data:`BOOT` the one that it made up itself.
 
-        :param kind: :data:`HELLO` for the first message of a ramdisk. :raises TrustError: there is no such token, or
-            it has run out, or no ramdisk has said hello with it yet.
+        :param asks: at most 500 ids, each with its kind; :data:`HELLO` for the first message of a ramdisk.
+        :returns: in the place of one that is not known, that has run out, or with which no ramdisk has said hello yet,
+            an error.
         """
         with self._db.read() as tx:
-            row = tx.execute(FIND, {"ident": ident}).one_or_none()
+            rows = {row.id: row for row in tx.execute(FIND_ALL, {"idents": [ident for ident, _ in asks]})}
+        return [self._open(rows.get(ident), kind, now) for ident, kind in asks]
+
+    def _open(self, row: Any, kind: str, now: float) -> tuple[TokenRecord, str] | TrustError:
         if (
             row is None
             or row.kind != (BOOT if kind == HELLO else kind)
             or (row.expiry is not None and row.expiry < now)
         ):
-            raise TrustError("the token is not known, or has run out")
+            return TrustError("the token is not known, or has run out")
         sealed = row.bound_sealed if kind == BOOT else row.secret_sealed
         if sealed is None:
-            raise TrustError("no ramdisk has said hello with this token")
+            return TrustError("no ramdisk has said hello with this token")
         return TokenRecord(*row[:5]), self._cipher.decrypt(sealed)
 
     def bind(self, ident: str, secret: str) -> bool:

@@ -98,8 +98,8 @@ class Collector:
         newest = self.box.newest
         known, parts = (0, NO_PARTS) if newest is None else (newest.generation, newest.parts)
         have = messages.BETWEEN.join(parts)
-        target = f"{messages.METADATA}?since={known}&wait={messages.LONG_POLL:g}&have={have}"
-        answer = self.link.call("GET", target, timeout=messages.LONG_POLL + SLACK)
+        target = f"{messages.METADATA}?since={known}&wait={messages.METADATA_POLL:g}&have={have}"
+        answer = self.link.call("GET", target, timeout=messages.METADATA_POLL + SLACK)
         document = parse_document(answer, parts)
         if document is not None and document.generation < known:
             raise BadDocument(f"the server offered generation {document.generation}, older than {known}; ignored")

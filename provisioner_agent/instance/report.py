@@ -16,7 +16,7 @@ from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
 NO_DRIFT: Mapping[str, str] = {}
-INTERVAL = 60.0
+INTERVAL = 600.0
 RETRY = 5.0
 TIMEOUT = 10.0
 """Seconds: between reports when nothing changes, until a lost one is sent again, until the server counts as away."""
@@ -25,7 +25,7 @@ LOG = logging.getLogger("provisioner-agent")
 
 
 class Reporter:
-    """Keeps the status file true and tells the server: at once when something changed, else each minute."""
+    """Keeps the status file true and tells the server: at once when something changed, else each ten minutes."""
 
     def __init__(self, host: Host, link: Link) -> None:
         self.host = host

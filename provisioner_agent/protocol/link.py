@@ -110,6 +110,9 @@ class HttpLink:
         headers: Mapping[str, str],
     ) -> tuple[int, bytes, str | None]:
         try:
+            if not connection.sock:
+                connection.connect()
+                watch_peer(connection.sock)
             connection.request(method, target, body=data, headers=dict(headers))
             response = connection.getresponse()
             answer = response.read(LARGEST_ANSWER)
@@ -121,6 +124,17 @@ class HttpLink:
         except BaseException:
             connection.close()
             raise
+
+
+def watch_peer(door: socket.socket) -> None:
+    """Let the kernel find out whether the other end is still there, also while nothing is said (tcp(7)).
+
+    A request may be held open for minutes; a server whose power failed says no word of it.
+    """
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+        door.setsockopt(socket.IPPROTO_TCP, option, value)
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 35_000)
 
 
 def _has_ended(door: socket.socket) -> bool:

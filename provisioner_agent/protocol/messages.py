@@ -47,7 +47,8 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 
 ================================  =======================================================================
 ``GET METADATA?since=G&wait=S``   → ``{"generation": G2, "metadata": {...}, "signature": base64, "parts": {id: {...}}}``
-                                  as soon as G2 > G, or ``{}``; without the parts whose ids are given as ``have=ID,ID``
+                                  as soon as G2 > G, or ``{}``; without the parts whose ids are given as ``have=ID,ID``.
+                                  It also says that the agent has G, and that its signature holds
 ``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id", "root"}``
 ``POST PERMIT``                   ``{"action": "acquire" | "release", "generation", "wait"}`` →
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
@@ -95,3 +96,5 @@ AGENT_CONFIG = "/etc/provisioner-agent/agent.json"
 
 LONG_POLL = 25.0
 """Seconds a guest asks the server to hold a request open."""
+METADATA_POLL = 290.0
+"""The same of a request for metadata: rarely is there a change, and a server that has gone is noticed by TCP."""

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from records import records_url
 from provisioner.bmc.contract import Asked
 from provisioner.bmc.fake import FakeConsole
 from provisioner.conductor.conductor import Conductor
+from provisioner.conductor.metadata import Ask
 from provisioner.errors import BmcError, BmcRefused, BmcSilent, ImageError, NotFound, TrustError
 from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Chunk, Image, ImageIndex
@@ -501,9 +502,16 @@ class Rack:
         assert found is not None
         self.report(server, ident, found.generation, "applied", not server.red)
 
+    def metadata(self, ident: str, since: int, have: Collection[str] = ()) -> str | None:
+        """What one instance is told. :raises TrustError: nobody knows its token."""
+        (answer,) = self.conductor.metadata([Ask(ident, since, have)])
+        if isinstance(answer, TrustError):
+            raise answer
+        return answer
+
     def _collect(self, server: Server, ident: str) -> Document | None:
         """As an agent reads it, that has kept what it got before."""
-        text = self.conductor.metadata(ident, server.applied, server.parts)
+        text = self.metadata(ident, server.applied, server.parts)
         found = None if text is None else parse_document(json.loads(text), server.parts)
         server.parts = server.parts if found is None else found.parts
         return found

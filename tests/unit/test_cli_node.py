@@ -268,7 +268,8 @@ def test_cloud_status_and_secret(bench: Bench) -> None:
     ("member", "why"),
     [
         ({"state": "active", "generation": 3, "applied": 3}, None),
-        ({"state": "active", "generation": 3, "applied": 2}, "it is at it"),
+        ({"state": "active", "generation": 3, "heard": 3, "applied": 2}, "it is at it"),
+        ({"state": "active", "generation": 3, "heard": 2, "applied": 2}, "it has not fetched it"),
         (
             {"state": "active", "generation": 3, "applied": 2, "waiting": "galera-1 changes"},
             "it waits: galera-1 changes",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conductor_rack import Rack, Server, cloud, role
 
+from provisioner.conductor.metadata import Ask
 from provisioner.errors import TrustError
 from provisioner.model.states import NodeState
 
@@ -229,19 +230,53 @@ def test_metadata_is_given_once_for_each_generation_and_only_to_its_own(tmp_path
     rack.apply()
     rack.play()
     ident = instance(rack, "node1")
-    found = rack.conductor.metadata(ident, 0)
+    found = rack.metadata(ident, 0)
     assert found is not None
     answer = json.loads(found)
     assert answer["generation"] == 1
     assert answer["metadata"]["secrets"]["web_password"] == rack.conductor.cloud_secret("lab", "web_password")
     assert list(answer["parts"]) == answer["metadata"]["parts"]
-    again = rack.conductor.metadata(ident, 0, answer["metadata"]["parts"])
+    again = rack.metadata(ident, 0, answer["metadata"]["parts"])
     assert again is not None and json.loads(again) == {**answer, "parts": {}}
-    assert rack.conductor.metadata(ident, 1) is None
+    assert rack.metadata(ident, 1) is None
     rack.conductor.release("node1")
-    for call in (lambda: rack.conductor.metadata(ident, 0), lambda: rack.conductor.guest(ident, "instance")):
+    for call in (lambda: rack.metadata(ident, 0), lambda: rack.conductor.guest(ident, "instance")):
         with pytest.raises(TrustError):
             call()
+
+
+def test_who_asks_for_what_comes_after_a_generation_has_that_one(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 2)
+    rack.apply()
+    rack.play()
+    one, two = instance(rack, "node1"), instance(rack, "node2")
+
+    def heard() -> list[int]:
+        return [rack.store.nodes.get(name).heard for name in ("node1", "node2")]
+
+    before = heard()
+    rack.apply(cloud(2, (role(once=("bootstrap",)),), values={"web": {"word": "new"}}))
+    newest = rack.conductor.node("node1").node.generation
+    assert heard() == before, "it is told, and nobody knows yet whether it came through"
+    first, second, stranger = rack.conductor.metadata([Ask(one, 0), Ask(two, newest), Ask("ffff", 0)])
+    assert isinstance(first, str) and json.loads(first)["generation"] == newest
+    assert second is None and isinstance(stranger, TrustError)
+    assert heard() == [before[0], newest]
+    rack.conductor.metadata([Ask(one, newest), Ask(two, newest - 1)])
+    assert heard() == [newest, newest], "what was heard once is not unheard"
+    rack.conductor.metadata([Ask(one, newest + 5)])
+    assert heard() == [newest, newest], "nobody has what we never made"
+
+
+def test_one_report_of_many_that_is_refused_leaves_the_others(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 2)
+    rack.apply()
+    rack.play()
+    one, two = instance(rack, "node1"), instance(rack, "node2")
+    said = {"generation": 1, "applied": 1, "state": "applied", "healthy": False}
+    answers = rack.conductor.reports([(one, said), (two, {"state": 1}), ("ffff", said), (two, said)])
+    assert [type(answer).__name__ for answer in answers] == ["dict", "UsageError", "TrustError", "dict"]
+    assert [rack.conductor.node(name).node.healthy for name in ("node1", "node2")] == [False, False]
 
 
 def test_what_is_changed_by_hand_in_an_instance_is_told_once_and_when_it_is_over(tmp_path: Path) -> None:

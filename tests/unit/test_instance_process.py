@@ -20,7 +20,7 @@ from provisioner_agent.instance import places
 from provisioner_agent.instance.host import FileState, LinuxHost
 from provisioner_agent.instance.main import run_command
 from provisioner_agent.protocol import messages
-from provisioner_agent.protocol.link import ForgedAnswer, HttpLink, Refused, ServerAway
+from provisioner_agent.protocol.link import ForgedAnswer, HttpLink, Refused, ServerAway, watch_peer
 from provisioner_agent.protocol.servers import Servers
 
 
@@ -40,6 +40,15 @@ def test_link_both_ways() -> None:
         with pytest.raises(ServerAway, match="401 without authentication"):
             HttpLink(Servers(server.url), "agent-1.wrong").call("POST", messages.REPORT, {}, timeout=5)
         assert server.reports == []
+
+
+def test_the_kernel_watches_whether_the_server_is_still_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as door:
+        watch_peer(door)
+        assert door.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, pause, times = (door.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle + pause * times < messages.METADATA_POLL, "before the poll is over"
 
 
 def test_link_without_a_server() -> None:

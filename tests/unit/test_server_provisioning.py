@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from provisioner.errors import Conflict, NotFound
+from provisioner.conductor.metadata import Ask
+from provisioner.errors import Conflict, NotFound, ProvisionerError, TrustError
 from provisioner.server import guard
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
@@ -52,10 +53,9 @@ class Rack:
         for callback in self.callbacks:
             callback(frozenset({"node1"}))
 
-    def guest(self, token_id: str, kind: str) -> tuple[str, frozenset[str]]:
-        if (token_id, kind) not in SECRETS:
-            raise NotFound("there is no such token")
-        return SECRETS[token_id, kind], frozenset({"node1"})
+    def guests(self, asks: Sequence[tuple[str, str]]) -> list[tuple[str, frozenset[str]] | TrustError]:
+        topics = frozenset({"node1"})
+        return [(SECRETS[ask], topics) if ask in SECRETS else TrustError("no such token") for ask in asks]
 
     def boot_script(self, mac: str, peer: str) -> str | None:
         return f"#!ipxe\n# {mac}\n" if mac == "52:54:00:77:00:01" else None
@@ -81,13 +81,16 @@ class Rack:
     def result(self, token_id: str, message: dict[str, Any]) -> None:
         self.heard.append(("result", token_id, message))
 
-    def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
-        self._look()
-        self.had = tuple(have)
-        return json.dumps({"generation": self.generation, "metadata": {}}) if self.generation > since else None
+    def metadata(self, asks: Sequence[Ask]) -> list[str | None]:
+        return [self._metadata(ask) for ask in asks]
 
-    def report(self, token_id: str, message: dict[str, Any]) -> None:
-        raise Conflict("the generation is too old", where=token_id)
+    def _metadata(self, ask: Ask) -> str | None:
+        self._look()
+        self.had = tuple(ask.have)
+        return json.dumps({"generation": self.generation, "metadata": {}}) if self.generation > ask.since else None
+
+    def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> list[ProvisionerError]:
+        return [Conflict("the generation is too old", where=token_id) for token_id, _ in asks]
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
         self._look()

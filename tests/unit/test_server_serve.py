@@ -141,6 +141,26 @@ def test_agents_are_answered_by_tls_and_their_open_connections_do_not_hold_the_e
     assert "graceful" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("piece", [b"x" * 1000, b"a: b\r\n" * 200], ids=["one header", "many headers"])
+def test_a_head_without_end_is_not_kept(tmp_path: Path, piece: bytes) -> None:
+    ports = {"http_port": free_port(), "https_port": free_port()}
+    settings = Settings(state_dir=tmp_path, run_dir=tmp_path / "run", interface="lo", address="127.0.0.1/8", **ports)
+    answers: list[bytes] = []
+
+    def visit() -> None:
+        with socket.create_connection(("127.0.0.1", settings.http_port), timeout=10) as door:
+            door.sendall(b"GET /boot/x HTTP/1.1\r\nhost: x\r\n" + piece.rstrip(b"\r\n"))
+            try:
+                for _ in range(20_000_000 // len(piece)):
+                    door.sendall(piece)
+            except OSError:
+                return  # it was closed while we sent
+            answers.append(door.recv(100))
+
+    run_service(settings, FakeHouse(), visit)
+    assert not answers, "twenty megabytes were taken"
+
+
 def test_without_an_interface_it_serves_operators_only_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,7 +111,7 @@ def test_what_is_on_record_goes_there_and_back(tmp_path: Path) -> None:
     for url in (f"sqlite:///{copy}", records_url(tmp_path, "rack")):
         store = Store(url, Rot())
         assert ([node.model_dump() for node in store.nodes.all()], store.events.since(0, 10_000)) == before
-        assert store.nodes.at_work("x", 0.0) == []
+        assert store.nodes.at_work("x", 0.0, 0.0) == []
         store.events.add(Event("a.test", "after"), 1.0)
         assert store.events.since(before[1][-1].id, 10)[0].id == before[1][-1].id + 1
         store.close()

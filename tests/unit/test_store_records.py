@@ -166,19 +166,20 @@ def test_secrets_are_sealed_in_the_file(store: Store, tmp_path: Path) -> None:
     for word in (b"hunter2", b"topsecret", b"private-file", b"private-word"):
         assert word not in found
     assert store.nodes.password("node1") == "hunter2"
-    assert store.tokens.open("0011", "hello", NOW)[1] == "topsecret"
+    (opened,) = store.tokens.open([("0011", "hello")], NOW)
+    assert not isinstance(opened, TrustError) and opened[1] == "topsecret"
     assert store.deployments.order_body("d1", "o1") == {"files": "private-file"}
 
 
 def test_a_token_runs_out_and_a_new_one_ends_the_old(store: Store) -> None:
     enroll(store)
     store.tokens.replace("0011.one", "boot", "node1", "d1", NOW + 10)
-    for ident, kind, now in (("0011", "instance", NOW), ("0011", "hello", NOW + 11), ("ffff", "hello", NOW)):
-        with pytest.raises(TrustError):
-            store.tokens.open(ident, kind, now)
+    asks = [("0011", "hello"), ("0011", "instance"), ("ffff", "hello")]
+    opened, *refused = store.tokens.open(asks, NOW)
+    assert not isinstance(opened, TrustError) and opened[1] == "one"
+    assert all(isinstance(found, TrustError) for found in (*refused, *store.tokens.open(asks[:1], NOW + 11)))
     store.tokens.replace("0022.two", "boot", "node1", "d1", NOW + 10)
-    with pytest.raises(TrustError):
-        store.tokens.open("0011", "boot", NOW)
+    assert all(isinstance(found, TrustError) for found in store.tokens.open([("0011", "boot")], NOW))
     assert store.tokens.token("d1", "boot") == "0022.two"
 
 
