@@ -7,28 +7,35 @@ machine's processors. Ten minutes on two of them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from fleet import LIMIT as DEPLOY_LIMIT
 from fleet import PROGRAM, run, started, wait_for, write_config
 from table import Row, memory_of, say, show
 
-from provisioner.client.client import Client
+from provisioner_agent.instance.places import TEMPLATES
+from provisioner_agent.protocol.messages import AGENT_CONFIG
 
 SOURCE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SOURCE / "tests" / "unit"))
 from agent_server import TOKEN, served  # noqa: E402  a server for one agent, of the unit tests
 
 BIN = Path(sys.executable).parent
-IDLE = 60.0
+SETTLE, IDLE = 60.0, 60.0
 CHANGES = 5
+PAUSE = 10.0
+"""Seconds between changes: what was begun for one has ended before the next."""
 TURNS = 9
 LIMIT = 120.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -46,41 +53,109 @@ def change_value(cloud: Path, value: int) -> None:
     cloud.write_text(yaml.safe_dump(desired, sort_keys=False))
 
 
+def idle_share(service: subprocess.Popen[bytes]) -> float:
+    """Percent of one core."""
+    before = cpu_seconds(service.pid)
+    time.sleep(IDLE)
+    return (cpu_seconds(service.pid) - before) / IDLE * 100
+
+
+@contextlib.contextmanager
+def real_agent(folder: Path) -> Iterator[None]:
+    """The real agent in the place of the last simulated one, with a template that shows each change."""
+    template = folder / f"{TEMPLATES.lstrip('/')}/etc/setting"
+    template.parent.mkdir(parents=True)
+    template.write_text("setting = {{setting}}\n")
+    log = (folder.parent / "agent.log").open("wb")
+    argv = [BIN / "provisioner-agent", "run", "--root", folder]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+class Records:
+    """Looks at the records beside the service: to ask it ten times a second for a thousand nodes would be its load."""
+
+    def __init__(self, folder: Path) -> None:
+        self._door = sqlite3.connect(f"file:{folder}/state/provisioner.db?mode=ro", uri=True)
+
+    def generation(self) -> int:
+        return int(self._door.execute("SELECT max(generation) FROM nodes").fetchone()[0])
+
+    def behind(self) -> int:
+        """Nodes that have not said that they have their newest generation."""
+        return int(self._door.execute("SELECT count(*) FROM nodes WHERE heard < generation").fetchone()[0])
+
+    def applied(self, node: str) -> bool:
+        query = "SELECT applied = generation AND healthy FROM nodes WHERE name = ?"
+        return bool(self._door.execute(query, (node,)).fetchone()[0])
+
+
+def change(config: Path, cloud: Path, records: Records, real: str, value: int) -> tuple[float, float]:
+    """Seconds from a changed cloud file until (all have said that they have it, the real agent has it in force)."""
+    change_value(cloud, value)
+    before = records.generation()
+    begun = time.monotonic()
+    argv = [PROGRAM, "--config", str(config), "apply", str(cloud), "--no-wait"]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    heard = applied = 0.0
+    while not (heard and applied):
+        passed = time.monotonic() - begun
+        if passed > LIMIT:
+            raise SystemExit(f"{records.behind()} have not got a change within {LIMIT:.0f} s")
+        if records.generation() > before:
+            heard = heard or (passed if records.behind() == 0 else 0.0)
+            applied = applied or (passed if records.applied(real) else 0.0)
+        time.sleep(0.02)
+    if process.wait() != 0:
+        raise SystemExit("apply failed")
+    return heard, applied
+
+
 def fleet_rows(folder: Path, count: int) -> list[Row]:
-    config, manifests = write_config(folder), folder / "fleet"
-    words = ["lab", "fleet", "--nodes", str(count), "--folder", str(manifests)]
-    cloud = manifests / "cloud.yaml"
-    with started(config, *words), started(config, "serve") as service, Client(folder / "run" / "api.sock") as client:
+    config, manifests, root = write_config(folder), folder / "fleet", folder / "real"
+    words = ["lab", "fleet", "--nodes", str(count + 1), "--folder", str(manifests), "--real", str(root)]
+    cloud, real = manifests / "cloud.yaml", f"f{count + 1:05}"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(started(config, *words))
+        service = stack.enter_context(started(config, "serve"))
         wait_for("the fleet", folder / "lab.log", b"Elsewhere")
         wait_for("the service", folder / "serve.log", b"serve.ready")
         run(config, "node", "enroll", str(manifests / "hardware.yaml"))
-        run(config, "apply", str(cloud), "--wait", "--timeout", "1500")
-        say(f"{count} are active")
-        time.sleep(10)
-        before = cpu_seconds(service.pid)
-        time.sleep(IDLE)
-        share = (cpu_seconds(service.pid) - before) / IDLE * 100
-        memory = memory_of(service.pid, "VmRSS")
+        applying = stack.enter_context(started(config, "apply", str(cloud), "--timeout", str(int(DEPLOY_LIMIT))))
+        wait_for("the real instance", root / AGENT_CONFIG.lstrip("/"), b"token", DEPLOY_LIMIT)
+        stack.enter_context(real_agent(root))
+        if applying.wait(timeout=DEPLOY_LIMIT) != 0:
+            raise SystemExit("the fleet was not deployed")
+        say(f"{count} simulated and one real instance are active")
+        time.sleep(SETTLE)
+        share, memory = idle_share(service), memory_of(service.pid, "VmRSS")
         say(f"idle: {share:.1f} % of one core, {memory:.0f} MB")
-        plans, took = [], []
+        plans, heard, applied = [], [], []
+        records = Records(folder)
         for turn in range(1, CHANGES + 1):
-            change_value(cloud, turn)
+            change_value(cloud, -turn)
             plans.append(run(config, "plan", str(cloud), codes=(2,)))
-            begun = time.monotonic()
-            run(config, "apply", str(cloud))
-            while any(member.applied < member.generation for member in client.cloud_status("fleet").members):
-                if time.monotonic() - begun > LIMIT:
-                    raise SystemExit(f"a change was not everywhere within {LIMIT:.0f} s")
-                time.sleep(0.1)
-            took.append(time.monotonic() - begun)
-            say(f"change {turn}: {took[-1]:.2f} s, its plan {plans[-1]:.2f} s")
+            told, done = change(config, cloud, records, real, turn)
+            heard.append(told)
+            applied.append(done)
+            say(f"change {turn}: all have it after {told:.2f} s, the real agent applied it after {done:.2f} s")
+            time.sleep(PAUSE)
     waiting = f"{count} agents that wait"
     return [
-        Row(f"a change, applied and acknowledged by {count} agents", statistics.median(took), 2, "s", "with apply"),
+        Row(f"a change, fetched, proved and acknowledged by {count}", max(heard), 2, "s", spread(heard)),
+        Row("the same change in force by a real agent beside them", max(applied), 2, "s", spread(applied)),
         Row(f"{waiting}: the service's memory", memory, 150, "MB", "after their deployment"),
         Row(f"{waiting}: the service's processor", share, 2, "%", "of one core"),
-        Row(f"plan of a changed value for {count} nodes", statistics.median(plans), 3, "s", "metadata; no trees yet"),
+        Row(f"plan of a changed value for {count} nodes", statistics.median(plans), 3, "s", "the whole command"),
     ]
+
+
+def spread(seconds: list[float]) -> str:
+    return f"the slowest of {len(seconds)}; median {statistics.median(seconds):.2f}"
 
 
 def agent_row(folder: Path) -> Row:

@@ -67,11 +67,11 @@ def started(config: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(timeout=60)
 
 
-def wait_for(what: str, path: Path, text: bytes) -> None:
-    end = time.monotonic() + 60
+def wait_for(what: str, path: Path, text: bytes, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
     while not path.exists() or text not in path.read_bytes():
         if time.monotonic() > end:
-            raise SystemExit(f"not within a minute: {what}")
+            raise SystemExit(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.05)
 
 

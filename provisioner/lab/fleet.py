@@ -6,8 +6,6 @@ For planning what a seed can carry. Nothing is booted and nothing written: a nod
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import random
 import re
 import secrets
@@ -17,42 +15,28 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from provisioner.lab.bmcs import SimulatedBmc, SimulatedRack
-from provisioner.lab.guest_link import AWAY, GuestLink
+from provisioner.lab.fleet_instance import FleetInstance, Seed, read_seed, trust
+from provisioner.lab.guest_link import ANSWER_SECONDS, AWAY, AWAY_SECONDS, GuestLink
 from provisioner.system.files import write_file
 from provisioner_agent.protocol.auth import build_record
 from provisioner_agent.protocol.messages import (
-    AGENT_CONFIG,
     HELLO,
-    METADATA,
-    METADATA_POLL,
     ORDER,
-    PERMIT,
     PROGRESS,
     RAMDISK_CA_ARGUMENT,
     RAMDISK_PROVE_ARGUMENT,
     RAMDISK_TOKEN_ARGUMENT,
     RAMDISK_URL_ARGUMENT,
-    REPORT,
     RESULT,
 )
-from provisioner_agent.protocol.messages import BETWEEN as BETWEEN_PARTS
-from provisioner_agent.protocol.parts import write_part
-from provisioner_agent.protocol.servers import BETWEEN, build_trust, read_authority
+from provisioner_agent.protocol.servers import BETWEEN, read_authority
 
 USER = "admin"
-ANSWER_SECONDS = 60.0
 POLL_SECONDS = 25.0
-AWAY_SECONDS = 2.0
-REPORT_SECONDS = 600.0
 PXE_FLAG, VALID_FLAG, DEVICE_BITS = 0x04, 0x80, 0x3C
 """Of the boot flags (IPMI 2.0, table 28-14, parameter 5)."""
 DISK_BYTES = 480 * 10**9
@@ -70,26 +54,6 @@ class Fault(StrEnum):
     LOST = "lost"
     DISK = "disk"
     RED = "red"
-
-
-SIGNED = ec.ECDSA(hashes.SHA256())
-
-
-def signer(pem: str) -> ec.EllipticCurvePublicKey:
-    """The key of a site's metadata."""
-    key = load_pem_public_key(pem.encode())
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    return key
-
-
-def hand_over(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
-    """Write what an instance is given where a real one will look for it."""
-    for file in files:
-        write_file(folder / str(file["path"]).lstrip("/"), str(file["content"]), mode=int(file["mode"]))
-
-
-trust = lru_cache(build_trust)
-"""A thousand servers trust the same authority."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +100,9 @@ class FleetNode:
         self.bmc = FleetBmc({USER: password}, guid=guid)
         self.bmc.faults.silent = self._has(Fault.SILENT)
         self._bad_disk, self._red = self._has(Fault.DISK), self._has(Fault.RED)
-        self._token = ""
         self._services: Sequence[str] = ()
         self._trust: ssl.SSLContext | None = None
-        self._signer: ec.EllipticCurvePublicKey | None = None
+        self._seed: Seed | None = None
         self.handed_to: Path | None = None
         """Folder of a real instance that takes the place of this one's, by the files that this one was given."""
         self._proves = False
@@ -177,7 +140,7 @@ class FleetNode:
             self.where = "firmware"
             await self._take(self._pace.boot)
             token = await self._boot_script(link) if self._boots_from_network() else None
-            while token is None and not self._token:  # there is nothing on its disk, so it begins anew
+            while token is None and self._seed is None:  # there is nothing on its disk, so it begins anew
                 await self._take(self._pace.boot)
                 token = await self._boot_script(link)
             if token is not None:
@@ -189,16 +152,24 @@ class FleetNode:
             if token is not None:
                 self.where = "ramdisk"
                 await self._ramdisk(link, token)
-            elif self._token:
+            elif self._seed is not None:
                 self.where = "instance"
-                if self.handed_to is not None:
-                    return
                 link.close()
-                link = GuestLink(self._services, self._trust)
-                await self._take(self._pace.start)
-                await self._instance(link)
+                if self.handed_to is None:
+                    await self._take(self._pace.start)
+                    await self._instance(self._seed).run()
         finally:
             link.close()
+
+    def _instance(self, seed: Seed) -> FleetInstance:
+        async def apply() -> None:
+            await self._take(self._pace.apply)
+
+        def complain(problem: str) -> None:
+            self.problem = problem
+
+        boot = f"{self.name}-{self._boot}"
+        return FleetInstance(seed, boot, self._root, apply, red=self._red, complain=complain)
 
     async def _take(self, seconds: float) -> None:
         await asyncio.sleep(seconds * self._chance.uniform(0.67, 1.33))
@@ -225,22 +196,6 @@ class FleetNode:
             self._proves = RAMDISK_PROVE_ARGUMENT in arguments
             return arguments[RAMDISK_TOKEN_ARGUMENT]
 
-    async def _say(
-        self,
-        link: GuestLink,
-        token: str,
-        method: str,
-        target: str,
-        body: Mapping[str, Any] | None = None,
-        seconds: float = ANSWER_SECONDS,
-    ) -> dict[str, Any] | None:
-        """Until the service takes or refuses it."""
-        while True:
-            try:
-                return await link.call(token, method, target, body, seconds)
-            except AWAY:
-                await asyncio.sleep(AWAY_SECONDS)
-
     def hardware(self) -> dict[str, Any]:
         disk = {"name": "sda", "size": DISK_BYTES, "model": "simulated", "serial": self.name}
         nic = {"name": "eth0", "mac": self.mac, "speed": 10_000}
@@ -255,12 +210,12 @@ class FleetNode:
         hello: dict[str, Any] = {"boot_id": f"{self.name}-{self._boot}", "secret": secret, "hardware": self.hardware()}
         if self._proves:
             hello["proof"] = self.bmc.write_event(build_record(secret))
-        if await self._say(link, token, "POST", HELLO, hello) is None:
+        if await link.say(token, "POST", HELLO, hello) is None:
             self.problem = "the service refuses its hello"
             return
         token = f"{ident}.{secret}"
         while True:
-            said = await self._say(link, token, "GET", f"{ORDER}?wait={POLL_SECONDS:.0f}")
+            said = await link.say(token, "GET", f"{ORDER}?wait={POLL_SECONDS:.0f}")
             order = (said or {}).get("order")
             if order is None:
                 await asyncio.sleep(0 if said is not None else AWAY_SECONDS)
@@ -273,7 +228,7 @@ class FleetNode:
             if order["step"] == "write-image" and self._bad_disk:
                 error = {"summary": "the disk does not keep what is written to it", "cause": "simulated"}
                 result |= {"ok": False, "detail": {}, "error": error}
-            await self._say(link, token, "POST", RESULT, result)
+            await link.say(token, "POST", RESULT, result)
 
     async def _obey(self, link: GuestLink, token: str, order: Mapping[str, Any]) -> dict[str, Any]:
         step = order["step"]
@@ -288,16 +243,13 @@ class FleetNode:
                 await asyncio.sleep(min(1.0, seconds - passed))
                 done = round(IMAGE_BYTES * min(1.0, (passed + 1) / seconds))
                 news = {"order": order["id"], "phase": "write", "bytes": done, "total": IMAGE_BYTES, "rate": 1}
-                await self._say(link, token, "POST", PROGRESS, news)
+                await link.say(token, "POST", PROGRESS, news)
             return {"bytes": IMAGE_BYTES, "seconds": round(seconds, 1), "rate": round(IMAGE_BYTES / seconds)}
         if step == "seed-instance":
-            config = next(file for file in order["files"] if file["path"] == AGENT_CONFIG)
-            said = json.loads(config["content"])
-            self._token, self._services = said["token"], said["url"].split(BETWEEN)
-            self._trust = trust(said["ca"])
-            self._signer = signer(said["signer"])
+            self._seed = read_seed(order["files"])
             if self.handed_to is not None:
-                hand_over(self.handed_to, order["files"])
+                for file in order["files"]:
+                    write_file(self.handed_to / file["path"].lstrip("/"), file["content"], mode=file["mode"])
             return {"files": len(order["files"])}
         if step == "boot-loader":
             self._root = str(order["root_device"])
@@ -305,67 +257,6 @@ class FleetNode:
         if step in ("hello", "inspect", "erase"):
             return {"hardware": self.hardware(), "disks": {"sda": "simulated"}}
         return {"verdict": "passed", "summary": "simulated"}
-
-    async def _instance(self, link: GuestLink) -> None:
-        """One connection waits for metadata while another tells what became of them, as the config agent does it."""
-        newest: asyncio.Queue[int] = asyncio.Queue()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._collect(link, newest))
-            tasks.create_task(self._apply(newest))
-
-    async def _collect(self, link: GuestLink, newest: asyncio.Queue[int]) -> None:
-        known, have = 0, ""
-        while True:
-            target = f"{METADATA}?since={known}&wait={METADATA_POLL:.0f}&have={have}"
-            found = await self._say(link, self._token, "GET", target, seconds=METADATA_POLL + ANSWER_SECONDS)
-            if found is None:
-                self.problem = "the service does not know its instance"
-                return
-            if not found:
-                continue
-            own = found["metadata"]
-            assert self._signer is not None
-            self._signer.verify(base64.b64decode(found["signature"]), write_part(own).encode(), SIGNED)
-            known, have = int(found["generation"]), BETWEEN_PARTS.join(own["parts"])
-            newest.put_nowait(known)
-
-    async def _apply(self, newest: asyncio.Queue[int]) -> None:
-        applied = 0
-        link = GuestLink(self._services, self._trust)
-        try:
-            while True:
-                try:
-                    generation = await asyncio.wait_for(newest.get(), REPORT_SECONDS)
-                except TimeoutError:
-                    await self._report(link, applied, healthy=not self._red)
-                    continue
-                await self._take(self._pace.apply)
-                await self._permit(link, generation)
-                await self._report(link, generation, healthy=False)
-                if self._red:
-                    self.problem = "its probe is red"
-                    continue
-                await self._report(link, generation, healthy=True)
-                body = {"action": "release", "generation": generation}
-                await self._say(link, self._token, "POST", PERMIT, body)
-                applied = generation
-                link.close()  # nothing is said for minutes
-        finally:
-            link.close()
-
-    async def _permit(self, link: GuestLink, generation: int) -> None:
-        body = {"action": "acquire", "generation": generation, "wait": POLL_SECONDS}
-        while True:
-            said = await self._say(link, self._token, "POST", PERMIT, body)
-            if said is None or said.get("granted"):
-                return
-
-    async def _report(self, link: GuestLink, generation: int, *, healthy: bool) -> None:
-        report = {
-            "generation": generation, "applied": generation, "state": "applied", "healthy": healthy, "probes": {},
-            "phases": [], "error": None, "boot_id": str(self._boot), "root": self._root, "warnings": [],
-        }  # fmt: skip
-        await self._say(link, self._token, "POST", REPORT, report)
 
 
 class Fleet:

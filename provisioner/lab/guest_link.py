@@ -17,6 +17,10 @@ AWAY = (OSError, EOFError, TimeoutError, ValueError, auth.AuthError)
 """What the service does that is away, or was ended in the middle of an answer."""
 
 
+ANSWER_SECONDS = 60.0
+AWAY_SECONDS = 2.0
+
+
 class GuestLink:
     """Opened at the first request, and again after a fault, then to the next address. Requests are made one after the
     other.
@@ -28,6 +32,12 @@ class GuestLink:
         self._trust = trust
         self._urls = deque(urlsplit(url) for url in urls)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    def __enter__(self) -> GuestLink:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     async def get(self, target: str, timeout: float) -> tuple[int, bytes]:
         """(status, body). :raises OSError: and others of :data:`AWAY`: the service is away."""
@@ -55,6 +65,21 @@ class GuestLink:
         auth.check_mac(auth.answer_mac(secret, nonce, status, answer), mac)
         found = json.loads(answer or b"{}")
         return found if isinstance(found, dict) else {}
+
+    async def say(
+        self,
+        token: str,
+        method: str,
+        target: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float = ANSWER_SECONDS,
+    ) -> dict[str, Any] | None:
+        """As :meth:`call`, again and again until the service takes or refuses it."""
+        while True:
+            try:
+                return await self.call(token, method, target, body, seconds)
+            except AWAY:
+                await asyncio.sleep(AWAY_SECONDS)
 
     def turn(self) -> None:
         """Leave this service, and go on with the next."""
