@@ -6,29 +6,46 @@ import uuid
 from functools import partial
 
 from provisioner.conductor.doors import RAMDISK, Doors
+from provisioner.conductor.effects import build_outlooks, find_effects
+from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
-from provisioner.metadata.build import build_members, build_own, build_role
+from provisioner.metadata.build import Documents
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
+from provisioner.plan.effects import add_effects
 from provisioner.plan.guard import check_guard
+from provisioner.store.clouds import Generation
 from provisioner.store.deployments import LIVE
 from provisioner.trust.keys import new_secret
 
 
 def plan_cloud(doors: Doors, desired: Desired) -> Plan:
-    """What would have to be done, over what is on record now; changes nothing.
+    """What would have to be done, over what is on record now, and which files of which instances that changes.
 
-    :raises Conflict: the nodes that match are too few, or in the way.
+    Changes nothing. What takes long is done while others may read and write the records.
+
+    :raises ManifestError: the nodes that match are too few, or templates cannot be rendered with what they would be
+        told.
     """
-    return build_plan(desired, observe(doors, desired))
+    store = doors.store
+    with store.view():
+        observed, newest = observe(doors, desired)
+        common, known = Common(store.clouds.parts_of(newest.values())), store.clouds.secrets(desired.cloud.cloud)
+    plan = build_plan(desired, observed)
+    outlooks = build_outlooks(plan, observed, newest, known, common)
+    before = store.clouds.own_texts([outlook.newest for outlook in outlooks if outlook.newest is not None])
+    return add_effects(plan, *find_effects(outlooks, before, common, Trees(doors.catalogue)))
 
 
-def observe(doors: Doors, desired: Desired) -> Observed:
-    """The actual. A deployment that failed keeps its place until its node is retried, aborted or forgotten."""
+def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generation]]:
+    """(the actual, the newest generation of each node that is in a deployment).
+
+    A deployment that failed keeps its place until its node is retried, aborted or forgotten.
+    """
     store = doors.store
     images = {}
     for role, disk in {RAMDISK: "", **{name: role.image.disk for name, role in desired.roles.items()}}.items():
@@ -40,17 +57,18 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             images[role] = image.id
     with store.view():
         nodes = tuple(store.nodes.all())
-        newest = {node.name: store.clouds.newest(node.name) for node in nodes if node.deployment is not None}
-        return Observed(
+        working = {node.name for node in nodes if node.deployment is not None}
+        newest = {name: found for name, found in store.clouds.all_newest().items() if name in working}
+        observed = Observed(
             nodes=nodes,
             deployments={deployment.id: deployment for deployment in store.deployments.live()},
             images=images,
             metadata={
                 name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}
                 for name, found in newest.items()
-                if found
             },
         )
+    return observed, newest
 
 
 def apply_plan(doors: Doors, plan: Plan) -> None:
@@ -141,15 +159,17 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     desired = store.clouds.get(cloud)
     nodes = {node.name: node for node in store.nodes.all()}
     live = [deployment for deployment in store.deployments.live(cloud) if deployment.placement.role in desired.roles]
-    members = store.parts.put(build_members(desired, [deployment.placement for deployment in live]))
-    shared = {name: (store.parts.put(build_role(desired, name)), members) for name in desired.cloud.roles}
-    secrets = {name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret) for name in shared}
+    secrets = {
+        name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret)
+        for name in desired.cloud.roles
+    }
+    documents = Documents(desired, [deployment.placement for deployment in live], secrets, store.parts.put)
     for deployment in live:
         placement = deployment.placement
         node = nodes[placement.node]
         if desired.roles[placement.role].image.disk and _is_seeded(deployment):
             continue
-        build = partial(build_own, placement, node.uuid, secrets[placement.role], parts=shared[placement.role])
+        build = partial(documents.own, placement, node.uuid)
         generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
         if generation is not None:
             announce_generation(doors, node, deployment.id, generation)
