@@ -61,7 +61,7 @@ def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generat
         newest = {name: found for name, found in store.clouds.all_newest().items() if name in working}
         observed = Observed(
             nodes=nodes,
-            deployments={deployment.id: deployment for deployment in store.deployments.live()},
+            deployments={deployment.id: deployment for deployment in store.deployments.live(journals=False)},
             images=images,
             metadata={
                 name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}

@@ -92,7 +92,8 @@ class Observed(Value):
     """The actual: what ``plan`` compares the desired with.
 
     :param images: newest image id by name, only images whose signature holds.
-    :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten.
+    :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten;
+        without their steps.
     :param metadata: by node name, ``values``, ``role`` and ``health`` of the newest generation.
     """
 
