@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from provisioner.conductor.doors import RAMDISK, Doors
-from provisioner.conductor.effects import build_outlooks, find_effects
+from provisioner.conductor.effects import Outlook, build_outlooks, find_effects
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.metadata.build import Documents
@@ -31,14 +33,36 @@ def plan_cloud(doors: Doors, desired: Desired) -> Plan:
     :raises ManifestError: the nodes that match are too few, or templates cannot be rendered with what they would be
         told.
     """
+    ahead = look_ahead(doors, desired)
+    effects, notes = find_effects(ahead.outlooks, ahead.before, ahead.common, Trees(doors.catalogue))
+    return add_effects(ahead.plan, effects, notes)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A plan, and what instances would be told by it.
+
+    ``before``: what those of :attr:`outlooks` were told last, by node, as JSON. ``secrets``: that the cloud has by now.
+    """
+
+    plan: Plan
+    observed: Observed
+    outlooks: Sequence[Outlook]
+    before: Mapping[str, str]
+    common: Common
+    secrets: Mapping[str, str]
+
+
+def look_ahead(doors: Doors, desired: Desired) -> Ahead:
+    """Without the files. :raises ManifestError: the nodes that match are too few."""
     store = doors.store
     with store.view():
         observed, newest = observe(doors, desired)
-        common, known = Common(store.clouds.parts_of(newest.values())), store.clouds.secrets(desired.cloud.cloud)
+        common, secrets = Common(store.clouds.parts_of(newest.values())), store.clouds.secrets(desired.cloud.cloud)
     plan = build_plan(desired, observed)
-    outlooks = build_outlooks(plan, observed, newest, known, common)
+    outlooks = build_outlooks(plan, observed, newest, secrets, common)
     before = store.clouds.own_texts([outlook.newest for outlook in outlooks if outlook.newest is not None])
-    return add_effects(plan, *find_effects(outlooks, before, common, Trees(doors.catalogue)))
+    return Ahead(plan, observed, outlooks, before, common, secrets)
 
 
 def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generation]]:

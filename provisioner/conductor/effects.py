@@ -95,11 +95,12 @@ def find_effects(
         found.look(outlook, before.get(outlook.placement.node))
     if found.faults:
         raise ManifestError(list(_problems(found.faults)))
-    notes = [
-        f"which files change in {count} instances of {image} cannot be said: {trees.why[image]}"
-        for image, count in found.unknown.items()
-    ]
-    return found.effects, notes
+    return found.effects, [no_tree(image, count, trees.why[image]) for image, count in found.unknown.items()]
+
+
+def no_tree(image: str, count: int, why: str) -> str:
+    """A note."""
+    return f"which files change in {count} {'instance' if count == 1 else 'instances'} of {image} cannot be said: {why}"
 
 
 Fault = tuple[str, str, str]
@@ -161,6 +162,11 @@ class _Effects:
 
 
 def _problems(faults: Mapping[Fault, Sequence[str]]) -> Iterator[Problem]:
-    for (image, where, what), hosts in faults.items():
-        more = " and maybe others" if len(hosts) >= FAULTY else ""
-        yield Problem(f"{image}: {where}", f"{what}; on {', '.join(hosts)}{more}", "give it a value in the cloud file")
+    for fault, hosts in faults.items():
+        yield not_rendered(*fault, hosts)
+
+
+def not_rendered(image: str, where: str, what: str, hosts: Sequence[str]) -> Problem:
+    """:param hosts: instances in which the fault was found."""
+    more = " and maybe others" if len(hosts) >= FAULTY else ""
+    return Problem(f"{image}: {where}", f"{what}; on {', '.join(hosts)}{more}", "give it a value in the cloud file")
