@@ -85,7 +85,7 @@ def fleet_rows(folder: Path, count: int) -> list[Row]:
             statistics.median(plans),
             3,
             "s",
-            "their image has no templates",
+            "one file each, by the command",
         ),
     ]
 

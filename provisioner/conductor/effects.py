@@ -169,4 +169,5 @@ def _problems(faults: Mapping[Fault, Sequence[str]]) -> Iterator[Problem]:
 def not_rendered(image: str, where: str, what: str, hosts: Sequence[str]) -> Problem:
     """:param hosts: instances in which the fault was found."""
     more = " and maybe others" if len(hosts) >= FAULTY else ""
-    return Problem(f"{image}: {where}", f"{what}; on {', '.join(hosts)}{more}", "give it a value in the cloud file")
+    instead = "give it a value in the role's file, or correct the template and build the image"
+    return Problem(f"{image}: {where}", f"{what}; on {', '.join(hosts)}{more}", instead)
