@@ -115,6 +115,7 @@ class _Effects:
         self.unknown: dict[str, int] = {}
         self.faults: dict[Fault, list[str]] = {}
         self.faulty: dict[str, int] = {}
+        self.broken: dict[tuple[str, tuple[str, ...]], int] = {}
         self.shells: dict[str, dict[str, FileChange]] = {}
 
     def look(self, outlook: Outlook, before: str | None) -> None:
@@ -136,19 +137,20 @@ class _Effects:
                 self.faults.setdefault((placement.image, problem.where, problem.what), []).append(placement.hostname)
             return
         if outlook.newest is not None:
-            old = self._old(tree, outlook.newest, before)
+            old = self._old(placement.image, tree, outlook.newest, before)
             files = compare_contents(old, new, self._shells(placement.image, tree, new))
             effect = Effect(node=placement.node, hostname=placement.hostname, role=placement.role, files=files)
             self.effects.append(effect)
 
-    def _old(self, tree: Tree, newest: Generation, text: str | None) -> dict[str, str]:
+    def _old(self, image: str, tree: Tree, newest: Generation, text: str | None) -> dict[str, str]:
         """The files as they are; none when what they were rendered from is not kept, or cannot be rendered."""
-        shared = self.common.find(newest.parts)
-        if shared is None or text is None:
+        shared, key = self.common.find(newest.parts), (image, newest.parts)
+        if shared is None or text is None or self.broken.get(key, 0) >= FAULTY:
             return {}
         try:
             return tree.contents(shared, as_told(json.loads(text)))
         except RenderError:
+            self.broken[key] = self.broken.get(key, 0) + 1
             return {}
 
     def _shells(self, image: str, tree: Tree, paths: Mapping[str, str]) -> dict[str, FileChange]:

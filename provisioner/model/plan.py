@@ -33,7 +33,8 @@ class FileChange(Value):
 
 
 class Effect(Value):
-    """Files that change in an instance of which no value does: what its templates say of the members of the cloud."""
+    """Files that change in an instance of which no value does, but what its templates say of the members of the cloud,
+    or of a secret that is new."""
 
     node: str
     hostname: str

@@ -53,7 +53,7 @@ def _effects(plan: Plan) -> Iterator[str]:
     for effect in plan.effects:
         told.setdefault(tuple(describe_files(effect.files)), []).append(effect)
     for lines, effects in told.items():
-        yield f"  ~ by members {_names(effects)}"
+        yield f"  ~ also       {_names(effects)}"
         yield from (f"      {line}" for line in lines)
 
 

@@ -54,7 +54,7 @@ ALL_NEWEST, ALL_APPLIED = (
     for number in (NODES.c.generation, NODES.c.applied)
 )
 NEWEST, APPLIED = (query.where(NODES.c.name == bindparam("name")) for query in (ALL_NEWEST, ALL_APPLIED))
-AT_ONCE = 500
+AT_ONCE = 400
 """Documents that are asked for by name in one query."""
 OWN = (
     select(GENERATIONS.c.document_sealed)

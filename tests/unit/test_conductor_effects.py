@@ -71,7 +71,7 @@ def test_who_joins_changes_files_of_those_who_are_there(tmp_path: Path) -> None:
     assert [action.kind for action in plan.actions] == ["deploy"]
     assert files_of(plan) == {"node1": (ALL, PEERS), "node2": (ALL, PEERS)}
     assert render_plan(plan).splitlines()[2:-1] == [
-        "  ~ by members web-0 on node1, web-1 on node2",
+        "  ~ also       web-0 on node1, web-1 on node2",
         "      writes /etc/all",
         "      writes /etc/peers; reloads web.service; taken back unless the server is heard again",
     ]
