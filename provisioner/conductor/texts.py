@@ -87,7 +87,7 @@ def diff_node(doors: Doors, name: str) -> ConfigDiff:
                 hint="in the instance, provisioner-agent why /etc/FILE compares with what is on its disk",
             )
         old = desk.files(generation)
-    found = _Diffs(limit=None)
+    found = Diffs(limit=None)
     found.add(desk.placement, old, desk.files(desk.newest))
     before = f"generation {applied}, in force" if applied else "nothing is in force"
     return ConfigDiff(before=before, after=f"generation {desk.newest.generation}", changes=found.changes())
@@ -110,7 +110,7 @@ def diff_cloud(doors: Doors, desired: Desired, member: str | None) -> ConfigDiff
         live = [placement for placement in live if member in (placement.hostname, placement.node)]
     wanted = {placement.node for placement in live}
     trees, masker = Trees(doors.catalogue), Masker(ahead.secrets)
-    found = _Diffs(limit=SHOWN if member is None else None)
+    found = Diffs(limit=SHOWN if member is None else None)
     unknown: dict[str, int] = {}
     for outlook in ahead.outlooks:
         placement = outlook.placement
@@ -202,7 +202,7 @@ def _told(file: RenderedFile) -> InstanceFile:
     )
 
 
-class _Diffs:
+class Diffs:
     """Gathers what differs; instances of which the same does stand together. ``limit``: see :data:`SHOWN`."""
 
     def __init__(self, limit: int | None) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from conductor_rack import Rack, cloud, role
+from served import make_placement
 from test_conductor_effects import TREE, ready
 
+from provisioner.conductor.texts import Diffs
 from provisioner.errors import ManifestError, NotFound
 from provisioner.model.config import ConfigDiff
 from provisioner.model.role import Desired
+from provisioner_agent.render.tree import RenderedFile
 
 SECRETS = TREE | {
     "etc/app": "url = db://{{secrets.web_password}}@db\nword = {{web.word}}\n",
@@ -74,12 +77,15 @@ def test_what_apply_would_change(tmp_path: Path) -> None:
     assert caught.value.hint == "on record are: web-0, web-1"
 
 
-def test_equal_diffs_stand_together_and_not_all_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provisioner.conductor.texts.SHOWN", 1)
-    rack = ready(tmp_path, 3, tree={"etc/a": "{{web.word}}", "etc/b": "{{node.hostname}} {{web.size}}"})
+def test_equal_diffs_stand_together_and_not_all_are_shown(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3, tree={"etc/a": "{{web.word}}"})
     (same,) = rack.conductor.cloud_diff(cloud(3, values={"web": {"word": "x"}}), None).changes
     assert [member.node for member in same.members] == ["node1", "node2", "node3"]
-    first, rest = rack.conductor.cloud_diff(cloud(3, values={"web": {"size": 2}}), None).changes
+    found = Diffs(limit=1)
+    for node in ("node1", "node2", "node3"):
+        placement = make_placement(node)
+        found.add(placement, {}, {"/etc/b": RenderedFile("/etc/b", f"for {node}")})
+    first, rest = found.changes()
     assert [member.node for member in rest.members] == ["node2", "node3"]
     assert not first.files[0].left_out and rest.files[0].left_out and rest.files[0].lines == ()
 
