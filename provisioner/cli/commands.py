@@ -73,6 +73,7 @@ COMMANDS: dict[str, Entry] = {
         "How many instances have their newest generation, and why the others not.",
     ),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
+    "config diff": Entry("provisioner.cli.config_node:diff", "Show what changes in files of instances; 2: changes."),
     "conductor list": Entry(
         "provisioner.cli.conductor:list_conductors", "Say which live, and on how many nodes each works."
     ),

@@ -1,4 +1,4 @@
-"""``provisioner config``: what an instance would be told, without any node or service."""
+"""``provisioner config render``: an instance's files, without any node; of a cloud file without a service, too."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from provisioner.cli.config_node import is_manifest, render_node
 from provisioner.cli.desired import read_desired
 from provisioner.cli.files import read_text
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
-from provisioner.errors import ManifestError, NotFound, Problem
+from provisioner.errors import ManifestError, NotFound, Problem, UsageError
 from provisioner.metadata.build import build_metadata
 from provisioner.model.deployment import Node, Placement
 from provisioner.model.hardware import BmcAddress, NodeSpec, Port, SecretRef
@@ -28,20 +29,29 @@ BMC = BmcAddress(address="192.0.2.1", username="none", password=SecretRef(env="N
 
 
 @click.command("render")
-@click.argument("cloud", type=click.Path(path_type=Path))
-@click.argument("name", metavar="MEMBER-OR-ROLE")
+@click.argument("cloud", metavar="NODE|CLOUD.yaml", type=click.Path(path_type=Path))
+@click.argument("name", metavar="[MEMBER-OR-ROLE]", required=False)
 @output_option
 @pass_options
-def render(options: Options, cloud: Path, name: str) -> None:
-    """Render the files of one instance and print them; nothing is touched and no service is needed.
+def render(options: Options, cloud: Path, name: str | None) -> None:
+    """Render the files of one instance and print them; nothing is touched.
 
-    The cloud is thought onto nodes that match; addresses are those that a first deployment would get. Secrets are
-    placeholders, and a file that would hold secrets alone is not shown.
+    With NODE, one on record: its image's templates with its newest generation, which the service renders without the
+    node. With CLOUD.yaml and a member or role, what these files make: no service is needed, the cloud is thought onto
+    nodes that match, and addresses are those that a first deployment would get. Secrets are placeholders, and a file
+    that would hold secrets alone is not shown.
 
     \b
-    Example:
+    Examples:
+      provisioner config render node2
       provisioner config render cloud-lab.yaml galera-1
     """
+    if name is None:
+        if is_manifest(str(cloud)):
+            hint = f"provisioner config render {cloud} MEMBER-OR-ROLE"
+            raise UsageError("which of its members or roles is not said", where=str(cloud), hint=hint)
+        render_node(options, str(cloud))
+        return
     settings = read_options(options)
     desired = read_desired(cloud, settings)
     members = think_placements(desired)

@@ -17,6 +17,7 @@ import httpx
 from pydantic import ValidationError
 
 from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachable, error_from_dict
+from provisioner.model.config import ConfigDiff, InstanceFiles
 from provisioner.model.deployment import Deployment, EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.image import Image
@@ -233,6 +234,19 @@ class Client:
 
     def plan(self, desired: Desired) -> Plan:
         return Plan.model_validate(self._post(desired.model_dump(mode="json"), "plan"))
+
+    def node_files(self, name: str) -> InstanceFiles:
+        """The files that a node is to have, without what is secret."""
+        return InstanceFiles.model_validate(self._get("nodes", name, "config"))
+
+    def node_diff(self, name: str) -> ConfigDiff:
+        """What the newest generation changes in the files that a node has in force."""
+        return ConfigDiff.model_validate(self._get("nodes", name, "config", "diff"))
+
+    def cloud_diff(self, desired: Desired, member: str | None = None) -> ConfigDiff:
+        """What apply would change in the files of members on record. ``member``: by host name or node; None: all."""
+        wanted = {"desired": desired.model_dump(mode="json"), "member": member}
+        return ConfigDiff.model_validate(self._post(wanted, "config", "diff"))
 
     def apply(self, plan: Plan) -> CloudStatus:
         return CloudStatus.model_validate(self._post(plan.model_dump(mode="json"), "apply"))

@@ -3,35 +3,74 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from provisioner.conductor.doors import RAMDISK, Doors
+from provisioner.conductor.effects import Outlook, build_outlooks, find_effects
+from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
-from provisioner.metadata.build import build_members, build_own, build_role
+from provisioner.metadata.build import Documents
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
+from provisioner.plan.effects import add_effects
 from provisioner.plan.guard import check_guard
-from provisioner.store.clouds import Build
+from provisioner.store.clouds import Build, Generation
 from provisioner.store.deployments import LIVE
 from provisioner.trust.keys import new_secret
 
 
 def plan_cloud(doors: Doors, desired: Desired) -> Plan:
-    """What would have to be done, over what is on record now; changes nothing.
+    """What would have to be done, over what is on record now, and which files of which instances that changes.
 
-    :raises Conflict: the nodes that match are too few, or in the way.
+    Changes nothing. What takes long is done while others may read and write the records.
+
+    :raises ManifestError: the nodes that match are too few, or templates cannot be rendered with what they would be
+        told.
     """
-    return build_plan(desired, observe(doors, desired))
+    ahead = look_ahead(doors, desired)
+    effects, notes = find_effects(ahead.outlooks, ahead.before, ahead.common, Trees(doors.catalogue))
+    return add_effects(ahead.plan, effects, notes)
 
 
-def observe(doors: Doors, desired: Desired) -> Observed:
-    """The actual. A deployment that failed keeps its place until its node is retried, aborted or forgotten."""
+@dataclass(frozen=True)
+class Ahead:
+    """A plan, and what instances would be told by it.
+
+    ``before``: what those of :attr:`outlooks` were told last, by node, as JSON. ``secrets``: that the cloud has by now.
+    """
+
+    plan: Plan
+    observed: Observed
+    outlooks: Sequence[Outlook]
+    before: Mapping[str, str]
+    common: Common
+    secrets: Mapping[str, str]
+
+
+def look_ahead(doors: Doors, desired: Desired) -> Ahead:
+    """Without the files. :raises ManifestError: the nodes that match are too few."""
+    store = doors.store
+    with store.view():
+        observed, newest = observe(doors, desired)
+        common, secrets = Common(store.clouds.parts_of(newest.values())), store.clouds.secrets(desired.cloud.cloud)
+    plan = build_plan(desired, observed)
+    outlooks = build_outlooks(plan, observed, newest, secrets, common)
+    before = store.clouds.own_texts([outlook.newest for outlook in outlooks if outlook.newest is not None])
+    return Ahead(plan, observed, outlooks, before, common, secrets)
+
+
+def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generation]]:
+    """(the actual, the newest generation of each node that is in a deployment).
+
+    A deployment that failed keeps its place until its node is retried, aborted or forgotten.
+    """
     store = doors.store
     images = {}
     for role, disk in {RAMDISK: "", **{name: role.image.disk for name, role in desired.roles.items()}}.items():
@@ -43,18 +82,18 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             images[role] = image.id
     with store.view():
         nodes = tuple(store.nodes.all())
-        deployed = {node.name for node in nodes if node.deployment is not None}
-        newest = store.clouds.all_newest()
-        return Observed(
+        working = {node.name for node in nodes if node.deployment is not None}
+        newest = {name: found for name, found in store.clouds.all_newest().items() if name in working}
+        observed = Observed(
             nodes=nodes,
             deployments={deployment.id: deployment for deployment in store.deployments.live(journals=False)},
             images=images,
             metadata={
                 name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}
                 for name, found in newest.items()
-                if name in deployed
             },
         )
+    return observed, newest
 
 
 def apply_plan(doors: Doors, plan: Plan) -> None:
@@ -150,23 +189,19 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
         for deployment in store.deployments.live(cloud, journals=False)
         if deployment.placement.role in desired.roles
     ]
-    members = store.parts.put(build_members(desired, [deployment.placement for deployment in live]))
-    shared = {name: (store.parts.put(build_role(desired, name)), members) for name in desired.cloud.roles}
-    secrets = {name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret) for name in shared}
+    secrets = {
+        name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret)
+        for name in desired.cloud.roles
+    }
+    documents = Documents(desired, [deployment.placement for deployment in live], secrets, store.parts.put)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:
         placement = deployment.placement
         if desired.roles[placement.role].image.disk and _is_seeded(store.deployments.get(deployment.id)):
             continue
-        own = partial(
-            build_own,
-            placement,
-            nodes[placement.node].uuid,
-            secrets[placement.role],
-            parts=shared[placement.role],
-        )
-        placed[placement.node], builds[placement.node] = deployment, (deployment.id, own)
+        build = partial(documents.own, placement, nodes[placement.node].uuid)
+        placed[placement.node], builds[placement.node] = deployment, (deployment.id, build)
     fresh = store.clouds.new_generations(builds, doors.clock.now())
     announce_generations(doors, [(nodes[name], placed[name].id, generation) for name, generation in fresh.items()])
     store.clouds.drop_parts()

@@ -20,6 +20,7 @@ from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
+from provisioner.conductor.texts import diff_cloud, diff_node, render_node
 from provisioner.conductor.verbs import (
     begin_inspection,
     begin_rescue,
@@ -34,6 +35,7 @@ from provisioner.conductor.verbs import (
 from provisioner.conductor.walk import Walker
 from provisioner.errors import NotFound, UsageError
 from provisioner.events import Event
+from provisioner.model.config import ConfigDiff, InstanceFiles
 from provisioner.model.deployment import Deployment, DeploymentState, EraseLevel, Node
 from provisioner.model.hardware import NAME, HardwarePart, Power
 from provisioner.model.operator import Operator, OperatorRole
@@ -215,6 +217,18 @@ class Conductor(Guests):
 
     def plan(self, desired: Desired) -> Plan:
         return plan_cloud(self._doors, desired)
+
+    def node_files(self, name: str) -> InstanceFiles:
+        """The files that a node is to have. :raises NotFound: it is in no cloud, or its image keeps no templates."""
+        return render_node(self._doors, name)
+
+    def node_diff(self, name: str) -> ConfigDiff:
+        """What its newest generation changes in them. :raises NotFound: what it has in force is not kept any more."""
+        return diff_node(self._doors, name)
+
+    def cloud_diff(self, desired: Desired, member: str | None) -> ConfigDiff:
+        """What apply would change in the files of members on record, of all or of one."""
+        return diff_cloud(self._doors, desired, member)
 
     def apply(self, plan: Plan) -> CloudStatus:
         """:raises GuardFailed: what the plan relied on no longer holds; nothing was changed."""

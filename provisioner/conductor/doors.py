@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -30,6 +30,8 @@ class CatalogueDoor(Protocol):
     def get(self, image_id: str) -> Image: ...
 
     def index(self, image_id: str) -> ImageIndex: ...
+
+    def templates(self, image_id: str) -> Mapping[str, str] | None: ...
 
 
 class Signer(Protocol):

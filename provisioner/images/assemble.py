@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from provisioner.errors import ImageError
 from provisioner.events import Observer
-from provisioner.images.catalogue import CONTENTS, INDEX, SBOM, describe_files
+from provisioner.images.catalogue import CONTENTS, INDEX, SBOM, TEMPLATES, describe_files
 from provisioner.images.contents import write_contents
 from provisioner.images.disk import make_filesystem, settle_tree, write_chunks
 from provisioner.images.elements import find_elements
@@ -22,6 +23,8 @@ from provisioner.model.image import Image
 from provisioner.system.files import write_file
 from provisioner.system.run import Runner
 
+TEMPLATE_TREE = "usr/libexec/provisioner-agent/templates"
+"""Where the config agent finds its templates, those of elements and those of the role."""
 MOUNT_POINTS = {"proc": 0o555, "sys": 0o555, "run": 0o755, "dev": 0o755, "tmp": 0o1777}
 
 
@@ -62,6 +65,7 @@ def assemble(
         write_contents(stage, out / CONTENTS)
     else:
         _overlay(build, tree, workshop)
+        write_file(out / TEMPLATES, json.dumps(read_templates(tree / TEMPLATE_TREE), sort_keys=True, indent=1))
         with timed(observer, build.name, "file system"), ThreadPoolExecutor(1) as aside:
             settle_tree(tree)
             listing = aside.submit(write_contents, tree, out / CONTENTS)
@@ -111,12 +115,38 @@ def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:
         unit = workshop.agent / "instance" / "provisioner-agent.service"
         shutil.copyfile(unit, tree / "etc/systemd/system/provisioner-agent.service")
     for name in build.spec.templates:
-        shutil.copytree(
-            template_folder(workshop, name), tree / "usr/libexec/provisioner-agent/templates", dirs_exist_ok=True
-        )
+        shutil.copytree(template_folder(workshop, name), tree / TEMPLATE_TREE, dirs_exist_ok=True)
     for script in (tree / "usr/libexec/os-refresh-config").rglob("*"):
         if script.is_file():
             script.chmod(0o755)
+
+
+def read_templates(folder: Path) -> dict[str, str]:
+    """Text by relative path, control files too: what the agent will find there.
+
+    :raises ImageError: a file is no text, with which the agent could render none of them; or it is a link that leads
+        out of the folder, and so to a file of this host.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise _bad_template(name, f"a link to {path.readlink()}")
+        if path.is_file():
+            try:
+                found[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise _bad_template(name, str(error)) from error
+    return found
+
+
+def _bad_template(name: str, cause: str) -> ImageError:
+    return ImageError(
+        "a template is no file of UTF-8 text",
+        where=f"/{TEMPLATE_TREE}/{name}",
+        cause=cause,
+        hint="correct templates/, or the element that puts it there",
+    )
 
 
 def template_folder(workshop: Workshop, name: str) -> Path:

@@ -38,6 +38,8 @@ from provisioner.trust.keys import SiteKeys
 
 BUILDER = "6"
 """Part of every key: raise it when the recipe itself changes what comes out."""
+ASSEMBLY = "1"
+"""Part of what goes into each image: raise it when other files are made of the same tree."""
 AGENT_FILES = "agent"
 BUILD = "build."
 """Folders of builds that run begin with it."""
@@ -238,7 +240,7 @@ def _read_job(
     tree_inputs = _tree_inputs(build, sources, lock, workshop)
     debian = layer.chain[0].inputs
     inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
-    inputs |= folder_inputs(AGENT_FILES, workshop.agent)
+    inputs |= folder_inputs(AGENT_FILES, workshop.agent) | {"assembly": ASSEMBLY}
     inputs |= {"squashfs": "yes"} if build.spec.squashfs else {}
     for name in build.spec.templates:
         inputs |= folder_inputs(f"templates/{name}", template_folder(workshop, name))

@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 INDEX = "index.json"
 CONTENTS = "contents.zst"
+TEMPLATES = "templates.json"
+"""Of a role's image: the templates that are in it with their control files, text by path."""
 SBOM = "sbom.spdx.json"
 SIGNATURE_BYTES = 64
 """Of an Ed25519 signature (RFC 8032)."""
@@ -114,10 +116,24 @@ class Catalogue:
 
         :raises ImageError: the index is not the one that was signed.
         """
-        path = self.path(image_id, INDEX)
-        if hash_file(path) != self.get(image_id).files[INDEX]:
-            raise ImageError("the index is not the one that was signed", where=str(path))
-        return ImageIndex.model_validate_json(path.read_bytes())
+        return ImageIndex.model_validate_json(self._signed(image_id, INDEX))
+
+    def templates(self, image_id: str) -> dict[str, str] | None:
+        """The template tree of a role's image: text by relative path. None for an image that keeps none: one that was
+        built before images did, or that somebody brought.
+
+        :raises NotFound: there is no such image. :raises ImageError: it is not what was signed.
+        """
+        if TEMPLATES not in self.get(image_id).files:
+            return None
+        return dict(json.loads(self._signed(image_id, TEMPLATES)))
+
+    def _signed(self, image_id: str, name: str) -> bytes:
+        path = self.path(image_id, name)
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.get(image_id).files[name]:
+            raise ImageError(f"{name} is not what was signed", where=str(path), hint="provisioner image build")
+        return data
 
     def provenance(self, image_id: str) -> dict[str, Any]:
         """Who built an image, when and from what. :raises TrustError: the statement is not this site's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from provisioner.images.catalogue import INDEX, Catalogue, describe_files
+from provisioner.images.catalogue import INDEX, TEMPLATES, Catalogue, describe_files
 from provisioner.images.provenance import build_statement, builder
 from provisioner.images.workshop import RAMDISK
 from provisioner.lab.fleet import USER, FleetNode
@@ -18,6 +19,8 @@ from provisioner.system.files import write_file
 
 ROLE = "fleet"
 PASSWORD_FILE = "bmc-password"
+TREE = {"etc/fleet.conf": "setting = {{setting}}\nhost = {{node.hostname}}\n"}
+"""What a change of the setting touches, so that plan has files to name."""
 
 
 def write_manifests(folder: Path, nodes: Sequence[FleetNode], ports: Sequence[int], password: str) -> tuple[Path, Path]:
@@ -56,7 +59,7 @@ def publish_images(catalogue: Catalogue) -> None:
     index = ImageIndex(size=1 << 30, chunks=()).model_dump_json()
     for name, files, kind in (
         (RAMDISK, {"kernel": "simulated", "initramfs": "simulated"}, "ramdisk"),
-        (ROLE, {"root.zst": "simulated", INDEX: index}, "root"),
+        (ROLE, {"root.zst": "simulated", INDEX: index, TEMPLATES: json.dumps(TREE)}, "root"),
     ):
         if catalogue.newest(name) is not None:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner.manifest.values import build_shared
@@ -49,6 +49,29 @@ def build_own(
         "permit": True,
         PARTS: list(parts),
     }
+
+
+class Documents:
+    """What the members of a cloud are told, each its own; what they share is kept once.
+
+    :param members: of the whole cloud. :param secrets: by role and name. :param keep: part → its id.
+    """
+
+    def __init__(
+        self,
+        desired: Desired,
+        members: Sequence[Placement],
+        secrets: Mapping[str, Mapping[str, str]],
+        keep: Callable[[Mapping[str, Any]], str],
+    ) -> None:
+        everybody = keep(build_members(desired, members))
+        self._parts = {role: (keep(build_role(desired, role)), everybody) for role in desired.cloud.roles}
+        self._secrets = secrets
+
+    def own(self, placement: Placement, node_uuid: str, generation: int = 0) -> dict[str, Any]:
+        return build_own(
+            placement, node_uuid, self._secrets[placement.role], generation, parts=self._parts[placement.role]
+        )
 
 
 def build_role(desired: Desired, role: str) -> dict[str, Any]:

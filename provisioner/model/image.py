@@ -41,9 +41,9 @@ class Image(Value):
     """``manifest.json`` of an image folder ``IMAGES/ID/``.
 
     ``id`` is ``NAME-`` and the first 12 hex digits of the hash over the files' hashes. ``files`` maps each file
-    name in the folder to its sha256: a role image has ``root.zst`` and ``index.json``; the ramdisk has ``kernel``
-    and ``initramfs``. ``packages`` maps a package to its version, ``inputs`` each thing that went in to its hash.
-    ``layers`` are those it stands on, the lowest first.
+    name in the folder to its sha256: a role image has ``root.zst``, ``index.json`` and, unless it is of before,
+    ``templates.json``; the ramdisk has ``kernel`` and ``initramfs``. ``packages`` maps a package to its version,
+    ``inputs`` each thing that went in to its hash. ``layers`` are those it stands on, the lowest first.
 
     :param kind: ``root``, a file system for a partition; ``ramdisk``; or ``disk``, a whole disk that somebody brought.
     :param table: of a whole disk: what its partition table calls itself, the GUID of a GPT or the number of an MBR.

@@ -21,6 +21,27 @@ class Change(Value):
     new: Any = None
 
 
+class FileChange(Value):
+    """A file that changes in an instance. ``services``: the units that it is for, each with ``restart``, ``reload`` or
+    ``phase`` (a phase script sees to it). ``confirm``: the agent takes it back unless the server is heard again.
+    """
+
+    path: str
+    what: Literal["written", "removed"] = "written"
+    services: dict[str, str] = Field(default_factory=dict)
+    confirm: bool = False
+
+
+class Effect(Value):
+    """Files that change in an instance of which no value does, but what its templates say of the members of the cloud,
+    or of a secret that is new."""
+
+    node: str
+    hostname: str
+    role: str
+    files: tuple[FileChange, ...]
+
+
 class Guard(Value):
     """What must still be true of the node when the action runs. ``bad_tests``: parts whose hardware test is bad."""
 
@@ -40,13 +61,17 @@ class Deploy(Value):
 
 
 class Configure(Value):
-    """Give a running instance a new generation of its metadata."""
+    """Give a running instance a new generation of its metadata.
+
+    :param files: those that change by it; None when that is not known, since its image keeps no templates.
+    """
 
     kind: Literal["configure"] = "configure"
     node: str
     hostname: str
     role: str
     changes: tuple[Change, ...]
+    files: tuple[FileChange, ...] | None = None
     guard: Guard
     why: str
 
@@ -68,7 +93,8 @@ class Observed(Value):
     """The actual: what ``plan`` compares the desired with.
 
     :param images: newest image id by name, only images whose signature holds.
-    :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten.
+    :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten;
+        without their steps.
     :param metadata: by node name, ``values``, ``role`` and ``health`` of the newest generation.
     """
 
@@ -81,14 +107,16 @@ class Observed(Value):
 class Plan(Value):
     """What ``provisioner plan`` shows and ``provisioner apply`` does, no more and no less.
 
-    ``notes`` are facts worth a line that change nothing, for example that a newer image exists.
+    ``notes`` are facts worth a line that change nothing, for example that a newer image exists. ``effects``: on others
+    than the actions are about.
     """
 
     cloud: str
     desired: Desired
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return not self.actions
+        return not self.actions and not self.effects

@@ -24,7 +24,7 @@ RATE, BURST = 50.0, 200.0
 GUESS_RATE, GUESS_BURST = 1.0, 20.0
 """The same of an address that shows no valid token."""
 LOOKS = frozenset({"GET", "HEAD"})
-PURE = frozenset({"/v1/plan"})
+PURE = frozenset({"/v1/plan", "/v1/config/diff"})
 """Posted to, and nothing is changed."""
 KEYS = "/v1/consoles/"
 """What is typed on a console comes one key at a time; that it was opened is on record."""

@@ -11,6 +11,7 @@ from provisioner.bmc.contract import Console
 from provisioner.conductor.metadata import Answer, Ask
 from provisioner.errors import ProvisionerError, TrustError
 from provisioner.events import Event
+from provisioner.model.config import ConfigDiff, InstanceFiles
 from provisioner.model.deployment import Deployment, EraseLevel, Node
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.operator import Operator, OperatorRole
@@ -104,6 +105,12 @@ class ForOperators(Subscribed, Protocol):
     def test(self, name: str, parts: Sequence[HardwarePart], burn_seconds: float, *, stays: bool) -> Node: ...
 
     def plan(self, desired: Desired) -> Plan: ...
+
+    def node_files(self, name: str) -> InstanceFiles: ...
+
+    def node_diff(self, name: str) -> ConfigDiff: ...
+
+    def cloud_diff(self, desired: Desired, member: str | None) -> ConfigDiff: ...
 
     def apply(self, plan: Plan) -> CloudStatus: ...
 

@@ -101,6 +101,13 @@ class HardwareTestRequest(InspectRequest):
     burn_seconds: float = Field(default=60.0, gt=0, le=7200)
 
 
+class DiffRequest(Value):
+    """``member``: the host name or node of the one that is asked for; null for all."""
+
+    desired: Desired
+    member: str | None = None
+
+
 class BootDeviceRequest(Value):
     device: str
     persistent: bool = False
@@ -131,6 +138,9 @@ def operator_app(
             Route("/v1/nodes", api.nodes, methods=["GET"]),
             Route("/v1/nodes/{name}", api.node, methods=["GET"]),
             Route("/v1/nodes/{name}/report", api.report, methods=["GET"]),
+            Route("/v1/nodes/{name}/config", api.node_files, methods=["GET"]),
+            Route("/v1/nodes/{name}/config/diff", api.node_diff, methods=["GET"]),
+            Route("/v1/config/diff", api.cloud_diff, methods=["POST"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
@@ -232,6 +242,16 @@ class _Api:
 
     async def report(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.deployment_report, request.path_params["name"])))
+
+    async def node_files(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.node_files, request.path_params["name"])))
+
+    async def node_diff(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.node_diff, request.path_params["name"])))
+
+    async def cloud_diff(self, request: Request) -> Response:
+        wanted = await read_value(request, DiffRequest)
+        return JSONResponse(_json(await self._call(self._conductor.cloud_diff, wanted.desired, wanted.member)))
 
     async def power(self, request: Request) -> Response:
         wanted = await read_value(request, PowerRequest)

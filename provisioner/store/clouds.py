@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,14 @@ from provisioner_agent.protocol.parts import join_parts, needed_parts, write_par
 @dataclass(frozen=True)
 class Generation:
     """One generation of a node's metadata. ``parts``: the ids of those that it shares, see
-    :mod:`provisioner_agent.protocol.parts`."""
+    :mod:`provisioner_agent.protocol.parts`. ``hash``: see :func:`content_hash`."""
 
     node: str
     generation: int
     deployment: str
     created: float
     parts: tuple[str, ...]
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,19 @@ class ReportRecord:
     body: Mapping[str, Any]
 
 
-ALL_NEWEST = select(
-    NODES.c.name, GENERATIONS.c.generation, GENERATIONS.c.deployment, GENERATIONS.c.created, GENERATIONS.c.parts
-).join(NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation))
-NEWEST = ALL_NEWEST.where(NODES.c.name == bindparam("name"))
+ABOUT = select(
+    NODES.c.name,
+    GENERATIONS.c.generation,
+    GENERATIONS.c.deployment,
+    GENERATIONS.c.created,
+    GENERATIONS.c.parts,
+    GENERATIONS.c.hash,
+)
+ALL_NEWEST, ALL_APPLIED = (
+    ABOUT.join(NODES, (NODES.c.uuid == GENERATIONS.c.node) & (number == GENERATIONS.c.generation))
+    for number in (NODES.c.generation, NODES.c.applied)
+)
+NEWEST, APPLIED = (query.where(NODES.c.name == bindparam("name")) for query in (ALL_NEWEST, ALL_APPLIED))
 OWN = (
     select(GENERATIONS.c.document_sealed)
     .join(NODES, NODES.c.uuid == GENERATIONS.c.node)
@@ -90,8 +101,11 @@ RENEW = (
     .where(NODES.c.uuid == bindparam("node"))
     .values(generation=bindparam("generation"), updated=bindparam("created"))
 )
-AT_ONCE = 500
-"""Names in one question; SQLite takes no more than 999 in an old one (SQLITE_MAX_VARIABLE_NUMBER)."""
+AT_ONCE = 400
+"""Names in one question; SQLite takes no more than 999 words in an old one (SQLITE_MAX_VARIABLE_NUMBER)."""
+OWN_OF = select(NODES.c.name, GENERATIONS.c.generation, GENERATIONS.c.document_sealed).join(
+    NODES, NODES.c.uuid == GENERATIONS.c.node
+)
 BETWEEN = " "
 """Stands between the ids of parts."""
 DESIRED = select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == bindparam("name"))
@@ -99,6 +113,10 @@ DESIRED = select(cast(CLOUDS.c.desired, Text)).where(CLOUDS.c.name == bindparam(
 
 Build = Callable[[int], Mapping[str, Any]]
 """A generation's number → a node's own metadata, which name the parts that they share."""
+
+
+def _generation(row: Any) -> Generation:
+    return Generation(row.name, row.generation, row.deployment, row.created, tuple(row.parts.split()), row.hash)
 
 
 def content_hash(document: Mapping[str, Any]) -> str:
@@ -145,7 +163,7 @@ class Clouds:
     def ensure_secrets(self, cloud: str, names: Sequence[str], fresh: Callable[[], str]) -> dict[str, str]:
         """The named secrets of a cloud; one that does not exist yet is made by ``fresh``, once for all time."""
         with self._db.write() as tx:
-            known = self._secrets(cloud)
+            known = self.secrets(cloud)
             for name in names:
                 if name not in known:
                     known[name] = fresh()
@@ -155,7 +173,7 @@ class Clouds:
 
     def secret(self, cloud: str, name: str) -> str:
         """:raises NotFound: the cloud has no such secret."""
-        known = self._secrets(cloud)
+        known = self.secrets(cloud)
         if name not in known:
             raise NotFound(
                 f"the cloud has no secret {name}",
@@ -165,7 +183,8 @@ class Clouds:
             )
         return known[name]
 
-    def _secrets(self, cloud: str) -> dict[str, str]:
+    def secrets(self, cloud: str) -> dict[str, str]:
+        """Those that the cloud has by now, by name."""
         with self._db.read() as tx:
             rows = tx.execute(select(SECRETS.c.name, SECRETS.c.value_sealed).where(SECRETS.c.cloud == cloud)).all()
         return {row.name: self._cipher.decrypt(row.value_sealed) for row in rows}
@@ -237,12 +256,30 @@ class Clouds:
         """The newest generation of a node's metadata."""
         with self._db.read() as tx:
             row = tx.execute(NEWEST, {"name": node}).one_or_none()
-        return None if row is None else Generation(*row[:4], tuple(row.parts.split()))
+        return None if row is None else _generation(row)
 
     def all_newest(self) -> dict[str, Generation]:
-        """The newest generation of each node that has one, by the node's name."""
+        """The newest generation of each node that has one, by its name."""
         with self._db.read() as tx:
-            return {row.name: Generation(*row[:4], tuple(row.parts.split())) for row in tx.execute(ALL_NEWEST)}
+            return {row.name: _generation(row) for row in tx.execute(ALL_NEWEST)}
+
+    def applied(self, node: str) -> Generation | None:
+        """The generation that a node said last it has in force; None when there is none on record."""
+        with self._db.read() as tx:
+            row = tx.execute(APPLIED, {"name": node}).one_or_none()
+        return None if row is None else _generation(row)
+
+    def own_texts(self, generations: Sequence[Generation]) -> dict[str, str]:
+        """Their nodes' own metadata as JSON, by node. They hold secrets."""
+        wanted = sorted(generations, key=lambda generation: generation.generation)
+        found: dict[str, str] = {}
+        with self._db.read() as tx:
+            for at in range(0, len(wanted), AT_ONCE):
+                numbers = {generation.node: generation.generation for generation in wanted[at : at + AT_ONCE]}
+                some = OWN_OF.where(NODES.c.name.in_(numbers), GENERATIONS.c.generation.in_(set(numbers.values())))
+                rows = tx.execute(some).all()  # also of a node what is another one's number
+                found |= {row.name: row.document_sealed for row in rows if row.generation == numbers[row.name]}
+        return {name: self._cipher.decrypt(sealed) for name, sealed in found.items()}
 
     def own_text(self, generation: Generation) -> str:
         """The node's own metadata, as JSON. It holds secrets."""
@@ -261,13 +298,19 @@ class Clouds:
             return self.document(generation)
         return self._parts.get(generation.parts[0])
 
+    def parts_of(self, generations: Iterable[Generation]) -> dict[str, Mapping[str, Any]]:
+        """The parts that these have in common, by id; without those that are not kept any more."""
+        found = {}
+        for ident in {part for generation in generations for part in generation.parts}:
+            with suppress(KeyError):
+                found[ident] = self._parts.get(ident)
+        return found
+
     def drop_parts(self) -> None:
-        """Those that belong to no generation any more that may still be asked for."""
-        newest = select(GENERATIONS.c.parts).join(
-            NODES, (NODES.c.uuid == GENERATIONS.c.node) & (NODES.c.generation == GENERATIONS.c.generation)
-        )
+        """Those that belong to no node's newest generation, nor to the one that it has in force."""
+        kept = [query.with_only_columns(GENERATIONS.c.parts).distinct() for query in (ALL_NEWEST, ALL_APPLIED)]
         with self._db.write() as tx:
-            used = {part for parts in tx.execute(newest.distinct()).scalars() for part in parts.split()}
+            used = {part for query in kept for parts in tx.execute(query).scalars() for part in parts.split()}
             self._parts.keep_only(used)
 
     def put_report(self, node: str, deployment: str, body: Mapping[str, Any], now: float) -> None:

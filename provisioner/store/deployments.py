@@ -139,17 +139,18 @@ class Deployments:
     def live(self, cloud: str | None = None, *, journals: bool = True) -> list[Deployment]:
         """Those that hold a slot of a cloud: running, active or failed; by host name.
 
-        :param journals: whether with their steps, which are most of the work.
+        :param journals: whether their steps are wanted, which takes long for many.
         """
         slots = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud != "")
         query = select(*FIELDS).where(*slots).order_by(DEPLOYMENTS.c.hostname)
         if cloud is not None:
             query = query.where(DEPLOYMENTS.c.cloud == cloud)
-        journal = select(STEPS).where(STEPS.c.deployment.in_(query.with_only_columns(DEPLOYMENTS.c.id).order_by(None)))
+        mine = STEPS.c.deployment.in_(query.with_only_columns(DEPLOYMENTS.c.id).order_by(None))
+        all_steps = select(STEPS).where(mine).order_by(STEPS.c.deployment, STEPS.c.position)
         with self._db.read() as tx:
             rows = tx.execute(query).all()
             steps: dict[str, list[Row[Any]]] = {row.id: [] for row in rows}
-            for step in tx.execute(journal.order_by(STEPS.c.deployment, STEPS.c.position)) if journals else ():
+            for step in tx.execute(all_steps) if journals else ():
                 steps[step.deployment].append(step)
         return [self._deployment(row, steps[row.id]) for row in rows]
 

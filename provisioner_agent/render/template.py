@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pystache.context import ContextStack, KeyNotFoundError
+from pystache.parsed import ParsedTemplate
+from pystache.parser import parse
 from pystache.renderengine import RenderEngine
 
 from provisioner_agent.render.problem import Problem
@@ -29,8 +31,8 @@ OPTIONAL = "?"
 
 def render_template(path: str, text: str, data: Mapping[str, Any], problems: list[Problem]) -> str:
     """Render one template; faults are added to ``problems`` and the text is then of no use."""
-    marked = _Marker(path, text, problems).mark()
-    if marked is None:
+    parsed = parse_template(path, text, problems)
+    if parsed is None:
         return ""
     engine = RenderEngine(
         literal=str,
@@ -39,7 +41,19 @@ def render_template(path: str, text: str, data: Mapping[str, Any], problems: lis
         resolve_partial=str,
         to_str=to_text,
     )
-    return str(engine.render(marked, ContextStack(dict(data))))
+    return str(parsed.render(engine, ContextStack(dict(data))))
+
+
+def parse_template(path: str, text: str, problems: list[Problem]) -> ParsedTemplate | None:
+    """A template as pystache reads it, each key as :func:`split_key` takes it; None when faults were found in it."""
+    marked = _Marker(path, text, problems).mark()
+    return None if marked is None else parse(marked)
+
+
+def split_key(marked: str) -> tuple[str, int, bool]:
+    """(the name in a tag, the line of the tag, whether the key may be absent)."""
+    name, line, mark = marked.rsplit("|", 2)
+    return name, int(line), mark == OPTIONAL
 
 
 def to_text(value: Any) -> str:
@@ -59,11 +73,11 @@ class _Lookup:
         self.problems = problems
 
     def __call__(self, stack: ContextStack, marked: str) -> Any:
-        name, line, mark = marked.rsplit("|", 2)
+        name, line, optional = split_key(marked)
         try:
             return stack.get(name)
         except KeyNotFoundError:
-            if mark != OPTIONAL:
+            if not optional:
                 what = f"the key {name} is not in the data{self._near(stack, name)}"
                 self.problems.append(Problem(f"{self.path}:{line}", f"{what}; if it may be absent, write {name}?"))
             return ""

@@ -77,6 +77,7 @@ class Images:
     def __init__(self, roles: Mapping[str, Role]) -> None:
         self.size = 2 * GIB
         self.known = {name: _image(name) for name in ("ramdisk", *roles)}
+        self.trees: dict[str, dict[str, str]] = {}
         for disk in [role.image.disk for role in roles.values() if role.image.disk]:
             self.known[disk] = _image(disk).model_copy(update={"kind": "disk", "table": DISK_TABLE, "sector": 512})
 
@@ -97,6 +98,9 @@ class Images:
             raise ImageError("the ramdisk has no index")
         chunk = Chunk(offset=0, length=4096, sha256="0" * 64, frame=0, frame_length=100)
         return ImageIndex(size=self.size, chunks=(chunk,))
+
+    def templates(self, image_id: str) -> dict[str, str] | None:
+        return self.trees.get(self.get(image_id).name)
 
 
 def _image(name: str) -> Image:

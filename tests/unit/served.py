@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from provisioner.bmc.fake import FakeConsole
 from provisioner.errors import BmcRefused, NotFound
 from provisioner.events import Event
+from provisioner.model.config import ConfigDiff, InstanceFiles
 from provisioner.model.deployment import STEPS, Address, Deployment, EraseLevel, Node, Placement, Step, StepState
 from provisioner.model.hardware import BmcAddress, HardwarePart, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Image
@@ -109,6 +110,9 @@ class FakeConductor:
         self.audits: list[AuditResult] = []
         self.seen: list[SweepResult] = []
         self.readings: dict[str, Any] = {}
+        self.files = InstanceFiles(node="node1", hostname="galera-0", image="galera-1", generation=4, files=())
+        self.diff = ConfigDiff(before="generation 3, in force", after="generation 4")
+        self.diffed: list[tuple[str, str | None]] = []
         self.callbacks: list[Callable[[frozenset[str]], None]] = []
 
     def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
@@ -252,6 +256,18 @@ class FakeConductor:
 
     def plan(self, desired: Desired) -> Plan:
         return Plan(cloud=desired.cloud.cloud, desired=desired, actions=self.actions)
+
+    def node_files(self, name: str) -> InstanceFiles:
+        self._find(name)
+        return self.files
+
+    def node_diff(self, name: str) -> ConfigDiff:
+        self._find(name)
+        return self.diff
+
+    def cloud_diff(self, desired: Desired, member: str | None) -> ConfigDiff:
+        self.diffed.append((desired.cloud.cloud, member))
+        return self.diff
 
     def apply(self, plan: Plan) -> CloudStatus:
         self.applied.append(plan)

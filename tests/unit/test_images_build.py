@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import zstandard
 
 from provisioner.errors import ImageError, ProgramFailed
 from provisioner.events import RecordingObserver
+from provisioner.images.assemble import TEMPLATE_TREE, read_templates
 from provisioner.images.build import Built, Tester, build_images, update_lock, used_files
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.check import Verdict, check_images
@@ -91,6 +93,7 @@ def make_tar(path: Path, more: Mapping[str, str]) -> None:
         "etc/systemd/system/provisioner-agent.service": "old",
         "etc/dib-manifests/dib_environment": "PATH=/home/somebody",
         "run/leftover": "of the build",
+        f"{TEMPLATE_TREE}/etc/element.conf": "of an element\n",
         "usr/libexec/os-refresh-config/configure.d/50-galera": "#!/bin/sh",
         **more,
     }
@@ -196,10 +199,43 @@ def test_the_first_build_makes_everything(site: Site) -> None:
     assert built.image.packages == {"galera-4": "26.4", "rsync": "3.2.7"}
     assert built.image.mapped == site.catalogue.index(built.image.id).mapped > 0
     assert site.inside("/usr/libexec/provisioner-agent/templates/etc/my.cnf") == "a={{a}}\n"
+    assert site.catalogue.templates(built.image.id) == {
+        "etc/my.cnf": "a={{a}}\n",
+        "etc/element.conf": "of an element\n",
+    }
     assert site.inside(f"/{AGENT}/instance/main.py") == "print()\n"
     assert site.inside("/etc/systemd/system/provisioner-agent.service") == "[Unit]\n"
     for gone in (f"/{AGENT}/old.py", "/etc/dib-manifests/dib_environment", "/run/leftover"):
         assert site.inside(gone) == ""
+
+
+def test_a_template_that_the_agent_could_not_read_is_no_image(site: Site) -> None:
+    (site.source / "templates/galera/etc/my.cnf").write_bytes(b"\xff")
+    with pytest.raises(ImageError) as caught:
+        site.build()
+    assert caught.value.where == "/usr/libexec/provisioner-agent/templates/etc/my.cnf"
+    assert site.catalogue.images() == []
+
+
+def test_a_link_out_of_the_templates_is_not_followed_to_a_file_of_this_host(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("of this host")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a").write_text("x")
+    (tmp_path / "tree/b").symlink_to("a")
+    assert read_templates(tmp_path / "tree") == {"a": "x", "b": "x"}
+    (tmp_path / "tree/c").symlink_to(tmp_path / "here")
+    with pytest.raises(ImageError, match="no file of UTF-8 text"):
+        read_templates(tmp_path / "tree")
+
+
+def test_an_image_of_before_is_made_anew_out_of_the_same_tree(site: Site) -> None:
+    site.build()
+    record = site.workshop.record("galera")
+    before = json.loads(record.read_text())
+    del before["assembly"]
+    record.write_text(json.dumps(before))
+    built = site.build()
+    assert built.reason == "because assembly was added" and site.runner.calls == []
 
 
 def test_nothing_changed_builds_nothing(site: Site) -> None:

@@ -109,6 +109,20 @@ def test_a_changed_index_is_refused(catalogue: Catalogue) -> None:
         catalogue.index(image.id)
 
 
+def test_an_image_keeps_its_templates_and_older_ones_have_none(catalogue: Catalogue) -> None:
+    assert catalogue.templates(publish(catalogue, "1").id) is None
+    built = catalogue.folder.parent / "built"
+    built.mkdir()
+    (built / "templates.json").write_text('{"etc/a": "x"}')
+    image = Image(id=f"galera-{'2' * 12}", name="galera", files={"templates.json": hash_file(built / "templates.json")},
+                  sizes={"templates.json": 1})  # fmt: skip
+    catalogue.publish(image, built, {"subject": image.id})
+    assert catalogue.templates(image.id) == {"etc/a": "x"}
+    (catalogue.folder / image.id / "templates.json").write_text('{"etc/a": "y"}')
+    with pytest.raises(ImageError, match=r"templates\.json is not what was signed"):
+        catalogue.templates(image.id)
+
+
 @pytest.mark.parametrize("name", ["galera-0", "../keys", "galera-111111111111/../../keys", ""])
 def test_names_that_are_no_images_are_not_found(catalogue: Catalogue, name: str) -> None:
     publish(catalogue, "1")

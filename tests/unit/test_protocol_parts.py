@@ -55,7 +55,10 @@ def test_what_a_cloud_has_in_common_is_on_record_once_and_what_nobody_needs_goes
     ((role, members),), ((newer, same),) = before, after
     assert members == same and role != newer
     assert rack.store.parts.get(newer)["values"]["web"]["size"] == 4
+    assert rack.store.parts.text(role), "it was in force when the other one came"
+    rack.apply(cloud(3, values={"web": {"size": 5}}))
     rack.restart()
     with pytest.raises(KeyError):
         rack.store.parts.text(role)
+    assert rack.store.parts.text(newer), "it is in force still"
     assert {server.applied for server in rack.servers.values()} == {2}

@@ -126,6 +126,8 @@ def test_a_body_without_end_is_not_read(conductor: FakeConductor, tmp_path: Path
         ("GET", "/v1/nodes", "view"),
         ("GET", "/v1/events", "view"),
         ("POST", "/v1/plan", "view"),
+        ("GET", "/v1/nodes/n1/config", "view"),
+        ("POST", "/v1/config/diff", "view"),
         ("POST", "/v1/apply", "operate"),
         ("POST", "/v1/nodes/n/forget", "operate"),
         ("POST", "/v1/consoles/1", "operate"),

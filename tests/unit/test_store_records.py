@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, Secret
 from provisioner.model.states import NodeState
 from provisioner.store.schema import METADATA
 from provisioner.store.store import Store
+from provisioner_agent.protocol.parts import part_id, write_part
 
 NOW = 1_700_000_000.0
 
@@ -252,6 +254,50 @@ def test_only_another_content_makes_a_new_generation(store: Store) -> None:
     assert store.clouds.new_generation("node1", "d2", build("b"), NOW) == 4
     newest = store.clouds.newest("node1")
     assert newest is not None and store.clouds.document(newest) == {"generation": 4, "word": "b"}
+
+
+def told(store: Store, node: str, words: str) -> None:
+    for word in words:
+        document = {"word": f"{word} of {node}", "parts": [store.parts.put({"shared": word})]}
+        store.clouds.new_generation(node, "d1", lambda generation, document=document: document, NOW)
+
+
+def test_what_many_nodes_were_told_is_read_at_once_and_as_it_was(store: Store) -> None:
+    for number, words in (1, "ab"), (2, "abc"):
+        enroll(store, f"node{number}", number)
+        told(store, f"node{number}", words)
+    newest = store.clouds.all_newest()
+    assert {name: found.generation for name, found in newest.items()} == {"node1": 2, "node2": 3}
+    assert newest["node2"] == store.clouds.newest("node2")
+    told(store, "node1", "def")
+    texts = store.clouds.own_texts(list(newest.values()))
+    assert {name: json.loads(text)["word"] for name, text in texts.items()} == {
+        "node1": "b of node1",
+        "node2": "c of node2",
+    }
+    assert sorted(part["shared"] for part in store.clouds.parts_of(newest.values()).values()) == ["b", "c"]
+
+
+def test_what_a_node_has_in_force_is_kept(store: Store, url: str) -> None:
+    enroll(store)
+    assert store.clouds.applied("node1") is None
+    told(store, "node1", "abc")
+    store.nodes.set_health("node1", 2, True, NOW)
+    applied = store.clouds.applied("node1")
+    assert applied is not None and applied.generation == 2
+    store.clouds.drop_parts()
+    again = Store(url, Rot())  # without what the first one remembers
+    ids = [part_id(write_part({"shared": word})) for word in "abc"]
+    with pytest.raises(KeyError):
+        again.parts.text(ids[0])
+    assert [again.parts.get(ident)["shared"] for ident in ids[1:]] == ["b", "c"]
+    again.close()
+
+
+def test_deployments_come_without_their_journals_when_these_are_not_wanted(store: Store) -> None:
+    store.deployments.add("d1", placement(), NOW)
+    (whole,), (bare,) = store.deployments.live("lab"), store.deployments.live("lab", journals=False)
+    assert whole.steps and whole.model_copy(update={"steps": ()}) == bare
 
 
 def test_permits_have_a_width_and_a_failure_stays_until_cleared(store: Store) -> None:

@@ -1,0 +1,93 @@
+"""The files of many nodes: each image's templates read once, what the nodes share evaluated once. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from provisioner.metadata.template import Member, Missing, Settled, Walk, finish, read_template, settle
+from provisioner_agent.protocol.parts import join_parts, write_part
+from provisioner_agent.render.problem import Problem, RenderError
+from provisioner_agent.render.tree import RESERVED, RenderedFile, build_data, render_tree, split_tree
+
+VALUES, MEMBERS = "values", "members"
+
+
+def as_told(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as they reach an instance: maps that are shown whole are in the order of their keys."""
+    told: dict[str, Any] = json.loads(write_part(document))
+    return told
+
+
+class Shared:
+    """What some nodes have in common, for templates. Made once of their parts, and handed in with each of them."""
+
+    def __init__(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        self.parts = tuple(parts)
+        joined: dict[str, Any] = {}
+        for part in parts:
+            joined.update(part)
+        values = joined.get(VALUES) or {}
+        self.data = values | {name: joined[name] for name in RESERVED if name in joined}
+        self.whole = any(name in values for name in RESERVED)
+        """Whether the nodes can only be rendered one by one."""
+        if MEMBERS in joined:
+            told = joined[MEMBERS].items()
+            self.data[MEMBERS] = {role: [Member(member) for member in members] for role, members in told}
+
+
+class Tree:
+    """The template tree of an image.
+
+    :param files: text by relative path, control files too.
+    """
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._templates, self._controls = split_tree(files)
+        problems: list[Problem] = []
+        self._shells: dict[str, RenderedFile] = {}
+        try:
+            self._shells = render_tree(dict.fromkeys(self._templates, ""), self._controls, {})
+        except RenderError as error:
+            problems += error.problems
+        self._read = {path: read_template(path, text, problems) for path, text in self._templates.items()}
+        self._whole = bool(problems)
+        self._settled: dict[tuple[Shared, frozenset[str]], dict[str, Settled] | None] = {}
+
+    def shell(self, path: str) -> RenderedFile:
+        """A file without its content: what its control file says of it."""
+        return self._shells[path]
+
+    def files(self, shared: Shared, own: Mapping[str, Any]) -> dict[str, RenderedFile]:
+        """The files of a node by path. :raises RenderError: with every problem of every template."""
+        found = self.contents(shared, own)
+        return {path: replace(self._shells[path], content=text) for path, text in found.items()}
+
+    def contents(self, shared: Shared, own: Mapping[str, Any]) -> dict[str, str]:
+        """What is in the files of a node, by path.
+
+        :param own: the node's own metadata, :func:`as_told`. :raises RenderError: with every problem of every template.
+        """
+        data = {name: own[name] for name in RESERVED if name in own}
+        settled = None if self._whole or shared.whole or VALUES in own else self._settle(shared, frozenset(data))
+        if settled is not None:
+            walk = Walk(shared.data, frozenset(data), data, str(own["node"]["hostname"]))
+            try:
+                return {path: finish(text, walk) for path, text in settled.items()}
+            except Missing:  # the agent's renderer finds out what else there is, and says it all
+                pass
+        data = build_data(join_parts(own, shared.parts))
+        return {path: file.content for path, file in render_tree(self._templates, self._controls, data).items()}
+
+    def _settle(self, shared: Shared, late: frozenset[str]) -> dict[str, Settled] | None:
+        """None when the nodes are to be rendered one by one."""
+        key = (shared, late)
+        if key not in self._settled:
+            self._settled[key] = None
+            items = {f"/{path}": template for path, template in self._read.items() if template is not None}
+            with suppress(Missing):  # on every node, and so said of each
+                self._settled[key] = {path: settle(found, shared.data, late) for path, found in items.items()}
+        return self._settled[key]

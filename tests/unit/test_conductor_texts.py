@@ -1,0 +1,165 @@
+"""Files of instances for operators: rendered and compared without the nodes, and nothing secret leaves the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conductor_rack import Rack, cloud, role
+from served import make_placement
+from test_conductor_effects import TREE, ready
+
+from provisioner.conductor.texts import Diffs
+from provisioner.errors import ManifestError, NotFound
+from provisioner.model.config import ConfigDiff
+from provisioner.model.role import Desired
+from provisioner_agent.render.tree import RenderedFile
+
+SECRETS = TREE | {
+    "etc/app": "url = db://{{secrets.web_password}}@db\nword = {{web.word}}\n",
+    "etc/key": "{{secrets.web_password}}\nsize {{web.size}}\n",
+    "etc/key.control": '{"mode": "0600", "owner": "app", "sensitive": true}',
+}
+
+
+def diff_of(found: ConfigDiff) -> dict[str, list[str]]:
+    """The lines that go and come, by file, where all that differ do so in the same way."""
+    (change,) = found.changes
+    return {
+        file.change.path: [line for line in file.lines if line[0] in "+-" and not line.startswith(("---", "+++"))]
+        for file in change.files
+    }
+
+
+def test_the_files_of_a_node_on_record(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, tree=SECRETS)
+    found = rack.conductor.node_files("node2")
+    assert (found.hostname, found.generation, found.image) == ("web-1", 1, "web-000000000000")
+    files = {file.path: file for file in found.files}
+    assert list(files) == sorted(path for path in ("/etc/all", "/etc/app", "/etc/key", "/etc/motd", "/etc/peers",
+                                                   "/etc/web.conf"))  # fmt: skip
+    assert files["/etc/web.conf"].content == "size 1\nfor web-1\n"
+    assert files["/etc/web.conf"].services == {"web.service": "restart", "old.service": "phase"}
+    assert files["/etc/peers"].content == "10.77.0.20 \n" and files["/etc/peers"].confirm
+    assert files["/etc/app"].content == "url = db://(secret web_password)@db\nword = plain\n"
+    assert (files["/etc/key"].content, files["/etc/key"].mode, files["/etc/key"].owner) == (None, "0600", "app")
+
+
+def test_a_secret_that_came_into_a_value_is_masked_as_well(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1, tree=SECRETS)
+    secret = rack.conductor.cloud_secret("lab", "web_password")
+    wanted = cloud(1, values={"web": {"word": f"x{secret}x"}})
+    assert diff_of(rack.conductor.cloud_diff(wanted, None)) == {
+        "/etc/app": ["-word = plain", "+word = x(secret web_password)x"]
+    }
+    rack.apply(wanted)
+    for found in (rack.conductor.node_files("node1"), rack.conductor.node_diff("node1")):
+        assert secret not in found.model_dump_json()
+
+
+def test_what_apply_would_change(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, spare=1, tree=SECRETS)
+    assert rack.conductor.cloud_diff(rack.desired, None).changes == ()
+    wanted = cloud(2, values={"web": {"size": 7}})
+    one, two = rack.conductor.cloud_diff(wanted, None).changes
+    assert [member.hostname for member in one.members] == ["web-0"]
+    assert [(file.change.path, file.sensitive, bool(file.lines)) for file in two.files] == [
+        ("/etc/key", True, False),
+        ("/etc/web.conf", False, True),
+    ]
+    assert "+size 7" in two.files[1].lines and " for web-1" in two.files[1].lines
+    (only,) = rack.conductor.cloud_diff(wanted, "node2").changes
+    assert only == two == rack.conductor.cloud_diff(wanted, "web-1").changes[0]
+    found = rack.conductor.cloud_diff(cloud(3), None)
+    assert {member.hostname for change in found.changes for member in change.members} == {"web-0", "web-1"}
+    with pytest.raises(NotFound, match="no such member is on record") as caught:
+        rack.conductor.cloud_diff(cloud(3), "web-2")
+    assert caught.value.hint == "on record are: web-0, web-1"
+
+
+def test_equal_diffs_stand_together_and_not_all_are_shown(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3, tree={"etc/a": "{{web.word}}"})
+    (same,) = rack.conductor.cloud_diff(cloud(3, values={"web": {"word": "x"}}), None).changes
+    assert [member.node for member in same.members] == ["node1", "node2", "node3"]
+    found = Diffs(limit=1)
+    for node in ("node1", "node2", "node3"):
+        placement = make_placement(node)
+        found.add(placement, {}, {"/etc/b": RenderedFile("/etc/b", f"for {node}")})
+    first, rest = found.changes()
+    assert [member.node for member in rest.members] == ["node2", "node3"]
+    assert not first.files[0].left_out and rest.files[0].left_out and rest.files[0].lines == ()
+
+
+def test_what_the_newest_generation_changes_in_what_is_in_force(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1, tree=SECRETS)
+    assert rack.conductor.node_diff("node1").changes == ()
+    for size in (7, 8):
+        rack.apply(cloud(1, values={"web": {"size": size}}))
+    found = rack.conductor.node_diff("node1")
+    assert (found.before, found.after) == ("generation 1, in force", "generation 3")
+    assert diff_of(found) == {"/etc/key": [], "/etc/web.conf": ["-size 1", "+size 8"]}
+    rack.play(lambda: rack.conductor.node("node1").node.applied == 3)
+    assert rack.conductor.node_diff("node1") == ConfigDiff(before="generation 3, in force", after="generation 3")
+
+
+def test_a_node_that_has_nothing_in_force_yet_gets_all(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1, cloud(1))
+    rack.images.trees["web"] = {"etc/motd": "hello\n"}
+    rack.enroll()
+    rack.apply()
+    found = rack.conductor.node_diff("node1")
+    assert found.before == "nothing is in force" and diff_of(found) == {"/etc/motd": ["+hello"]}
+
+
+def test_what_was_in_force_and_is_not_kept_is_said(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    rack.apply(cloud(1, values={"web": {"size": 7}}))
+    newest = rack.store.clouds.newest("node1")
+    assert newest is not None
+    rack.store.parts.keep_only(newest.parts)  # as a release of before did
+    rack.restart()
+    with pytest.raises(NotFound, match="what generation 1 was made of is not kept any more"):
+        rack.conductor.node_diff("node1")
+    assert rack.conductor.node_files("node1").generation == 2
+
+
+def test_a_node_without_files_says_why(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1, spare=1, tree=None)
+    with pytest.raises(NotFound, match="in no cloud"):
+        rack.conductor.node_files("node2")
+    with pytest.raises(NotFound, match="no such node"):
+        rack.conductor.node_files("node9")
+    with pytest.raises(NotFound) as caught:
+        rack.conductor.node_files("node1")
+    assert "before images kept their templates" in str(caught.value.cause)
+    assert caught.value.hint == "provisioner node rebuild node1 takes the newest image of its role"
+    found = rack.conductor.cloud_diff(cloud(1, values={"web": {"size": 7}}), None)
+    assert found.changes == () and "1 instance of web-000000000000 cannot be said" in found.notes[0]
+
+
+def test_values_that_cannot_be_rendered_are_named(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    wanted: Desired = cloud(1, values={"web": 5})
+    with pytest.raises(ManifestError, match=r"etc/web\.conf:1: the key web\.size .* on web-0"):
+        rack.conductor.cloud_diff(wanted, None)
+
+
+def test_a_node_in_a_rescue_is_still_what_it_is(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    rack.conductor.rescue("node1", [])
+    assert rack.conductor.node_files("node1").hostname == "web-0"
+
+
+def test_a_node_that_was_released_has_no_files(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    rack.conductor.release("node1")
+    assert rack.states() == {"node1": "cleaning"}
+    with pytest.raises(NotFound, match="in no cloud"):
+        rack.conductor.node_files("node1")
+
+
+def test_roles_with_more_secrets_show_their_names(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1, tree={"etc/all": "{{secrets}}"})
+    wanted = cloud(1, (role(secrets=("web_password", "more")),))
+    (line,) = [line for line in diff_of(rack.conductor.cloud_diff(wanted, None))["/etc/all"] if line[0] == "+"]
+    assert line == '+{"more":"(secret more)","web_password":"(secret web_password)"}'
