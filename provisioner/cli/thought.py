@@ -1,0 +1,39 @@
+"""A cloud thought onto nodes that do not exist, for commands that need neither node nor service."""
+
+from __future__ import annotations
+
+import uuid
+
+from provisioner.model.deployment import Node, Placement
+from provisioner.model.hardware import BmcAddress, NodeSpec, Port, SecretRef
+from provisioner.model.plan import Deploy, Observed
+from provisioner.model.role import Desired, Role
+from provisioner.model.states import NodeState
+from provisioner.plan.build import build_plan
+
+BMC = BmcAddress(address="192.0.2.1", username="none", password=SecretRef(env="NONE"))
+"""Of nodes that only stand for some (RFC 5737, section 3)."""
+
+
+def think_placements(desired: Desired) -> list[Placement]:
+    """Where ``plan`` would put each member, on nodes that match by construction."""
+    nodes: list[Node] = []
+    images: dict[str, str] = {}
+    for role_name, use in desired.cloud.roles.items():
+        images[role_name] = f"{role_name}-000000000000"
+        named = [*use.nodes, *(f"{role_name}-node{index}" for index in range(len(use.nodes), use.count))]
+        nodes += [_think_node(name, desired.roles[role_name], number) for number, name in enumerate(named, len(nodes))]
+    plan = build_plan(desired, Observed(nodes=tuple(nodes), images=images | {"ramdisk": "ramdisk-000000000000"}))
+    return [action.placement for action in plan.actions if isinstance(action, Deploy)]
+
+
+def _think_node(name: str, role: Role, number: int) -> Node:
+    mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
+    properties = dict(role.match.properties)
+    spec = NodeSpec(name=name, bmc=BMC, ports=(Port(mac=mac),), tags=role.match.tags, properties=properties)
+    return Node(uuid=think_uuid(name), spec=spec, state=NodeState.AVAILABLE)
+
+
+def think_uuid(name: str) -> str:
+    """The same for the same name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
