@@ -11,9 +11,10 @@ from provisioner.cli.desired import read_desired
 from provisioner.cli.files import read_text
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
-from provisioner.cli.thought import think_placements, think_uuid
-from provisioner.errors import ManifestError, NotFound, Problem
-from provisioner.metadata.build import build_metadata
+from provisioner.cli.thought import find_placement, think_placements, think_uuid
+from provisioner.errors import ManifestError, Problem
+from provisioner.manifest.values import Values
+from provisioner.metadata.build import build_metadata, needed_secrets
 from provisioner.model.role import Role
 from provisioner_agent.render.problem import RenderError
 from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
@@ -37,12 +38,10 @@ def render(options: Options, cloud: Path, name: str) -> None:
     settings = read_options(options)
     desired = read_desired(cloud, settings)
     members = think_placements(desired)
-    placement = next((p for p in members if name in (p.hostname, p.role, p.node)), None)
-    if placement is None:
-        names = ", ".join([*desired.cloud.roles, *(p.hostname for p in members)])
-        raise NotFound("the cloud has no such member or role", where=name, hint=f"write one of: {names}")
+    placement = find_placement(desired, members, name)
     role = desired.roles[placement.role]
-    secrets = {secret: f"(secret {secret})" for secret in role.secrets}
+    needed = needed_secrets(desired, Values(desired).of(placement.role, "", placement.node))
+    secrets = {secret: f"(secret {secret})" for secret in needed}
     document = build_metadata(desired, placement, members, think_uuid(placement.node), secrets, 1)
     files = _render(role, settings.source_dir / "templates", document)
     if options.json:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
+from provisioner.errors import NotFound
 from provisioner.model.deployment import Node, Placement
-from provisioner.model.hardware import BmcAddress, NodeSpec, Port, SecretRef
+from provisioner.model.hardware import BmcAddress, Location, NodeSpec, Port, SecretRef
 from provisioner.model.plan import Deploy, Observed
 from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
@@ -15,22 +17,42 @@ BMC = BmcAddress(address="192.0.2.1", username="none", password=SecretRef(env="N
 """Of nodes that only stand for some (RFC 5737, section 3)."""
 
 
-def think_placements(desired: Desired) -> list[Placement]:
-    """Where ``plan`` would put each member, on nodes that match by construction."""
+def think_placements(desired: Desired, zone: str = "") -> list[Placement]:
+    """Where ``plan`` would put each member, on nodes that match by construction. :param zone: of them all."""
     nodes: list[Node] = []
     images: dict[str, str] = {}
     for role_name, use in desired.cloud.roles.items():
         images[role_name] = f"{role_name}-000000000000"
         named = [*use.nodes, *(f"{role_name}-node{index}" for index in range(len(use.nodes), use.count))]
-        nodes += [_think_node(name, desired.roles[role_name], number) for number, name in enumerate(named, len(nodes))]
+        role = desired.roles[role_name]
+        nodes += [_think_node(name, role, number, zone) for number, name in enumerate(named, len(nodes))]
+    for name in desired.cloud.nodes.keys() - {node.name for node in nodes}:  # nobody knows of which role they will be
+        spec = NodeSpec(name=name, bmc=BMC)
+        nodes.append(Node(uuid=think_uuid(name), spec=spec, state=NodeState.ENROLLED))
     plan = build_plan(desired, Observed(nodes=tuple(nodes), images=images | {"ramdisk": "ramdisk-000000000000"}))
     return [action.placement for action in plan.actions if isinstance(action, Deploy)]
 
 
-def _think_node(name: str, role: Role, number: int) -> Node:
+def find_placement(desired: Desired, members: Sequence[Placement], name: str) -> Placement:
+    """The member of that host name or on that node, or the first of that role. :raises NotFound: there is none."""
+    placement = next((p for p in members if name in (p.hostname, p.role, p.node)), None)
+    if placement is None:
+        names = ", ".join([*desired.cloud.roles, *(p.hostname for p in members)])
+        raise NotFound("the cloud has no such member or role", where=name, hint=f"write one of: {names}")
+    return placement
+
+
+def _think_node(name: str, role: Role, number: int, zone: str) -> Node:
     mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
     properties = dict(role.match.properties)
-    spec = NodeSpec(name=name, bmc=BMC, ports=(Port(mac=mac),), tags=role.match.tags, properties=properties)
+    spec = NodeSpec(
+        name=name,
+        bmc=BMC,
+        ports=(Port(mac=mac),),
+        tags=role.match.tags,
+        properties=properties,
+        location=Location(zone=zone),
+    )
     return Node(uuid=think_uuid(name), spec=spec, state=NodeState.AVAILABLE)
 
 

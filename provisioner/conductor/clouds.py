@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from functools import partial
 
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.errors import ImageError, NotFound, UsageError
-from provisioner.metadata.build import build_members, build_own, build_role
+from provisioner.manifest.values import Mixture, Values
+from provisioner.metadata.build import build_members, build_own, build_role, needed_secrets, read_shared
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
@@ -45,11 +47,8 @@ def observe(doors: Doors, desired: Desired) -> Observed:
             nodes=nodes,
             deployments={deployment.id: deployment for deployment in store.deployments.live()},
             images=images,
-            metadata={
-                name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}
-                for name, found in newest.items()
-                if found
-            },
+            metadata={name: read_shared(store.clouds.shared(found)) for name, found in newest.items() if found},
+            secrets=frozenset(store.clouds.secret_names(desired.cloud.cloud)),
         )
 
 
@@ -142,18 +141,38 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     nodes = {node.name: node for node in store.nodes.all()}
     live = [deployment for deployment in store.deployments.live(cloud) if deployment.placement.role in desired.roles]
     members = store.parts.put(build_members(desired, [deployment.placement for deployment in live]))
-    shared = {name: (store.parts.put(build_role(desired, name)), members) for name in desired.cloud.roles}
-    secrets = {name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret) for name in shared}
+    declared = tuple(dict.fromkeys(name for role in desired.roles.values() for name in role.secrets))
+    store.clouds.ensure_secrets(cloud, declared, new_secret)
+    secrets = store.clouds.secrets(cloud)
+    values = Values(desired)
+    parts: dict[tuple[str, str, str], str] = {}
     for deployment in live:
         placement = deployment.placement
         node = nodes[placement.node]
         if desired.roles[placement.role].image.disk and _is_seeded(deployment):
             continue
-        build = partial(build_own, placement, node.uuid, secrets[placement.role], parts=shared[placement.role])
+        mixture = values.of(placement.role, node.spec.location.zone, node.name)
+        if mixture.key not in parts:
+            parts[mixture.key] = store.parts.put(build_role(desired, mixture))
+        own = {name: secrets[name] for name in _present(desired, mixture, secrets)}
+        build = partial(build_own, placement, node.uuid, own, parts=(parts[mixture.key], members))
         generation = store.clouds.new_generation(node.name, deployment.id, build, doors.clock.now())
         if generation is not None:
             announce_generation(doors, node, deployment.id, generation)
     store.clouds.drop_parts()
+
+
+def _present(desired: Desired, mixture: Mixture, secrets: Collection[str]) -> tuple[str, ...]:
+    """Names of the secrets that a member is given. :raises NotFound: one was never made nor stored."""
+    needed = needed_secrets(desired, mixture)
+    for name in needed:
+        if name not in secrets:
+            cloud = desired.cloud.cloud
+            hint = f"provisioner cloud secret {cloud} {name} --set-file FILE, or correct the name in the files"
+            raise NotFound(
+                f"there is no secret {name}, to which a value of {mixture.role} refers", where=cloud, hint=hint
+            )
+    return needed
 
 
 def _is_seeded(deployment: Deployment) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from provisioner.model.plan import Configure, Deploy, Plan, Release
+from provisioner.model.values import secret_name
 
 
 def render_plan(plan: Plan) -> str:
@@ -30,10 +31,13 @@ def _actions(plan: Plan) -> Iterator[str]:
         elif isinstance(action, Configure):
             yield f"  ~ configure  {action.hostname} on {action.node}"
             for change in action.changes:
-                yield f"      {change.path}: {_show(change.old)} → {_show(change.new)}"
+                place = f" ({change.place})" if change.place else ""
+                yield f"      {change.path}: {_show(change.old)} → {_show(change.new)}{place}"
         elif isinstance(action, Release):
             yield f"  - release    {action.hostname} from {action.node}: {action.why}"
 
 
 def _show(value: Any) -> str:
+    if (secret := secret_name(value)) is not None:
+        return f"(secret {secret})"
     return "(none)" if value is None else json.dumps(value, ensure_ascii=False)

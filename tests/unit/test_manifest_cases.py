@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from casefile import split_case
 
+from provisioner.cli.desired import read_desired
 from provisioner.errors import ManifestError
 from provisioner.manifest.cloud import parse_desired
+from provisioner.manifest.elements import ElementText
 from provisioner.manifest.hardware import parse_hardware
+from provisioner.model.role import Desired
+from provisioner.system.settings import Settings
 
 CASES = sorted((Path(__file__).parent / "cases" / "manifest").glob("*.case"))
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def read_case(files: dict[str, str]) -> Desired:
+    """The cloud of a case, with the zones and elements that its documents are by their names."""
+    files = dict(files)
+    zones = {name: files.pop(name) for name in list(files) if name.startswith("zones/")}
+    elements: dict[str, ElementText] = {}
+    for path in [name for name in files if name.startswith("elements/")]:
+        text, name = files.pop(path), path.split("/")[1]
+        known = elements.get(name, ElementText(f"elements/{name}/values.yaml"))
+        told = {"needs": tuple(text.split())} if path.endswith("element-deps") else {"text": text}
+        elements[name] = replace(known, **told)
+    return parse_desired("cloud.yaml", files, zones=zones, elements=elements)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
@@ -22,7 +40,7 @@ def test_case(case: Path) -> None:
     found: list[str] = []
     try:
         if "cloud.yaml" in files:
-            parse_desired("cloud.yaml", files)
+            read_case(files)
         else:
             parse_hardware(files)
     except ManifestError as error:
@@ -34,10 +52,9 @@ def test_the_files_that_we_ship_are_accepted() -> None:
     hardware = {str(path): path.read_text() for path in sorted((ROOT / "hardware").glob("*.yaml"))}
     names = [f"a{number:02}" for number in range(1, 19)]
     assert [spec.name for spec in parse_hardware(hardware)] == [*names, "node1", "node2", "node3"]
-    roles = {str(path): path.read_text() for path in sorted((ROOT / "roles").glob("*.yaml"))}
-    desired = parse_desired("cloud-lab.yaml", {"cloud-lab.yaml": (ROOT / "cloud-lab.yaml").read_text()} | roles)
+    desired = read_desired(ROOT / "cloud-lab.yaml", Settings(source_dir=ROOT))
     assert desired.cloud.roles["galera"].count == 3
-    assert desired.place("roles.galera.count").startswith("cloud-lab.yaml:")
+    assert desired.place("roles.galera.count").startswith(f"{ROOT}/cloud-lab.yaml:")
 
 
 def test_mac_addresses_are_lower_case_whatever_was_written() -> None:
