@@ -84,7 +84,7 @@ def part_of(said: Mapping[str, Any], rule: Schema, *, refers: bool) -> Any:
 
 def _parts(said: Any, rule: Schema, path: Path, *, refers: bool) -> Iterator[Path]:
     """The keys that are merged as one: a map that is merged key by key is none."""
-    is_reference = refers and rule.type in (None, "string") and secret_name(said) is not None
+    is_reference = refers and not rule.is_map and rule.type in (None, "string") and secret_name(said) is not None
     inside = isinstance(said, Mapping) and rule.strategy == "merge" and not is_reference
     if inside and said:
         for key, value in said.items():

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from casefile import split_case
+from casefile import parse_case, split_case
 
 from provisioner.cli.desired import read_desired
 from provisioner.errors import ManifestError
-from provisioner.manifest.cloud import parse_desired
-from provisioner.manifest.elements import ElementText
 from provisioner.manifest.hardware import parse_hardware
-from provisioner.model.role import Desired
 from provisioner.system.settings import Settings
 
 CASES = sorted((Path(__file__).parent / "cases" / "manifest").glob("*.case"))
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def read_case(files: dict[str, str]) -> Desired:
-    """The cloud of a case, with the zones and elements that its documents are by their names."""
-    files = dict(files)
-    zones = {name: files.pop(name) for name in list(files) if name.startswith("zones/")}
-    elements: dict[str, ElementText] = {}
-    for path in [name for name in files if name.startswith("elements/")]:
-        text, name = files.pop(path), path.split("/")[1]
-        known = elements.get(name, ElementText(f"elements/{name}/values.yaml"))
-        told = {"needs": tuple(text.split())} if path.endswith("element-deps") else {"text": text}
-        elements[name] = replace(known, **told)
-    return parse_desired("cloud.yaml", files, zones=zones, elements=elements)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
@@ -40,7 +23,7 @@ def test_case(case: Path) -> None:
     found: list[str] = []
     try:
         if "cloud.yaml" in files:
-            read_case(files)
+            parse_case(files)
         else:
             parse_hardware(files)
     except ManifestError as error:
