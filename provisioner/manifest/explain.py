@@ -32,8 +32,8 @@ def choose_explained(explained: Sequence[Explained], key: str, where: str) -> li
     """
     found = [one for one in explained if one.key == key or one.key.startswith((f"{key}.", f"{key}["))]
     if not found:
-        known = {one.key for one in explained}
-        known |= {one.key.rpartition(".")[0] for one in explained if "." in one.key}
+        known = [one.key for one in explained]
+        known = [other for other in known if other.startswith(key)] or known
         raise NotFound(f"there is no value {key}", where=where, hint=suggest(key, known))
     return found
 

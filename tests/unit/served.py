@@ -35,6 +35,7 @@ from provisioner.model.status import (
     StepReport,
     SweepResult,
 )
+from provisioner.model.values import Explained, MemberValues, Said
 from provisioner.server.access import Note, OperatorGuard, Recognise
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
@@ -109,6 +110,7 @@ class FakeConductor:
         self.audits: list[AuditResult] = []
         self.seen: list[SweepResult] = []
         self.readings: dict[str, Any] = {}
+        self.secrets: dict[tuple[str, str], str] = {}
         self.callbacks: list[Callable[[frozenset[str]], None]] = []
 
     def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
@@ -271,6 +273,20 @@ class FakeConductor:
         if (cloud, name) != ("lab", "galera_app_password"):
             raise NotFound("there is no such secret", where=f"{cloud}/{name}")
         return "s3cret"
+
+    def store_secret(self, cloud: str, name: str, value: str) -> bool:
+        self.secrets[cloud, name] = value
+        return cloud == "lab"
+
+    def explain(self, name: str) -> MemberValues:
+        self._find(name)
+        said = (
+            Said(layer="element galera", place="values.yaml:3", value=100),
+            Said(layer="node node1", place="cloud.yaml:9", value=300, counts=True),
+        )
+        value = Explained(key="galera.max_connections", value=300, description="client connections", said=said)
+        place = {"cloud": "lab", "role": "galera", "hostname": "galera-0", "node": name, "zone": "east"}
+        return MemberValues(**place, values=(value,))
 
     def events(self, since: int, limit: int) -> Sequence[dict[str, Any]]:
         return [event for event in self.event_list if event["id"] > since][:limit]
