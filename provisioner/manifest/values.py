@@ -141,3 +141,12 @@ def with_defaults(role: Role, schemas: Mapping[str, Schema]) -> Role:
     for values in (*map(default_values, schemas.values()), role.config.values):
         merged = merge_value(merged, values, rule, refers=not role.image.disk)
     return role.model_copy(update={"config": role.config.model_copy(update={"values": merged})})
+
+
+def whole_roles(desired: Desired) -> dict[str, Role]:
+    """The roles that a cloud uses, by name, as :func:`with_defaults` has them."""
+    schemas, elements = desired.schemas, desired.elements
+    return {
+        name: with_defaults(role, {own: schemas[own] for own in elements.get(name, ())})
+        for name, role in desired.roles.items()
+    }

@@ -80,11 +80,12 @@ def render_tree(
         template; each is a JSON map with any of ``mode`` (octal text, ``"0640"``), ``owner``, ``group``, ``validate``
         (argv, with ``{path}`` in one of its words), ``sensitive`` (bool), ``services`` ({unit: ``restart``, ``reload``
         or ``phase``}) and ``confirm`` (bool).
-    :returns: the files by their absolute path.
+    :returns: the files by their absolute path; one that has a secret in it is ``sensitive``, said or not.
     :raises RenderError: with every problem of every template.
     """
     problems: list[Problem] = []
     files: dict[str, RenderedFile] = {}
+    hidden = _secret_texts(data)
     for orphan in sorted(set(controls) - set(templates)):
         problems.append(Problem(orphan + CONTROL, "there is no template beside it"))
     for path in sorted(templates):
@@ -93,10 +94,19 @@ def render_tree(
             continue
         control = _parse_control(path, controls.get(path, "{}"), problems)
         content = render_template(path, templates[path], data, problems)
+        if any(text in content for text in hidden):
+            control["sensitive"] = True
         files[f"/{path}"] = RenderedFile(f"/{path}", content, **control)
     if problems:
         raise RenderError(problems)
     return files
+
+
+def _secret_texts(data: Mapping[str, Any]) -> list[str]:
+    """The secrets as they may stand in a file: as they are, and inside of JSON."""
+    given = data.get("secrets")
+    secrets = [text for text in given.values() if isinstance(text, str) and text] if isinstance(given, Mapping) else []
+    return list(dict.fromkeys([*secrets, *(json.dumps(text, ensure_ascii=False)[1:-1] for text in secrets)]))
 
 
 def _parse_control(path: str, text: str, problems: list[Problem]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import pytest
 from casefile import parse_case, split_case
 
 from provisioner.errors import NotFound
+from provisioner.manifest.cloud import parse_roles
+from provisioner.manifest.elements import ElementText
 from provisioner.manifest.explain import choose_explained, explain_values
-from provisioner.manifest.values import Values
+from provisioner.manifest.values import Values, whole_roles
 from provisioner.metadata.build import build_metadata, build_role, needed_secrets, read_shared
 from provisioner.model.deployment import Address, Placement
 from provisioner.model.role import Desired
@@ -127,6 +129,22 @@ def test_secrets_are_in_the_nodes_own_metadata_alone() -> None:
     assert "m4de" not in json.dumps({key: value for key, value in document.items() if key != "secrets"})
     with pytest.raises(RenderError, match="refers to a secret that is not there: 'brought'"):
         build_data(document | {"secrets": {"made": "m4de"}})
+
+
+def test_a_role_alone_has_the_defaults_of_its_elements() -> None:
+    """So that its image can be tried without any cloud; by way of the cloud's file or the role's alone."""
+    files = split_case(next(case for case in CASES if case.stem == "layers").read_text())
+    texts = {
+        "db": ElementText("db.yaml", files["elements/db/values.yaml"], ("log",)),
+        "log": ElementText("log.yaml", files["elements/log/values.yaml"]),
+    }
+    alone = parse_roles({"db.yaml": files["db.yaml"]}, texts)["db"]
+    assert alone.config.values == {
+        "db": {"connections": 100, "size": "2M"},
+        "log": {"level": "info"},
+        "own": {"port": 1, "host": "h"},
+    }
+    assert whole_roles(read("layers"))["db"] == alone
 
 
 def test_a_key_that_no_layer_knows() -> None:

@@ -123,3 +123,25 @@ def test_data_of_metadata() -> None:
     assert build_data(metadata) == {"galera": {"x": 1}, "cloud": {"name": "lab"}, "secrets": {"p": "s"}}
     with pytest.raises(RenderError, match="a value may not be called node"):
         build_data({"values": {"node": 1}})
+
+
+def test_a_file_with_a_secret_in_it_is_sensitive_said_or_not() -> None:
+    metadata = {
+        "values": {"db": {"keys": ["plain", None]}, "open": "nothing"},
+        "references": [[["db", "password"], "word"], [["db", "keys", 1], "key"]],
+        "secrets": {"word": "0pen sesame", "key": 'say "friend"'},
+    }
+    texts = {
+        "etc/open": "{{open}}",
+        "etc/value": "password = {{db.password}}",
+        "etc/list": "{{db.keys}}",
+        "etc/secret": "{{secrets.word}}",
+    }
+    files = render_tree(texts, {}, build_data(metadata))
+    assert {path: file.sensitive for path, file in files.items()} == {
+        "/etc/open": False,
+        "/etc/value": True,
+        "/etc/list": True,
+        "/etc/secret": True,
+    }
+    assert files["/etc/list"].content == '["plain","say \\"friend\\""]'
