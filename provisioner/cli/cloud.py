@@ -47,7 +47,8 @@ def status(options: Options, name: str) -> None:
 def secret(options: Options, name: str, key: str, set_file: Path | None) -> None:
     """Print the secret KEY of the cloud NAME, and nothing else; or store one, which values refer to as {secret: KEY}.
 
-    A cloud need not be on record to have a secret stored. Where it is, its instances get the new one at once.
+    A cloud need not be on record to have a secret stored. Where it is, the instances whose role or values
+    name the secret get the new one at once, as a new generation.
 
     \b
     Example:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
-from provisioner.manifest.elements import Element, ElementText, line_of, parse_elements
+from provisioner.manifest.elements import Element, ElementText, chain_elements, line_of, parse_elements
 from provisioner.manifest.given import Known, check_common_values, check_role_values, check_use_values, find_known
 from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
@@ -156,8 +156,8 @@ def _parse_zones(
 def _parse_roles(
     files: Mapping[str, str], texts: Mapping[str, ElementText], problems: list[Problem]
 ) -> dict[str, _Role]:
-    roles: dict[str, _Role] = {}
-    elements = parse_elements(texts, problems)
+    """:raises ManifestError: an element that a role has is wrong, so nothing can be said of anybody's values."""
+    found: dict[str, tuple[Role, Layer]] = {}
     for path, text in files.items():
         try:
             layer = parse_layer(path, text)
@@ -167,17 +167,22 @@ def _parse_roles(
         role = parse_value(Role, layer, problems)
         if role is None:
             continue
-        where = layer.where(("role",))
-        if role.role in roles:
-            other = roles[role.role].layer.where(("role",))
+        if role.role in found:
+            where, other = (one.where(("role",)) for one in (layer, found[role.role][1]))
             problems.append(Problem(where, f"the role {role.role} exists already", f"see {other}"))
             continue
-        known = find_known(role, elements, texts)
-        problems += check_image(role, layer)
-        problems += check_cabling(role, layer)
-        problems += check_storage(role, layer)
-        problems += check_role_values(role, known, layer)
-        roles[role.role] = _Role(role, layer, known)
+        found[role.role] = (role, layer)
+    used = chain_elements((name for role, _ in found.values() for name in role.image.elements), texts)
+    wrong: list[Problem] = []
+    elements = parse_elements({name: texts[name] for name in used}, wrong)
+    if wrong:
+        raise ManifestError(list(dict.fromkeys([*wrong, *problems])))
+    roles = {name: _Role(role, layer, find_known(role, elements, texts)) for name, (role, layer) in found.items()}
+    for one in roles.values():
+        problems += check_image(one.role, one.layer)
+        problems += check_cabling(one.role, one.layer)
+        problems += check_storage(one.role, one.layer)
+        problems += check_role_values(one.role, one.known, one.layer)
     problems += _check_order(roles)
     return roles
 

@@ -58,10 +58,8 @@ def parse_elements(texts: Mapping[str, ElementText], problems: list[Problem]) ->
             layer = Layer({}, layer.places)
         schema = parse_value(Schema, layer, problems)
         if schema is not None:
-            wrong = list(_check_top(schema, layer)) + list(_check_schema(schema, layer, ()))
-            problems += wrong
-            if not wrong:
-                found[name] = Element(schema, element.path, _default_lines(schema, layer, (), ()))
+            problems += [*_check_top(schema, layer), *_check_schema(schema, layer, ())]
+            found[name] = Element(schema, element.path, _default_lines(schema, layer, (), ()))
     return found
 
 

@@ -18,7 +18,7 @@ def explain_values(desired: Desired, role: str, zone: str, node: str) -> list[Ex
     """Every value of a member, by key, with every layer that says something of it."""
     values = Values(desired)
     rule, refers, merged = values.rule(role), values.refers(role), values.of(role, zone, node).values
-    layers = [(name, part_of(said, rule, refers=refers)) for name, said in values.layers(role, zone, node)]
+    layers = [(name, part_of(said, rule)) for name, said in values.layers(role, zone, node)]
     paths = dict.fromkeys(path for _, said in layers for path in _parts(said, rule, (), refers=refers))
     inner = {path[:end] for path in paths for end in range(1, len(path))}
     shown = [path for path in paths if path not in inner or any(_ends(look(said, path)) for _, said in layers)]
@@ -30,7 +30,7 @@ def choose_explained(explained: Sequence[Explained], key: str, where: str) -> li
 
     :param where: the member, for the error. :raises NotFound: no layer says anything of the key.
     """
-    found = [one for one in explained if one.key == key or one.key.startswith((f"{key}.", f"{key}["))]
+    found = [one for one in explained if one.key == key or one.key.startswith(f"{key}.")]
     if not found:
         known = [one.key for one in explained]
         known = [other for other in known if other.startswith(key)] or known
@@ -74,12 +74,12 @@ def look(values: Any, path: Path) -> Any:
     return values
 
 
-def part_of(said: Mapping[str, Any], rule: Schema, *, refers: bool) -> Any:
+def part_of(said: Any, rule: Schema) -> Any:
     """A layer without what it says to other roles; what it takes away and adds is left as it is written."""
     if not rule.is_map or not isinstance(said, Mapping):
         return said
     below = {key: rule.under(key) for key in said}
-    return {key: part_of(said[key], one, refers=refers) for key, one in below.items() if one is not None}
+    return {key: part_of(said[key], one) for key, one in below.items() if one is not None}
 
 
 def _parts(said: Any, rule: Schema, path: Path, *, refers: bool) -> Iterator[Path]:

@@ -84,13 +84,17 @@ def _check_twice(known: Known) -> Iterator[Problem]:
     seen: dict[Path, str] = {}
     for name, element in known.elements.items():
         for path in _leaves(element.schema, ()):
-            for end in range(1, len(path) + 1):
-                if path[:end] in seen and seen[path[:end]] != name:
-                    what = f"the element {seen[path[:end]]} has a value {dotted(path)!r} too"
-                    place = f"{element.file}:{element.lines[dotted(path)]}" if dotted(path) in element.lines else ""
-                    yield Problem(place or element.file, what, "one role cannot have both")
-                    break
+            other = next((who for there, who in seen.items() if who != name and _touch(there, path)), None)
+            if other is not None:
+                line = element.lines.get(dotted(path))
+                what = f"the element {other} has a value {dotted(path)!r} too"
+                yield Problem(f"{element.file}:{line}" if line else element.file, what, "one role cannot have both")
             seen.setdefault(path, name)
+
+
+def _touch(one: Path, other: Path) -> bool:
+    """Whether they are the same, or one is below the other."""
+    return all(key == there for key, there in zip(one, other, strict=False))
 
 
 def _leaves(schema: Schema, path: Path) -> Iterator[Path]:
