@@ -123,6 +123,33 @@ def test_render_does_not_show_a_file_with_a_secret_in_it(bench: Bench) -> None:
     )
 
 
+def test_a_role_may_lie_on_its_nodes_ports_in_any_way(bench: Bench) -> None:
+    (bench.folder / "roles" / "db.yaml").write_text(
+        "role: db\nimage: {elements: [db], templates: [db]}\nsecrets: [word]\nnetworks: [main, back, far]\n"
+        "network:\n  links: {bond0: {bond: [fabric]}, br0: {bridge: [port4]}}\n  on: {main: bond0, far: br0}\n"
+    )
+    networks = CLOUD.replace(
+        "{main: {", "{back: {cidr: 10.1.0.0/24, pool: 10.1.0.20-10.1.0.60}, "
+        "far: {cidr: 10.2.0.0/24, pool: 10.2.0.20-10.2.0.60}, main: {"
+    )  # fmt: skip
+    bench.cloud.write_text(networks)
+    for words in (("config", "explain"), ("config", "render")):
+        done = bench.call(*words, str(bench.cloud), "db-1")
+        assert done.exit_code == 0, done.output
+
+
+def test_each_role_gets_the_nodes_that_were_thought_for_it(bench: Bench) -> None:
+    """A role that asks for little does not take the node of one that asks for much."""
+    for name, memory in (("small", 512), ("able", 4096)):
+        needs = f"match: {{properties: {{memory_mib: {memory}}}}}\n"
+        text = f"role: {name}\nimage: {{elements: [e]}}\nnetworks: [main]\n{needs}"
+        (bench.folder / "roles" / f"{name}.yaml").write_text(text)
+    bench.cloud.write_text("\n".join(CLOUD.splitlines()[:2]) + "\nroles: {small: {count: 1}, able: {count: 1}}\n")
+    for member in ("small-0", "able-0"):
+        done = bench.call("config", "explain", str(bench.cloud), member)
+        assert done.exit_code == 0, done.output
+
+
 def test_a_value_that_is_required_and_given_by_nobody(bench: Bench) -> None:
     values = bench.folder / "elements" / "db" / "values.yaml"
     values.write_text(VALUES.replace("  db:\n", "  db:\n    required: [password]\n"))
