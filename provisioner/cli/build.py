@@ -24,6 +24,7 @@ from provisioner.images.lock import LOCK
 from provisioner.images.report import Report
 from provisioner.images.workshop import RAMDISK, RAMDISK_SPEC, BuildSpec, Workshop
 from provisioner.lab.trial import Bench, try_image, try_ramdisk
+from provisioner.manifest.values import whole_roles
 from provisioner.model.hardware import Firmware
 from provisioner.model.image import ImageIndex
 from provisioner.model.role import Role
@@ -157,7 +158,7 @@ def _build(
     if update and (names or cloud):
         raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
     if cloud is not None:
-        used = read_desired(cloud, settings).roles  # maybe of a folder beside the cloud file
+        used = whole_roles(read_desired(cloud, settings))  # maybe of a folder beside the cloud file
         built_ones = (name for name, role in used.items() if not role.image.disk)
         names, roles = (*names, RAMDISK, *built_ones), {**roles, **used}
     known = known_specs(roles)

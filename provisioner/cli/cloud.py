@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from provisioner.cli.files import read_secret
 from provisioner.cli.options import Options, output_option, pass_options, print_json
 from provisioner.cli.progress import print_members
 from provisioner.cli.reach import open_client
@@ -33,15 +36,33 @@ def status(options: Options, name: str) -> None:
 @click.command("secret")
 @click.argument("name")
 @click.argument("key")
+@click.option(
+    "--set-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Store what FILE holds (mode 0600; line ends at its end are left out) in place of what was there.",
+)
 @output_option
 @pass_options
-def secret(options: Options, name: str, key: str) -> None:
-    """Print the generated secret KEY of the cloud NAME, and nothing else.
+def secret(options: Options, name: str, key: str, set_file: Path | None) -> None:
+    """Print the secret KEY of the cloud NAME, and nothing else; or store one, which values refer to as {secret: KEY}.
+
+    A cloud need not be on record to have a secret stored. Where it is, the instances whose role or values
+    name the secret get the new one at once, as a new generation.
 
     \b
     Example:
       provisioner cloud secret lab galera_app_password
     """
+    if set_file is not None:
+        stored = read_secret(set_file)
+        with open_client(options) as client:
+            on_record = client.store_secret(name, key, stored)
+        if options.json:
+            print_json({"cloud": name, "name": key, "on_record": on_record})
+        else:
+            click.echo(f"stored {key} of {name}" + ("" if on_record else f"; there is no cloud {name} on record yet"))
+        return
     with open_client(options) as client:
         found = client.cloud_secret(name, key)
     if options.json:

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
 GROUPS: dict[str, str] = {
     "node": "Servers on record: enroll, list, show, power, and the ways out of each state.",
     "deployment": "Deployments: where their time went.",
-    "cloud": "Clouds: how they stand, and their generated secrets.",
+    "cloud": "Clouds: how they stand, and their secrets.",
     "image": "Images: build what has changed, test, compare, exchange.",
     "config": "What the instances of a cloud are told.",
     "conductor": "Conductors that share the records.",
@@ -56,7 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("provisioner.cli.apply:apply", "Make a cloud what its file says."),
     "deployment report": Entry("provisioner.cli.report:report", "Say which step of a deployment is out of line."),
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
-    "cloud secret": Entry("provisioner.cli.cloud:secret", "Print one generated secret of a cloud."),
+    "cloud secret": Entry("provisioner.cli.cloud:secret", "Print a secret of a cloud, or store one."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),
     "image build": Entry("provisioner.cli.build:build", "Build the images whose inputs have changed."),
     "image list": Entry("provisioner.cli.image:list_images", "List the images of the catalogue."),
@@ -72,6 +72,7 @@ COMMANDS: dict[str, Entry] = {
         "provisioner.cli.config_status:status",
         "How many instances have their newest generation, and why the others not.",
     ),
+    "config explain": Entry("provisioner.cli.explain:explain", "Say which layer, file and line each value comes from."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
     "config diff": Entry("provisioner.cli.config_node:diff", "Show what changes in files of instances; 2: changes."),
     "conductor list": Entry(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,13 @@ from provisioner.cli.desired import read_desired
 from provisioner.cli.files import read_text
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
-from provisioner.errors import ManifestError, NotFound, Problem, UsageError
-from provisioner.metadata.build import build_metadata
-from provisioner.model.deployment import Node, Placement
-from provisioner.model.hardware import BmcAddress, NodeSpec, Port, SecretRef
-from provisioner.model.plan import Deploy, Observed
-from provisioner.model.role import Desired, Role
-from provisioner.model.states import NodeState
-from provisioner.plan.build import build_plan
+from provisioner.cli.thought import find_placement, think_placements, think_uuid
+from provisioner.errors import ManifestError, Problem, UsageError
+from provisioner.manifest.values import Values
+from provisioner.metadata.build import build_metadata, needed_secrets
+from provisioner.model.role import Role
 from provisioner_agent.render.problem import RenderError
 from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
-
-BMC = BmcAddress(address="192.0.2.1", username="none", password=SecretRef(env="NONE"))
-"""Of nodes that only stand for some (RFC 5737, section 3)."""
 
 
 @click.command("render")
@@ -55,13 +48,11 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
     settings = read_options(options)
     desired = read_desired(cloud, settings)
     members = think_placements(desired)
-    placement = next((p for p in members if name in (p.hostname, p.role, p.node)), None)
-    if placement is None:
-        names = ", ".join([*desired.cloud.roles, *(p.hostname for p in members)])
-        raise NotFound("the cloud has no such member or role", where=name, hint=f"write one of: {names}")
+    placement = find_placement(desired, members, name)
     role = desired.roles[placement.role]
-    secrets = {secret: f"(secret {secret})" for secret in role.secrets}
-    document = build_metadata(desired, placement, members, _uuid(placement.node), secrets, 1)
+    needed = needed_secrets(desired, Values(desired).of(placement.role, "", placement.node))
+    secrets = {secret: f"(secret {secret})" for secret in needed}
+    document = build_metadata(desired, placement, members, think_uuid(placement.node), secrets, 1)
     files = _render(role, settings.source_dir / "templates", document)
     if options.json:
         print_json([_json(file) for file in files])
@@ -70,29 +61,6 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
         click.echo(f"== {file.path}  {file.mode:04o} {file.owner}:{file.group}")
         click.echo("(not shown: sensitive)" if file.sensitive else clean(file.content.rstrip("\n")))
         click.echo()
-
-
-def think_placements(desired: Desired) -> list[Placement]:
-    """Where ``plan`` would put each member, on nodes that match by construction."""
-    nodes: list[Node] = []
-    images: dict[str, str] = {}
-    for role_name, use in desired.cloud.roles.items():
-        images[role_name] = f"{role_name}-000000000000"
-        named = [*use.nodes, *(f"{role_name}-node{index}" for index in range(len(use.nodes), use.count))]
-        nodes += [_think_node(name, desired.roles[role_name], number) for number, name in enumerate(named, len(nodes))]
-    plan = build_plan(desired, Observed(nodes=tuple(nodes), images=images | {"ramdisk": "ramdisk-000000000000"}))
-    return [action.placement for action in plan.actions if isinstance(action, Deploy)]
-
-
-def _think_node(name: str, role: Role, number: int) -> Node:
-    mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
-    properties = dict(role.match.properties)
-    spec = NodeSpec(name=name, bmc=BMC, ports=(Port(mac=mac),), tags=role.match.tags, properties=properties)
-    return Node(uuid=_uuid(name), spec=spec, state=NodeState.AVAILABLE)
-
-
-def _uuid(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
 
 
 def _render(role: Role, templates: Path, document: dict[str, Any]) -> list[RenderedFile]:

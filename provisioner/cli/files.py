@@ -10,6 +10,7 @@ from provisioner.model.hardware import NodeSpec, SecretRef
 from provisioner.model.status import EnrollItem
 
 MANIFEST_BYTES = 4 << 20
+SECRET_BYTES = 64 << 10
 
 
 def read_text(path: Path) -> str:
@@ -46,6 +47,17 @@ def read_passwords(specs: list[NodeSpec], stored: Path | None = None) -> list[En
     return items
 
 
+def read_secret(path: Path) -> str:
+    """A secret from a file that others cannot read, without line ends at its end.
+
+    :raises UsageError: it cannot be read, or everybody may.
+    """
+    try:
+        return _read_file(path, "secret")
+    except _Unreadable as error:
+        raise UsageError(error.what, where=str(path), hint=error.instead) from None
+
+
 class _Unreadable(Exception):
     def __init__(self, what: str, instead: str) -> None:
         super().__init__(what)
@@ -66,16 +78,24 @@ def _read_secret(ref: SecretRef) -> str:
     path = Path(ref.file)
     if not path.is_absolute():
         raise _Unreadable(f"{path} is not an absolute path", "write where it is from / on")
+    return _read_file(path, "password")
+
+
+def _read_file(path: Path, what: str) -> str:
+    instead = f"write the {what} there, mode 0600"
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
             if mode & 0o007:
                 raise _Unreadable(f"everybody may read {path} (mode {mode:04o})", f"chmod 0600 {path}")
-            secret = file.read(4096).decode().rstrip("\r\n")
+            data = file.read(SECRET_BYTES + 1)
+            if len(data) > SECRET_BYTES:
+                raise _Unreadable(f"{path} has more than {SECRET_BYTES} bytes", instead)
+            secret = data.decode().rstrip("\r\n")
     except OSError as error:
-        raise _Unreadable(f"{path} cannot be read: {error.strerror}", "write the password there, mode 0600") from error
+        raise _Unreadable(f"{path} cannot be read: {error.strerror}", instead) from error
     except UnicodeDecodeError:
-        raise _Unreadable(f"{path} does not hold text", "write the password there, mode 0600") from None
+        raise _Unreadable(f"{path} does not hold text", instead) from None
     if not secret:
-        raise _Unreadable(f"{path} is empty", "write the password there, mode 0600")
+        raise _Unreadable(f"{path} is empty", instead)
     return secret

@@ -36,6 +36,7 @@ from provisioner.model.status import (
     SweepResult,
 )
 from provisioner.model.value import Value
+from provisioner.model.values import MemberValues
 
 PAGE, LARGE_PAGE = 100, 1000
 """Nodes that are fetched at once: to be looked at, and to have them all."""
@@ -263,6 +264,14 @@ class Client:
 
     def cloud_secret(self, cloud: str, name: str) -> str:
         return str(self._get("clouds", cloud, "secrets", name)["secret"])
+
+    def store_secret(self, cloud: str, name: str, secret: str) -> bool:
+        """Keep a secret of a cloud, in place of the one that it had; whether the cloud is on record yet."""
+        return bool(self._post({"secret": secret}, "clouds", cloud, "secrets", name)["on_record"])
+
+    def explain(self, name: str) -> MemberValues:
+        """The values of a node's place in its cloud, and where each comes from."""
+        return MemberValues.model_validate(self._get("nodes", name, "values"))
 
     def events(self, since: int = 0, *, wait: float = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """Events with an ``id`` above ``since``; when there is none, waits up to ``wait`` seconds for one.

@@ -12,7 +12,7 @@ from provisioner.conductor.effects import Outlook, build_outlooks, find_effects
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
-from provisioner.metadata.build import Documents
+from provisioner.metadata.build import Documents, read_shared
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
@@ -88,10 +88,8 @@ def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generat
             nodes=nodes,
             deployments={deployment.id: deployment for deployment in store.deployments.live(journals=False)},
             images=images,
-            metadata={
-                name: {part: store.clouds.shared(found).get(part, {}) for part in ("values", "role", "health")}
-                for name, found in newest.items()
-            },
+            metadata={name: read_shared(store.clouds.shared(found)) for name, found in newest.items()},
+            secrets=frozenset(store.clouds.secret_names(desired.cloud.cloud)),
         )
     return observed, newest
 
@@ -189,10 +187,9 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
         for deployment in store.deployments.live(cloud, journals=False)
         if deployment.placement.role in desired.roles
     ]
-    secrets = {
-        name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret)
-        for name in desired.cloud.roles
-    }
+    declared = tuple(dict.fromkeys(name for role in desired.roles.values() for name in role.secrets))
+    store.clouds.ensure_secrets(cloud, declared, new_secret)
+    secrets = store.clouds.secrets(cloud)
     documents = Documents(desired, [deployment.placement for deployment in live], secrets, store.parts.put)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
@@ -200,7 +197,8 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
         placement = deployment.placement
         if desired.roles[placement.role].image.disk and _is_seeded(store.deployments.get(deployment.id)):
             continue
-        build = partial(documents.own, placement, nodes[placement.node].uuid)
+        node = nodes[placement.node]
+        build = partial(documents.own, placement, node.uuid, node.spec.location.zone)
         placed[placement.node], builds[placement.node] = deployment, (deployment.id, build)
     fresh = store.clouds.new_generations(builds, doors.clock.now())
     announce_generations(doors, [(nodes[name], placed[name].id, generation) for name, generation in fresh.items()])

@@ -21,6 +21,7 @@ from provisioner.conductor.status import read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.texts import diff_cloud, diff_node, render_node
+from provisioner.conductor.values import explain_node, store_secret
 from provisioner.conductor.verbs import (
     begin_inspection,
     begin_rescue,
@@ -53,6 +54,7 @@ from provisioner.model.status import (
     ScanResult,
     SweepResult,
 )
+from provisioner.model.values import MemberValues
 from provisioner.plan.compare import compare_hardware
 from provisioner.store.nodes import PortRecord
 from provisioner.store.operators import DAY
@@ -249,8 +251,18 @@ class Conductor(Guests):
 
     def cloud_secret(self, cloud: str, name: str) -> str:
         """:raises NotFound: there is no such cloud, or it has no such secret."""
-        self._store.clouds.get(cloud)
         return self._store.clouds.secret(cloud, name)
+
+    def store_secret(self, cloud: str, name: str, value: str) -> bool:
+        """Keep a secret that somebody brings; whether the cloud is on record yet."""
+        return store_secret(self._doors, cloud, name, value)
+
+    def explain(self, name: str) -> MemberValues:
+        """The values of a node's place in its cloud, and where each comes from.
+
+        :raises NotFound: there is no such node. :raises Conflict: it has no place in a cloud.
+        """
+        return explain_node(self._doors, name)
 
     def events(self, since: int, limit: int) -> list[Mapping[str, Any]]:
         """``{"id", "time", "kind", "node", "deployment", "message", "data"}``, oldest first."""

@@ -58,7 +58,8 @@ def build_outlooks(
     ]:
         if desired.roles[placement.role].image.disk:
             continue
-        own = documents.own(placement, nodes[placement.node].uuid)
+        node = nodes[placement.node]
+        own = documents.own(placement, node.uuid, node.spec.location.zone)
         before = newest.get(placement.node) if ident else None
         if before is None or (before.deployment, before.hash) != (ident, content_hash(own)):
             outlooks.append(Outlook(placement, own, before))
@@ -75,11 +76,8 @@ def staying(plan: Plan, deployments: Iterable[Deployment]) -> Iterator[Deploymen
             yield deployment
 
 
-def _secrets(desired: Desired, known: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    return {
-        name: {secret: known.get(secret) or unmade(secret) for secret in desired.roles[name].secrets}
-        for name in desired.cloud.roles
-    }
+def _secrets(desired: Desired, known: Mapping[str, str]) -> dict[str, str]:
+    return {secret: unmade(secret) for role in desired.roles.values() for secret in role.secrets} | dict(known)
 
 
 def find_effects(

@@ -21,7 +21,7 @@ from provisioner.images.catalogue import Catalogue
 from provisioner.images.chain import DEBIAN, Layer, build_chains
 from provisioner.images.debian import store_layer
 from provisioner.images.dib import DibRun, build_tree
-from provisioner.images.elements import LAYER_ELEMENT, count_packages, find_elements
+from provisioner.images.elements import LAYER_ELEMENT, VALUES, count_packages, find_elements
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
 from provisioner.images.layers import Layers, layer_path
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
@@ -219,6 +219,7 @@ def _tree_inputs(
     }
     for element, place in find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search).items():
         inputs |= folder_inputs(f"elements/{element}", place)
+        inputs.pop(f"elements/{element}/{VALUES}", None)
     return inputs
 
 

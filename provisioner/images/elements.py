@@ -17,6 +17,8 @@ PACKAGE_PART = (
     "block-device.d", "element-provides", "environment.d", "pkg-map", "pre-install.d", "root.d", *INSTALLS,
 )  # fmt: skip
 """What of an element decides which packages come in, and how; all else can change without installing them again."""
+VALUES = "values.yaml"
+"""What values an element has. Nothing of it is in an image: it is for those who tell instances their values."""
 MACHINERY = frozenset({"dib-python", "dpkg", "install-bin", "manifests", "package-installs", "pkg-map"})
 """Elements of diskimage-builder that a layer of packages needs itself."""
 

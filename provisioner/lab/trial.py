@@ -20,7 +20,8 @@ from provisioner.events import Event, Observer
 from provisioner.images.whole import DiskPlan, make_disk
 from provisioner.lab.machine import DEVICES, KVM, MACHINE, OVMF_CODE, OVMF_VARS, QEMU, TCG, disk_devices, kvm_works
 from provisioner.lab.rack import Bus
-from provisioner.metadata.build import build_metadata
+from provisioner.manifest.values import Values
+from provisioner.metadata.build import build_metadata, needed_secrets
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 from provisioner.model.hardware import Firmware
 from provisioner.model.image import ImageIndex
@@ -223,7 +224,7 @@ def build_placement(role: Role) -> Placement:
 
 
 def build_document(role: Role, placement: Placement) -> dict[str, Any]:
-    """The metadata of a cloud of one: the role's default values, fresh secrets, its checks beside its probes."""
+    """The metadata of a cloud of one: the role's own values, fresh secrets, its checks beside its probes."""
     tried = role.model_copy(
         update={"health": role.health.model_copy(update={"node": (*role.image.checks, *role.health.node)})}
     )
@@ -233,7 +234,7 @@ def build_document(role: Role, placement: Placement) -> dict[str, Any]:
     }
     cloud = Cloud(cloud="trial", networks=networks, roles={role.role: RoleUse(count=1)})
     desired = Desired(cloud=cloud, roles={role.role: tried})
-    secrets = {name: new_secret() for name in role.secrets}
+    secrets = {name: new_secret() for name in needed_secrets(desired, Values(desired).of(role.role))}
     return build_metadata(desired, placement, (placement,), "00000000-0000-0000-0000-000000000000", secrets, 1)
 
 

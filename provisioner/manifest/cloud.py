@@ -4,44 +4,70 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
+from provisioner.manifest.elements import Element, ElementText, chain_elements, line_of, parse_elements
+from provisioner.manifest.given import Known, check_common_values, check_role_values, check_use_values, find_known
 from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
 from provisioner.manifest.storage import check_storage
-from provisioner.manifest.values import RESERVED
+from provisioner.manifest.values import CLOUD, layer_name, with_defaults
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
+from provisioner.model.values import Origin, Zone
 
 SERVER = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")
 PLACES_DEPTH = 4
 """Paths as deep as ``roles.galera.nodes[0]`` keep their place for errors that only the records can show."""
+VALUES = "values"
+NO_FILES: Mapping[str, str] = {}
+NO_ELEMENTS: Mapping[str, ElementText] = {}
 
 
-def parse_roles(files: Mapping[str, str]) -> dict[str, Role]:
-    """Roles by name.
+@dataclass(frozen=True)
+class _Role:
+    """A role with its file and what is known of its values."""
 
-    :param files: text by path.
+    role: Role
+    layer: Layer
+    known: Known
+
+
+def parse_roles(files: Mapping[str, str], elements: Mapping[str, ElementText] = NO_ELEMENTS) -> dict[str, Role]:
+    """Roles by name, whose values hold the defaults of their elements.
+
+    :param files: text by path. :param elements: what our folders of elements have, by name.
     :raises ManifestError: with every problem in all of them.
     """
     problems: list[Problem] = []
-    roles = _parse_roles(files, problems)
+    roles = _parse_roles(files, elements, problems)
     if problems:
-        raise ManifestError(problems)
-    return roles
+        raise ManifestError(list(dict.fromkeys(problems)))
+    return {
+        name: with_defaults(found.role, {own: element.schema for own, element in found.known.elements.items()})
+        for name, found in roles.items()
+    }
 
 
-def parse_desired(path: str, files: Mapping[str, str]) -> Desired:
+def parse_desired(
+    path: str,
+    files: Mapping[str, str],
+    *,
+    zones: Mapping[str, str] = NO_FILES,
+    elements: Mapping[str, ElementText] = NO_ELEMENTS,
+) -> Desired:
     """A cloud file with the roles it uses.
 
     :param path: which of ``files`` is the cloud file; the others are role files. :param files: text by path.
+    :param zones: text of the zone files by path. :param elements: what our folders of elements have, by name.
     :raises ManifestError: with every problem in all of them.
     """
     problems: list[Problem] = []
-    roles = _parse_roles({name: text for name, text in files.items() if name != path}, problems)
+    roles = _parse_roles({name: text for name, text in files.items() if name != path}, elements, problems)
+    areas = _parse_zones(zones, [found.known for found in roles.values()], problems)
     try:
         layer = parse_layer(path, files[path])
     except ManifestError as error:
@@ -52,13 +78,86 @@ def parse_desired(path: str, files: Mapping[str, str]) -> Desired:
         problems += _check_cloud(cloud, roles, layer)
     if problems or cloud is None:
         raise ManifestError(list(dict.fromkeys(problems)))
-    places = {dotted(found): place for found, place in layer.places.items() if 0 < len(found) <= PLACES_DEPTH}
-    return Desired(cloud=cloud, roles={name: roles[name] for name in cloud.roles}, places=places)
+    used = {name: roles[name] for name in cloud.roles}
+    own = {name: element for found in used.values() for name, element in found.known.elements.items()}
+    return Desired(
+        cloud=cloud,
+        roles={name: found.role for name, found in used.items()},
+        places={dotted(found): place for found, place in layer.places.items() if _keeps_place(found)},
+        schemas={name: element.schema for name, element in own.items()},
+        elements={name: tuple(found.known.elements) for name, found in used.items()},
+        zones={name: zone for name, (zone, _) in areas.items()},
+        origins=dict(_origins(cloud, layer, used, own, areas)),
+    )
 
 
-def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str, Role]:
-    roles: dict[str, Role] = {}
-    places: dict[str, str] = {}
+def _keeps_place(path: Path) -> bool:
+    """Not of values: these are in the origins, and there may be many."""
+    return 0 < len(path) <= PLACES_DEPTH and "values" not in path[:-1]
+
+
+def _origins(
+    cloud: Cloud,
+    layer: Layer,
+    roles: Mapping[str, _Role],
+    elements: Mapping[str, Element],
+    zones: Mapping[str, tuple[Zone, Layer]],
+) -> Iterator[tuple[str, Origin]]:
+    """Where the values of each layer stand, by the layer's name."""
+    for name, element in elements.items():
+        yield layer_name("element", name), Origin(file=element.file, lines=dict(element.lines))
+    found: list[tuple[str, Layer, Path]] = [(CLOUD, layer, ("values",))]
+    found += [(layer_name("role", name), role.layer, ("config", "values")) for name, role in roles.items()]
+    found += [(layer_name("zone", name), own, ("values",)) for name, (_, own) in zones.items()]
+    found += [(layer_name("cloud, role", name), layer, ("roles", name, "values")) for name in roles]
+    found += [(layer_name("node", name), layer, ("nodes", name, "values")) for name in cloud.nodes]
+    tops: dict[str, dict[Path, list[Path]]] = {}
+    for name, own, top in found:
+        file = own.where(()).rpartition(":")[0]
+        if file not in tops:
+            tops[file] = _below_values(own)
+        lines = {dotted(path[len(top) :]): line_of(own.places[path]) for path in tops[file].get(top, ())}
+        if lines:
+            yield name, Origin(file=file, lines=lines)
+
+
+def _below_values(layer: Layer) -> dict[Path, list[Path]]:
+    """The paths of a document below its first key ``values``, by where that is; items of lists have no place."""
+    found: dict[Path, list[Path]] = {}
+    for path in layer.places:
+        if VALUES in path[:-1] and all(isinstance(key, str) for key in path):
+            found.setdefault(path[: path.index(VALUES) + 1], []).append(path)
+    return found
+
+
+def _parse_zones(
+    files: Mapping[str, str], roles: Sequence[Known], problems: list[Problem]
+) -> dict[str, tuple[Zone, Layer]]:
+    zones: dict[str, tuple[Zone, Layer]] = {}
+    for path, text in files.items():
+        try:
+            layer = parse_layer(path, text)
+        except ManifestError as error:
+            problems += error.problems
+            continue
+        zone = parse_value(Zone, layer, problems)
+        if zone is None:
+            continue
+        where = layer.where(("zone",))
+        if zone.zone in zones:
+            instead = f"see {zones[zone.zone][1].where(('zone',))}"
+            problems.append(Problem(where, f"the zone {zone.zone} exists already", instead))
+            continue
+        problems += check_common_values(zone.values, roles, ("values",), layer)
+        zones[zone.zone] = (zone, layer)
+    return zones
+
+
+def _parse_roles(
+    files: Mapping[str, str], texts: Mapping[str, ElementText], problems: list[Problem]
+) -> dict[str, _Role]:
+    """:raises ManifestError: an element that a role has is wrong, so nothing can be said of anybody's values."""
+    found: dict[str, tuple[Role, Layer]] = {}
     for path, text in files.items():
         try:
             layer = parse_layer(path, text)
@@ -68,23 +167,27 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         role = parse_value(Role, layer, problems)
         if role is None:
             continue
-        where = layer.where(("role",))
-        if role.role in roles:
-            problems.append(Problem(where, f"the role {role.role} exists already", f"see {places[role.role]}"))
+        if role.role in found:
+            where, other = (one.where(("role",)) for one in (layer, found[role.role][1]))
+            problems.append(Problem(where, f"the role {role.role} exists already", f"see {other}"))
             continue
-        problems += check_image(role, layer)
-        problems += check_cabling(role, layer)
-        problems += check_storage(role, layer)
-        for key in sorted(RESERVED & role.config.values.keys()):
-            place = layer.where(("config", "values", key))
-            problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))
-        roles[role.role] = role
-        places[role.role] = where
-    problems += _check_order(roles, places)
+        found[role.role] = (role, layer)
+    used = chain_elements((name for role, _ in found.values() for name in role.image.elements), texts)
+    wrong: list[Problem] = []
+    elements = parse_elements({name: texts[name] for name in used}, wrong)
+    if wrong:
+        raise ManifestError(list(dict.fromkeys([*wrong, *problems])))
+    roles = {name: _Role(role, layer, find_known(role, elements, texts)) for name, (role, layer) in found.items()}
+    for one in roles.values():
+        problems += check_image(one.role, one.layer)
+        problems += check_cabling(one.role, one.layer)
+        problems += check_storage(one.role, one.layer)
+        problems += check_role_values(one.role, one.known, one.layer)
+    problems += _check_order(roles)
     return roles
 
 
-def _check_names(layer: Layer, roles: Mapping[str, Role]) -> Iterator[Problem]:
+def _check_names(layer: Layer, roles: Mapping[str, _Role]) -> Iterator[Problem]:
     """Before the shape, so that a wrong name is said even when something else is wrong too."""
     uses = layer.data.get("roles") if isinstance(layer.data, dict) else None
     for name in uses if isinstance(uses, dict) else ():
@@ -92,35 +195,40 @@ def _check_names(layer: Layer, roles: Mapping[str, Role]) -> Iterator[Problem]:
             yield Problem(layer.where(("roles", name)), f"there is no role {name!r}", suggest(name, roles))
 
 
-def _check_order(roles: Mapping[str, Role], places: Mapping[str, str]) -> Iterator[Problem]:
+def _check_order(roles: Mapping[str, _Role]) -> Iterator[Problem]:
     """What ``after`` names exists, and no role waits for itself."""
-    for name, role in roles.items():
-        for other in role.after:
+    for name, found in roles.items():
+        where = found.layer.where(("role",))
+        for other in found.role.after:
             if other not in roles:
-                yield Problem(places[name], f"{name} waits for a role {other!r}", suggest(other, roles))
-        ahead, seen = list(role.after), set[str]()
+                yield Problem(where, f"{name} waits for a role {other!r}", suggest(other, roles))
+        ahead, seen = list(found.role.after), set[str]()
         while ahead:
             other = ahead.pop()
             if other == name:
-                yield Problem(places[name], f"{name} waits for itself", "take one after out of the circle")
+                yield Problem(where, f"{name} waits for itself", "take one after out of the circle")
                 break
             if other in roles and other not in seen:
                 seen.add(other)
-                ahead += roles[other].after
+                ahead += roles[other].role.after
 
 
-def _check_cloud(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Iterator[Problem]:
+def _check_cloud(cloud: Cloud, roles: Mapping[str, _Role], layer: Layer) -> Iterator[Problem]:
     for name, network in cloud.networks.items():
         yield from _check_network(name, network, layer)
     for name, use in cloud.roles.items():
-        role = roles.get(name)
-        if role is None:
+        found = roles.get(name)
+        if found is None:
             continue
-        for network_name in role.networks:
+        for network_name in found.role.networks:
             if network_name not in cloud.networks:
                 what = f"the role {name} needs a network {network_name!r}"
                 yield Problem(layer.where(("networks",)), what, suggest(network_name, cloud.networks))
-        yield from _check_values(use.values, role.config.values, ("roles", name, "values"), layer)
+        yield from check_use_values(use.values, found.known, ("roles", name, "values"), layer)
+    used = [roles[name].known for name in cloud.roles if name in roles]
+    yield from check_common_values(cloud.values, used, ("values",), layer)
+    for name, node in cloud.nodes.items():
+        yield from check_common_values(node.values, used, ("nodes", name, "values"), layer)
     yield from _check_nodes(cloud.roles, layer)
     yield from _check_pools(cloud, roles, layer)
 
@@ -141,40 +249,6 @@ def _check_nodes(uses: Mapping[str, RoleUse], layer: Layer) -> Iterator[Problem]
             if use.nodes and node not in use.nodes:
                 where = layer.where(("roles", name, *path))
                 yield Problem(where, f"the role {name} does not take the node {node}", suggest(node, use.nodes))
-
-
-def _check_values(given: Any, known: Any, path: Path, layer: Layer) -> Iterator[Problem]:
-    """A cloud may override what the role has, with the same kind of value, and add nothing."""
-    if isinstance(known, dict) and known and isinstance(given, dict):
-        for key, value in given.items():
-            if key in known:
-                yield from _check_values(value, known[key], (*path, key), layer)
-            else:
-                what = f"the role has no value {dotted((*path[3:], key))!r}"
-                yield Problem(layer.where((*path, key)), what, suggest(key, known))
-    elif known is not None and not _same_kind(given, known):
-        what = f"{dotted(path)} is {given!r}, not {_kind(known)}"
-        yield Problem(layer.where(path), what, f"the role's own value is {known!r}")
-
-
-def _same_kind(given: Any, known: Any) -> bool:
-    if isinstance(known, bool) or isinstance(given, bool):
-        return isinstance(known, bool) and isinstance(given, bool)
-    if isinstance(known, float):
-        return isinstance(given, int | float)
-    return isinstance(given, type(known))
-
-
-def _kind(known: Any) -> str:
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        dict: "a map",
-    }
-    return names.get(type(known), type(known).__name__)
 
 
 def _check_network(name: str, network: Network, layer: Layer) -> Iterator[Problem]:
@@ -223,9 +297,11 @@ def _check_network(name: str, network: Network, layer: Layer) -> Iterator[Proble
             yield Problem(where, f"networks.{name}.routes: {error}", "write it as 10.9.0.0/16")
 
 
-def _check_pools(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Iterator[Problem]:
+def _check_pools(cloud: Cloud, roles: Mapping[str, _Role], layer: Layer) -> Iterator[Problem]:
     for name, network in cloud.networks.items():
-        wanted = sum(use.count for role, use in cloud.roles.items() if role in roles and name in roles[role].networks)
+        wanted = sum(
+            use.count for role, use in cloud.roles.items() if role in roles and name in roles[role].role.networks
+        )
         try:
             first, last = parse_pool(network.pool)
         except ValueError:

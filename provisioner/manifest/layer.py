@@ -7,7 +7,7 @@ PyYAML speaks by itself, the MAC address ``52:54:00:12:34:56`` is a number and t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,12 +152,3 @@ def _merge(old: Any, new: Any, path: Path, places: dict[Path, str], added: Mappi
         del places[gone]
     places.update({found: place for found, place in added.items() if found[:size] == path})
     return new
-
-
-def leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every part that is not a mapping with something in it."""
-    if isinstance(data, Mapping) and data:
-        for key, value in data.items():
-            yield from leaves(value, (*path, key))
-    else:
-        yield path, data

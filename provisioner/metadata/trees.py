@@ -11,6 +11,7 @@ from typing import Any
 from provisioner.metadata.template import Member, Missing, Settled, Walk, finish, read_template, settle
 from provisioner_agent.protocol.parts import join_parts, write_part
 from provisioner_agent.render.problem import Problem, RenderError
+from provisioner_agent.render.references import REFERENCES, put_references
 from provisioner_agent.render.tree import RESERVED, RenderedFile, build_data, render_tree, split_tree
 
 VALUES, MEMBERS = "values", "members"
@@ -23,20 +24,39 @@ def as_told(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Shared:
-    """What some nodes have in common, for templates. Made once of their parts, and handed in with each of them."""
+    """What some nodes have in common, for templates. Made once of their parts, and handed in with each of them.
 
-    def __init__(self, parts: Sequence[Mapping[str, Any]]) -> None:
+    :param secrets: those to which values refer, in their place. :raises LookupError: one is not given.
+    """
+
+    def __init__(self, parts: Sequence[Mapping[str, Any]], secrets: Mapping[str, str] | None = None) -> None:
         self.parts = tuple(parts)
         joined: dict[str, Any] = {}
         for part in parts:
             joined.update(part)
+        self._names = tuple(dict.fromkeys(name for _, name in joined.get(REFERENCES) or ()))
+        self._filled: dict[tuple[str | None, ...], Shared] = {}
         values = joined.get(VALUES) or {}
+        if secrets is not None:
+            values = put_references(values, joined, lambda name: secrets[name])
         self.data = values | {name: joined[name] for name in RESERVED if name in joined}
         self.whole = any(name in values for name in RESERVED)
         """Whether the nodes can only be rendered one by one."""
         if MEMBERS in joined:
             told = joined[MEMBERS].items()
             self.data[MEMBERS] = {role: [Member(member) for member in members] for role, members in told}
+
+    def filled(self, secrets: Mapping[str, str]) -> Shared:
+        """With these secrets where values refer to some; made once for all nodes that have the same.
+
+        :raises LookupError: one is not among them.
+        """
+        if not self._names:
+            return self
+        key = tuple(secrets.get(name) for name in self._names)
+        if key not in self._filled:
+            self._filled[key] = Shared(self.parts, secrets)
+        return self._filled[key]
 
 
 class Tree:
@@ -72,7 +92,11 @@ class Tree:
         :param own: the node's own metadata, :func:`as_told`. :raises RenderError: with every problem of every template.
         """
         data = {name: own[name] for name in RESERVED if name in own}
-        settled = None if self._whole or shared.whole or VALUES in own else self._settle(shared, frozenset(data))
+        settled = None
+        with suppress(LookupError):  # the agent's renderer says which secret is not there
+            shared = shared.filled(own.get("secrets") or {})
+            if not (self._whole or shared.whole or VALUES in own):
+                settled = self._settle(shared, frozenset(data))
         if settled is not None:
             walk = Walk(shared.data, frozenset(data), data, str(own["node"]["hostname"]))
             try:

@@ -14,11 +14,15 @@ from provisioner.model.value import Value
 
 
 class Change(Value):
-    """One value that differs. ``path`` is dotted, ``galera.max_connections``; ``None`` stands for absent."""
+    """One value that differs. ``path`` is dotted, ``galera.max_connections``; ``None`` stands for absent.
+
+    ``place``: ``file:line`` of what makes it so, where that is known.
+    """
 
     path: str
     old: Any = None
     new: Any = None
+    place: str | None = None
 
 
 class FileChange(Value):
@@ -96,12 +100,14 @@ class Observed(Value):
     :param deployments: by id, those that hold a slot: running, active, or failed and neither aborted nor forgotten;
         without their steps.
     :param metadata: by node name, ``values``, ``role`` and ``health`` of the newest generation.
+    :param secrets: names of those that the cloud has; None when nobody looked.
     """
 
     nodes: tuple[Node, ...] = ()
     deployments: dict[str, Deployment] = Field(default_factory=dict)
     images: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    secrets: frozenset[str] | None = None
 
 
 class Plan(Value):

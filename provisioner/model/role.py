@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from provisioner.model.hardware import NAME, HardwarePart
 from provisioner.model.storage import Storage
 from provisioner.model.value import Value
+from provisioner.model.values import NodeUse, Origin, Schema, Zone
 
 PORT = re.compile(r"^port\d+$")
 """How a role calls a node's port by its place in the hardware file."""
@@ -61,7 +62,7 @@ class Health(Value):
 
 
 class Config(Value):
-    """Default values of the role's templates; the cloud file may override each of them, and add none.
+    """``values``: of the role's templates, over the defaults of its elements; zones and clouds may override both.
 
     ``drift``: what becomes of files that somebody changes by hand in an instance.
     """
@@ -171,11 +172,13 @@ class RoleUse(Value):
 
 
 class Cloud(Value):
-    """One cloud file, the top manifest."""
+    """One cloud file, the top manifest. ``values``: of all roles that know them. ``nodes``: of one node, by name."""
 
     cloud: str
     networks: dict[str, Network] = Field(min_length=1)
     roles: dict[str, RoleUse] = Field(min_length=1)
+    values: dict[str, Any] = Field(default_factory=dict)
+    nodes: dict[str, NodeUse] = Field(default_factory=dict)
 
     @field_validator("cloud")
     @classmethod
@@ -189,11 +192,17 @@ class Desired(Value):
     """A cloud file with the roles it uses, checked against each other: what ``manifest`` gives to ``plan``.
 
     ``places``: ``file:line`` by dotted path (``roles.galera.count``), for errors that only the records can show.
+    ``schemas``: of the elements that have one, and ``elements``: which of them each role has, those first that others
+    need. ``zones``: by name. ``origins``: where the values of each layer stand, by the layer's name.
     """
 
     cloud: Cloud
     roles: dict[str, Role]
     places: dict[str, str] = Field(default_factory=dict)
+    schemas: dict[str, Schema] = Field(default_factory=dict)
+    elements: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    zones: dict[str, Zone] = Field(default_factory=dict)
+    origins: dict[str, Origin] = Field(default_factory=dict)
 
     def place(self, path: str) -> str:
         """Where a path of the cloud file stands; the path itself when that was not kept."""

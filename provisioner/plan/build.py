@@ -5,17 +5,19 @@ Pure: nothing is looked at but the two arguments, and the same arguments give th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from provisioner.errors import ImageError, ManifestError, Problem
-from provisioner.manifest.check import suggest
-from provisioner.manifest.layer import leaves
-from provisioner.manifest.values import build_shared
+from provisioner.manifest.check import dotted, suggest
+from provisioner.manifest.explain import find_place
+from provisioner.manifest.layer import Path
+from provisioner.manifest.values import Mixture, Values, build_shared
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Action, Change, Configure, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired, Role, RoleUse
 from provisioner.model.states import NodeState
+from provisioner.model.values import secret_name
 from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
@@ -51,6 +53,10 @@ class _Planner:
         self.addresses = Addresses(desired.cloud, taken)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.values = Values(desired)
+        self.mixtures: dict[tuple[str, str, str], Mixture] = {}
+        self.strays: dict[str, list[str]] = {}
+        self.compared: dict[tuple[str, str, str], tuple[dict[str, Any], tuple[Change, ...]]] = {}
 
     def plan(self) -> Plan:
         self._check_names()
@@ -61,6 +67,7 @@ class _Planner:
         for name, use in sorted(self.desired.cloud.roles.items(), key=lambda item: not item[1].nodes):
             deploys += self._deploy(name, use)
             configures += self._configure(name, use)
+        self._check_values()
         if self.problems:
             raise ManifestError(self.problems)
         self._check_images(deploys)
@@ -68,6 +75,11 @@ class _Planner:
         return Plan(cloud=self.desired.cloud.cloud, desired=self.desired, actions=actions, notes=tuple(self.notes))
 
     def _check_names(self) -> None:
+        for name in self.desired.cloud.nodes:
+            if name not in self.nodes:
+                instead = suggest(name, self.nodes) or "enroll it: provisioner node enroll FILE.yaml"
+                where = self.desired.place(f"nodes.{name}")
+                self.problems.append(Problem(where, f"there is no node {name!r} on record", instead))
         for role, use in self.desired.cloud.roles.items():
             for key, names in (("nodes", use.nodes), ("wipe", use.wipe), ("accept", use.accept)):
                 for number, name in enumerate(names):
@@ -76,6 +88,38 @@ class _Planner:
                         where = self.desired.place(f"roles.{role}.{key}{item}")
                         instead = suggest(name, self.nodes) or "enroll it: provisioner node enroll FILE.yaml"
                         self.problems.append(Problem(where, f"there is no node {name!r} on record", instead))
+
+    def _mix(self, role: str, node: Node) -> Mixture:
+        """The values of a member, which are then looked at by :meth:`_check_values`."""
+        zone = node.spec.location.zone
+        if zone and self.desired.zones and zone not in self.desired.zones:
+            self.strays.setdefault(zone, []).append(node.name)
+        mixture = self.values.of(role, zone, node.name)
+        self.mixtures[mixture.key] = mixture
+        return mixture
+
+    def _check_values(self) -> None:
+        """What only shows when all layers are together: secrets that do not exist, values that nobody gives."""
+        for zone, names in self.strays.items():
+            more = f", and {len(names) - 1} more nodes are in it" if len(names) > 1 else ""
+            what = f"there is no file of its zone {zone!r}{more}"
+            instead = f"{suggest(zone, self.desired.zones)} Correct location.zone in the hardware file and enroll again"
+            self.problems.append(Problem(f"node {names[0]}", what, instead))
+        declared = {name for role in self.desired.roles.values() for name in role.secrets}
+        for mixture in self.mixtures.values():
+            layers = self.values.layers(*mixture.key)
+            for path, name in mixture.references:
+                if self.observed.secrets is not None and name not in declared | self.observed.secrets:
+                    where = find_place(self.desired, layers, path) or mixture.role
+                    store = f"provisioner cloud secret {self.desired.cloud.cloud} {name} --set-file FILE"
+                    known = suggest(name, declared | self.observed.secrets)
+                    instead = f"store it: {store}" if known is None else f"{known} Or store it: {store}"
+                    self.problems.append(Problem(where, f"{dotted(path)} refers to no secret {name!r}", instead))
+            for path in mixture.missing:
+                where = self.desired.place(f"roles.{mixture.role}")
+                instead = f"write it under roles.{mixture.role}.values"
+                self.problems.append(Problem(where, f"{mixture.role} needs a value {dotted(path)}", instead))
+        self.problems = list(dict.fromkeys(self.problems))
 
     def _release(self, slot: tuple[str, int]) -> Action | None:
         role, index = slot
@@ -114,6 +158,7 @@ class _Planner:
             if placement is None:
                 return []
             del self.free[node.name]
+            self._mix(name, node)
             self._note_disk(node, wipe=placement.wipe or role.storage.wipe)
             self._note_ports(node, ports_of(placement.interfaces))
             deploys.append(Deploy(placement=placement, guard=build_guard(node), why="no node has this place yet"))
@@ -150,7 +195,6 @@ class _Planner:
         )
 
     def _configure(self, name: str, use: RoleUse) -> list[Action]:
-        shared = build_shared(self.desired, name)
         configures: list[Action] = []
         for index in range(use.count):
             deployment = self.own.get((name, index))
@@ -158,7 +202,7 @@ class _Planner:
                 continue
             node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
             self._note(deployment, node)
-            changes = diff_shared(self.observed.metadata.get(node.name, {}), shared)
+            changes = self._compare(self._mix(name, node), self.observed.metadata.get(node.name, {}))
             if changes and self.desired.roles[name].image.disk:
                 paths = ", ".join(change.path for change in changes)
                 self.notes.append(
@@ -172,6 +216,16 @@ class _Planner:
                     Configure(node=node.name, hostname=hostname, role=name, changes=changes, guard=guard, why=why)
                 )
         return configures
+
+    def _compare(self, mixture: Mixture, told: dict[str, Any]) -> tuple[Change, ...]:
+        """Members that have the same values were mostly told the same too, so few comparisons are made."""
+        known = self.compared.get(mixture.key)
+        if known is None or known[0] != told:
+            layers = self.values.layers(*mixture.key)
+            shared = build_shared(self.desired, mixture.role, mixture.values)
+            changes = diff_shared(told, shared, lambda path: find_place(self.desired, layers, path))
+            known = self.compared[mixture.key] = (told, changes)
+        return known[1]
 
     def _note_disk(self, node: Node, *, wipe: bool) -> None:
         """Said before the node boots, where the ramdisk has seen its only disk before; with more, hints decide."""
@@ -217,24 +271,44 @@ class _Planner:
             )
 
 
-def diff_shared(old: dict[str, Any], new: dict[str, Any]) -> tuple[Change, ...]:
+Place = Callable[[Path], str | None]
+"""Where a value comes from, by its path."""
+
+
+def _nowhere(path: Path) -> None:
+    """Nobody kept it."""
+
+
+def diff_shared(old: dict[str, Any], new: dict[str, Any], place: Place = _nowhere) -> tuple[Change, ...]:
     """What differs between two results of :func:`~provisioner.manifest.values.build_shared`, values first.
 
     The number of members is left out: it changes with the deployments and releases that the plan shows.
     """
     rest = [diff_values({key: _but_count(old.get(key))}, {key: _but_count(new.get(key))}) for key in ("role", "health")]
-    return diff_values(old.get("values", {}), new["values"]) + tuple(change for found in rest for change in found)
+    values = diff_values(old.get("values", {}), new["values"], place)
+    return values + tuple(change for found in rest for change in found)
 
 
 def _but_count(part: Any) -> dict[str, Any]:
     return {key: value for key, value in (part or {}).items() if key != "count"}
 
 
-def diff_values(old: dict[str, Any], new: dict[str, Any]) -> tuple[Change, ...]:
-    """What differs, by dotted path; ``None`` stands for absent."""
-    before, after = dict(leaves(old)), dict(leaves(new))
+def diff_values(old: Mapping[str, Any], new: Mapping[str, Any], place: Place = _nowhere) -> tuple[Change, ...]:
+    """What differs, by dotted path; ``None`` stands for absent. A reference to a secret is one value."""
+    if old == new:  # the usual case, for each of many nodes
+        return ()
+    before, after = dict(_leaves(old)), dict(_leaves(new))
     return tuple(
-        Change(path=".".join(map(str, path)), old=before.get(path), new=after.get(path))
+        Change(path=".".join(map(str, path)), old=before.get(path), new=after.get(path), place=place(path))
         for path in sorted(before.keys() | after.keys(), key=str)
         if path and before.get(path) != after.get(path)
     )
+
+
+def _leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every part that is not a mapping with something in it."""
+    if isinstance(data, Mapping) and data and secret_name(data) is None:
+        for key, value in data.items():
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path, data

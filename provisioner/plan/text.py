@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from provisioner.model.plan import Configure, Deploy, Effect, Plan, Release
+from provisioner.model.plan import Change, Configure, Deploy, Effect, Plan, Release
+from provisioner.model.values import secret_name
 from provisioner.plan.effects import describe_files
 from provisioner.plan.pick import natural
 
@@ -39,13 +40,17 @@ def _actions(plan: Plan) -> Iterator[str]:
             wipe = "; its disk may be overwritten" if placement.wipe else ""
             yield f"  + deploy     {placement.hostname} on {placement.node}: {placement.image}, {addresses}{wipe}"
         elif isinstance(action, Configure):
-            values = [f"{change.path}: {_show(change.old)} → {_show(change.new)}" for change in action.changes]
-            told.setdefault((*values, *describe_files(action.files)), []).append(action)
+            told.setdefault((*map(_change, action.changes), *describe_files(action.files)), []).append(action)
         elif isinstance(action, Release):
             yield f"  - release    {action.hostname} from {action.node}: {action.why}"
     for lines, actions in told.items():
         yield f"  ~ configure  {_names(actions)}"
         yield from (f"      {line}" for line in lines)
+
+
+def _change(change: Change) -> str:
+    place = f" ({change.place})" if change.place else ""
+    return f"{change.path}: {_show(change.old)} → {_show(change.new)}{place}"
 
 
 def _effects(plan: Plan) -> Iterator[str]:
@@ -81,4 +86,6 @@ def _follows(before: str, name: str) -> bool:
 
 
 def _show(value: Any) -> str:
+    if (secret := secret_name(value)) is not None:
+        return f"(secret {secret})"
     return "(none)" if value is None else json.dumps(value, ensure_ascii=False)

@@ -28,6 +28,7 @@ from provisioner.model.status import (
     ScanResult,
     SweepResult,
 )
+from provisioner.model.values import MemberValues
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,6 +122,10 @@ class ForOperators(Subscribed, Protocol):
     def cloud_deployments(self, name: str) -> Sequence[Deployment]: ...
 
     def cloud_secret(self, cloud: str, name: str) -> str: ...
+
+    def store_secret(self, cloud: str, name: str, value: str) -> bool: ...
+
+    def explain(self, name: str) -> MemberValues: ...
 
     def events(self, since: int, limit: int) -> Sequence[Mapping[str, Any]]:
         """Events with an ``id`` above ``since``, oldest first; the maps that the API answers."""

@@ -89,6 +89,10 @@ class RescueRequest(Value):
     off: bool = False
 
 
+class SecretRequest(Value):
+    secret: str = Field(min_length=1, max_length=65536)
+
+
 class OperatorRequest(Value):
     role: OperatorRole
     days: int = Field(default=365, ge=1, le=3650)
@@ -141,6 +145,7 @@ def operator_app(
             Route("/v1/nodes/{name}/config", api.node_files, methods=["GET"]),
             Route("/v1/nodes/{name}/config/diff", api.node_diff, methods=["GET"]),
             Route("/v1/config/diff", api.cloud_diff, methods=["POST"]),
+            Route("/v1/nodes/{name}/values", api.values, methods=["GET"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
@@ -163,6 +168,7 @@ def operator_app(
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
             Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
+            Route("/v1/clouds/{name}/secrets/{key}", api.store_secret, methods=["POST"]),
             Route("/v1/events", api.events, methods=["GET"]),
             Route("/v1/conductors", api.conductors, methods=["GET"]),
             Route("/v1/operators", api.operators, methods=["GET"]),
@@ -253,6 +259,9 @@ class _Api:
         wanted = await read_value(request, DiffRequest)
         return JSONResponse(_json(await self._call(self._conductor.cloud_diff, wanted.desired, wanted.member)))
 
+    async def values(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.explain, request.path_params["name"])))
+
     async def power(self, request: Request) -> Response:
         wanted = await read_value(request, PowerRequest)
         power = await self._call(self._conductor.set_power, request.path_params["name"], wanted.want)
@@ -340,6 +349,11 @@ class _Api:
         path = request.path_params
         secret = await self._call(self._conductor.cloud_secret, path["name"], path["key"])
         return JSONResponse({"secret": secret}, headers={"cache-control": "no-store"})
+
+    async def store_secret(self, request: Request) -> Response:
+        path, wanted = request.path_params, await read_value(request, SecretRequest)
+        known = await self._call(self._conductor.store_secret, path["name"], path["key"], wanted.secret)
+        return JSONResponse({"on_record": known})
 
     async def events(self, request: Request) -> Response:
         since = int(read_number(request, "since", 0))

@@ -160,16 +160,25 @@ class Clouds:
             if changed.rowcount == 0:
                 tx.execute(insert(CLOUDS).values(name=desired.cloud.cloud, **values))
 
-    def ensure_secrets(self, cloud: str, names: Sequence[str], fresh: Callable[[], str]) -> dict[str, str]:
-        """The named secrets of a cloud; one that does not exist yet is made by ``fresh``, once for all time."""
-        with self._db.write() as tx:
-            known = self.secrets(cloud)
+    def ensure_secrets(self, cloud: str, names: Sequence[str], fresh: Callable[[], str]) -> None:
+        """Make those of the named secrets of a cloud that it does not have yet, by ``fresh``, once for all time."""
+        with self._db.write():
+            known = self.secret_names(cloud)
             for name in names:
                 if name not in known:
-                    known[name] = fresh()
-                    sealed = self._cipher.encrypt(known[name])
-                    tx.execute(insert(SECRETS).values(cloud=cloud, name=name, value_sealed=sealed))
-            return {name: known[name] for name in names}
+                    self.put_secret(cloud, name, fresh())
+
+    def put_secret(self, cloud: str, name: str, value: str) -> None:
+        """Keep a secret of a cloud in place of the one that it had; the cloud need not be on record yet."""
+        sealed = self._cipher.encrypt(value)
+        mine = (SECRETS.c.cloud == cloud) & (SECRETS.c.name == name)
+        with self._db.write() as tx:
+            if tx.execute(update(SECRETS).where(mine).values(value_sealed=sealed)).rowcount == 0:
+                tx.execute(insert(SECRETS).values(cloud=cloud, name=name, value_sealed=sealed))
+
+    def secret_names(self, cloud: str) -> frozenset[str]:
+        with self._db.read() as tx:
+            return frozenset(tx.execute(select(SECRETS.c.name).where(SECRETS.c.cloud == cloud)).scalars())
 
     def secret(self, cloud: str, name: str) -> str:
         """:raises NotFound: the cloud has no such secret."""
@@ -179,7 +188,7 @@ class Clouds:
                 f"the cloud has no secret {name}",
                 where=cloud,
                 cause=f"it has: {', '.join(sorted(known)) or 'none'}",
-                hint="the roles of the cloud name its secrets",
+                hint=f"provisioner cloud secret {cloud} {name} --set-file FILE, or a role that names it, makes one",
             )
         return known[name]
 

@@ -13,8 +13,8 @@ from provisioner.store.database import Cipher, Database
 from provisioner.store.schema import PARTS
 from provisioner_agent.protocol.parts import part_id, write_part
 
-KEPT = 64
-"""Parts that are kept open; a role has one, and a cloud."""
+KEPT = 256
+"""Parts that are kept open; a role has one in each zone, a node with values of its own has one, and a cloud."""
 FIND = select(PARTS.c.body_sealed).where(PARTS.c.id == bindparam("ident"))
 
 

@@ -81,7 +81,7 @@ CLOUDS = Table(
 SECRETS = Table(
     "secrets",
     METADATA,
-    Column("cloud", String(63), ForeignKey("clouds.name", ondelete="CASCADE"), primary_key=True),
+    Column("cloud", String(63), primary_key=True),  # of a cloud that may not be on record yet
     Column("name", String(100), primary_key=True),
     Column("value_sealed", Text, nullable=False),
 )

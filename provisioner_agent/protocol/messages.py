@@ -57,9 +57,10 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 ``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``; ``generation`` is
 the one that the state speaks of. A report also has ``applied`` (the generation in force, 0 for none) and ``warnings``
 (texts, such as an answer that was ignored), and ``drift``: ``{path: diff}`` of files that somebody else has changed.
-``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`. The
-signature is of their one form as text, by the key that the agent's configuration names as ``signer``; a part is proved
-by its id.
+``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`. No secret
+is in these: ``references`` (``[[path, name], ...]``) say which of the node's ``secrets`` belongs where in the values.
+The signature is of their one form as text, by the key that the agent's configuration names as ``signer``; a part is
+proved by its id.
 ``probes``: ``{name: {"ok": bool, "output": text, "scope": "node" | "role"}}``.
 ``phases``: ``[{"phase", "script", "seconds", "code"}]``.
 """

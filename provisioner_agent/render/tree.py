@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioner_agent.render.problem import Problem, RenderError
+from provisioner_agent.render.references import put_references
 from provisioner_agent.render.template import render_template
 
 CONTROL = ".control"
@@ -54,9 +55,16 @@ def split_tree(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
 def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The data that templates see: the values at the top, beside them cloud, role, node, members and secrets.
 
-    :raises RenderError: a value has one of those names.
+    Values that refer to a secret are that secret.
+
+    :raises RenderError: a value has one of those names, or refers to a secret that the node was not given.
     """
-    values = dict(metadata.get("values") or {})
+    secrets = metadata.get("secrets") or {}
+    try:
+        values = put_references(metadata.get("values") or {}, metadata, lambda name: secrets[name])
+    except (LookupError, TypeError, ValueError) as error:
+        what = f"a value refers to a secret that is not there: {error}"
+        raise RenderError([Problem("metadata", what)]) from error
     taken = [Problem("metadata", f"a value may not be called {name}") for name in RESERVED if name in values]
     if taken:
         raise RenderError(taken)

@@ -22,7 +22,7 @@ from provisioner.bmc.fake import FakeConsole
 from provisioner.conductor.conductor import Conductor
 from provisioner.conductor.metadata import Ask
 from provisioner.errors import BmcError, BmcRefused, BmcSilent, ImageError, NotFound, TrustError
-from provisioner.model.hardware import BmcAddress, BootDevice, NodeSpec, Port, Power, SecretRef
+from provisioner.model.hardware import BmcAddress, BootDevice, Location, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Chunk, Image, ImageIndex
 from provisioner.model.role import Cloud, Config, Desired, Health, ImageSpec, Network, Probe, Role, RoleUse
 from provisioner.model.status import EnrollItem
@@ -144,6 +144,7 @@ class Server:
     unknown_ports: bool = False
     says_uuid: bool = True
     bmc_inside: str = ""
+    zone: str = ""
 
     @property
     def mac(self) -> str:
@@ -157,7 +158,8 @@ class Server:
     def spec(self) -> NodeSpec:
         bmc = BmcAddress(address=f"10.77.1.{self.number}", username="admin", password=SecretRef(file="/bmc"))
         ports = () if self.unknown_ports else (Port(mac=self.mac),)
-        return NodeSpec(name=self.name, bmc=bmc, ports=ports, properties={"memory_mib": 2048})
+        place = Location(zone=self.zone)
+        return NodeSpec(name=self.name, bmc=bmc, ports=ports, properties={"memory_mib": 2048}, location=place)
 
     def switch(self, want: str) -> None:
         on = want not in ("off", "soft")

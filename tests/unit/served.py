@@ -36,6 +36,7 @@ from provisioner.model.status import (
     StepReport,
     SweepResult,
 )
+from provisioner.model.values import Explained, MemberValues, Said
 from provisioner.server.access import Note, OperatorGuard, Recognise
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
@@ -113,6 +114,7 @@ class FakeConductor:
         self.files = InstanceFiles(node="node1", hostname="galera-0", image="galera-1", generation=4, files=())
         self.diff = ConfigDiff(before="generation 3, in force", after="generation 4")
         self.diffed: list[tuple[str, str | None]] = []
+        self.secrets: dict[tuple[str, str], str] = {}
         self.callbacks: list[Callable[[frozenset[str]], None]] = []
 
     def subscribe(self, callback: Callable[[frozenset[str]], None]) -> Callable[[], None]:
@@ -287,6 +289,20 @@ class FakeConductor:
         if (cloud, name) != ("lab", "galera_app_password"):
             raise NotFound("there is no such secret", where=f"{cloud}/{name}")
         return "s3cret"
+
+    def store_secret(self, cloud: str, name: str, value: str) -> bool:
+        self.secrets[cloud, name] = value
+        return cloud == "lab"
+
+    def explain(self, name: str) -> MemberValues:
+        self._find(name)
+        said = (
+            Said(layer="element galera", place="values.yaml:3", value=100),
+            Said(layer="node node1", place="cloud.yaml:9", value=300, counts=True),
+        )
+        value = Explained(key="galera.max_connections", value=300, description="client connections", said=said)
+        place = {"cloud": "lab", "role": "galera", "hostname": "galera-0", "node": name, "zone": "east"}
+        return MemberValues(**place, values=(value,))
 
     def events(self, since: int, limit: int) -> Sequence[dict[str, Any]]:
         return [event for event in self.event_list if event["id"] > since][:limit]

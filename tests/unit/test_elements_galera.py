@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from provisioner.cli.desired import read_source_roles
+from provisioner.system.settings import Settings
 from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,8 +36,8 @@ def metadata(count: int) -> dict[str, Any]:
 def rendered(count: int) -> dict[str, RenderedFile]:
     top = ROOT / "templates" / "galera"
     files = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
-    role = yaml.safe_load((ROOT / "roles" / "galera.yaml").read_text())
-    given = {"values": role["config"]["values"], "secrets": dict.fromkeys(role["secrets"], "pass-word_1")}
+    role = read_source_roles(Settings(source_dir=ROOT))["galera"]
+    given = {"values": role.config.values, "secrets": dict.fromkeys(role.secrets, "pass-word_1")}
     return render_tree(*split_tree(files), build_data(metadata(count) | given))
 
 

@@ -264,6 +264,12 @@ def test_what_changed_decides_how_much_is_built(site: Site, name: str, calls: li
     assert site.runner.calls == calls
 
 
+def test_what_values_an_element_has_is_in_no_image(site: Site) -> None:
+    site.build()
+    site.write("elements/galera/values.yaml", "properties: {}\n")
+    assert not site.build().rebuilt
+
+
 def test_the_same_inputs_give_the_same_image(site: Site) -> None:
     first = site.build()
     again = site.build(force=True)

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 from diskimage_builder.element_dependencies import get_elements
 
+from provisioner.cli.desired import read_source_roles
 from provisioner.events import RecordingObserver
 from provisioner.images.dib import INSTALLS, STEPS, Watch
 from provisioner.images.elements import LAYER_ELEMENT, MACHINERY, find_elements, shipped_elements
-from provisioner.manifest.cloud import parse_roles
+from provisioner.system.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 CREATE = (BIN / "disk-image-create").read_text()
 LIBRARY = Path(str(sys.modules["diskimage_builder"].__file__)).parent / "lib"
-ROLES = parse_roles({str(path): path.read_text() for path in (ROOT / "roles").glob("*.yaml")})
+ROLES = read_source_roles(Settings(source_dir=ROOT))
 
 
 def test_the_version_is_the_one_that_is_pinned() -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from provisioner.cli.desired import read_source_roles
 from provisioner.lab import trial
 from provisioner.lab.trial import BUSES, MAC, NICS, build_document, build_instance, build_placement
-from provisioner.manifest.cloud import parse_roles
 from provisioner.model.role import Role
+from provisioner.system.settings import Settings
 from provisioner_agent.instance.document import Document
 from provisioner_agent.render.tree import build_data, render_tree, split_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = "\x1b[2JBdsDxe: loading Boot0001\r\n"
-ROLES = parse_roles({str(path): path.read_text() for path in (ROOT / "roles").glob("*.yaml")})
+ROLES = read_source_roles(Settings(source_dir=ROOT))
 
 
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from casefile import split_case
+from casefile import parse_case, split_case
 
+from provisioner.cli.desired import read_desired
 from provisioner.errors import ManifestError
-from provisioner.manifest.cloud import parse_desired
 from provisioner.manifest.hardware import parse_hardware
+from provisioner.system.settings import Settings
 
 CASES = sorted((Path(__file__).parent / "cases" / "manifest").glob("*.case"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,7 @@ def test_case(case: Path) -> None:
     found: list[str] = []
     try:
         if "cloud.yaml" in files:
-            parse_desired("cloud.yaml", files)
+            parse_case(files)
         else:
             parse_hardware(files)
     except ManifestError as error:
@@ -34,10 +35,9 @@ def test_the_files_that_we_ship_are_accepted() -> None:
     hardware = {str(path): path.read_text() for path in sorted((ROOT / "hardware").glob("*.yaml"))}
     names = [f"a{number:02}" for number in range(1, 19)]
     assert [spec.name for spec in parse_hardware(hardware)] == [*names, "node1", "node2", "node3"]
-    roles = {str(path): path.read_text() for path in sorted((ROOT / "roles").glob("*.yaml"))}
-    desired = parse_desired("cloud-lab.yaml", {"cloud-lab.yaml": (ROOT / "cloud-lab.yaml").read_text()} | roles)
+    desired = read_desired(ROOT / "cloud-lab.yaml", Settings(source_dir=ROOT))
     assert desired.cloud.roles["galera"].count == 3
-    assert desired.place("roles.galera.count").startswith("cloud-lab.yaml:")
+    assert desired.place("roles.galera.count").startswith(f"{ROOT}/cloud-lab.yaml:")
 
 
 def test_mac_addresses_are_lower_case_whatever_was_written() -> None:

@@ -69,7 +69,8 @@ def metadata(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     ]
     members = {"web": [one for one in told if one["hostname"].startswith("web")], "db": told[2:]}
     role = {"cloud": {"name": "c"}, "values": draw(VALUES), "role": {"name": "web", "count": count}, "health": {}}
-    secrets = draw(st.sampled_from(({}, {"p": "word"})))
+    role["references"] = draw(st.sampled_from(([], [], [[["a"], "p"]], [[["a"], "p"], [["c"], "p"]])))
+    secrets = draw(st.sampled_from(({}, {"p": "word"}, {"p": "{{b}}"})))
     own = [
         {
             "generation": 3,

@@ -91,7 +91,7 @@ def test_a_changed_value_is_shown_exactly() -> None:
     assert [action.kind for action in plan.actions] == ["configure", "configure"]
     assert isinstance(plan.actions[0], Configure)
     assert [change.model_dump() for change in plan.actions[0].changes] == [
-        {"path": "db.connections", "old": 100, "new": 321}
+        {"path": "db.connections", "old": 100, "new": 321, "place": "cloud.yaml:4"}
     ]
     assert "db.connections: 100 → 321" in render_plan(plan)
     assert diff_values({"a": {"b": 1}}, {"a": {}})[0].new is None

@@ -48,7 +48,8 @@ def test_each_role_may_what_it_may(conductor: FakeConductor, tmp_path: Path) -> 
             assert caught.value.cause == "it needs the role operate; this token has view"
         with remote(url, tmp_path, "operate") as client:
             client.release("node1")
-            for secret in (lambda: client.cloud_secret("lab", "galera_app_password"), client.operators):
+            store = lambda: client.store_secret("lab", "word", "x")  # noqa: E731
+            for secret in (lambda: client.cloud_secret("lab", "galera_app_password"), store, client.operators):
                 with pytest.raises(TrustError, match="may not do this"):
                     secret()
         with remote(url, tmp_path, "admin") as client:

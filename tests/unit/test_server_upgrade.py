@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conductor_rack import Rack
 from records import SERVER, records_url
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 from test_store_records import Rot
 
 from provisioner.errors import Conflict, HostError, NotFound
@@ -92,6 +92,22 @@ def test_records_of_a_newer_version_are_left_alone_and_the_older_program_goes_ba
 def test_without_records_there_is_nothing_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         try_upgrade(Settings(state_dir=tmp_path, run_dir=tmp_path / "run"))
+
+
+def test_secrets_of_an_older_version_are_kept_when_they_need_no_cloud_any_more(tmp_path: Path) -> None:
+    url, sealed = records_url(tmp_path), Rot().encrypt("s3cret")
+    database = Database(url)
+    run_migrations(database, "0011")
+    with database.write() as tx:
+        tx.execute(text("INSERT INTO clouds (name, desired, updated) VALUES ('lab', '{}', 0)"))
+        row = {"sealed": sealed}
+        tx.execute(text("INSERT INTO secrets (cloud, name, value_sealed) VALUES ('lab', 'word', :sealed)"), row)
+    database.close()
+    store = Store(url, Rot())
+    assert store.clouds.secret("lab", "word") == "s3cret"
+    store.clouds.put_secret("other", "word", "open")
+    assert store.clouds.secret("other", "word") == "open"
+    store.close()
 
 
 def test_what_is_on_record_goes_there_and_back(tmp_path: Path) -> None:

@@ -158,6 +158,19 @@ def test_ports_get_the_lowest_free_address_and_keep_it(store: Store) -> None:
 
 
 @pytest.mark.skipif(bool(SERVER), reason="looks into SQLite's file")
+def test_a_secret_is_kept_before_its_cloud_is_and_made_only_where_there_is_none(store: Store) -> None:
+    store.clouds.put_secret("lab", "brought", "one")
+    store.clouds.put_secret("lab", "brought", "two")
+    store.clouds.put_secret("other", "brought", "three")
+    store.clouds.ensure_secrets("lab", ("made", "brought"), lambda: "fresh")
+    store.clouds.ensure_secrets("lab", ("made",), lambda: "fresher")
+    assert store.clouds.secrets("lab") == {"brought": "two", "made": "fresh"}
+    assert store.clouds.secret_names("lab") == {"brought", "made"}
+    with pytest.raises(NotFound, match="the cloud has no secret gone") as caught:
+        store.clouds.secret("lab", "gone")
+    assert "--set-file FILE" in str(caught.value.hint)
+
+
 def test_secrets_are_sealed_in_the_file(store: Store, tmp_path: Path) -> None:
     enroll(store)
     store.deployments.add("d1", placement(), NOW)
