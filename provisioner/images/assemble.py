@@ -108,8 +108,8 @@ def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:
     if installed.is_dir():
         shutil.rmtree(installed)
         shutil.copytree(workshop.agent, installed, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        unit = workshop.agent / "instance" / "provisioner-agent.service"
-        shutil.copyfile(unit, tree / "etc/systemd/system/provisioner-agent.service")
+        for unit in sorted((workshop.agent / "instance").glob("*.service")):
+            shutil.copyfile(unit, tree / "etc/systemd/system" / unit.name)
     for name in build.spec.templates:
         shutil.copytree(
             template_folder(workshop, name), tree / "usr/libexec/provisioner-agent/templates", dirs_exist_ok=True
