@@ -13,6 +13,7 @@ from provisioner.cli.files import read_text
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
 from provisioner.errors import ManifestError, NotFound, Problem
+from provisioner.images.claims import find_templates
 from provisioner.metadata.build import build_metadata
 from provisioner.model.deployment import Node, Placement
 from provisioner.model.hardware import BmcAddress, NodeSpec, Port, SecretRef
@@ -52,7 +53,7 @@ def render(options: Options, cloud: Path, name: str) -> None:
     role = desired.roles[placement.role]
     secrets = {secret: f"(secret {secret})" for secret in role.secrets}
     document = build_metadata(desired, placement, members, _uuid(placement.node), secrets, 1)
-    files = _render(role, settings.source_dir / "templates", document)
+    files = _render(role, settings.source_dir, document)
     if options.json:
         print_json([_json(file) for file in files])
         return
@@ -85,15 +86,12 @@ def _uuid(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
 
 
-def _render(role: Role, templates: Path, document: dict[str, Any]) -> list[RenderedFile]:
-    """The files of the role's template trees; where two trees have the same path, the later counts.
+def _render(role: Role, source: Path, document: dict[str, Any]) -> list[RenderedFile]:
+    """The files of the role's template trees.
 
-    :raises ManifestError: with every problem of the templates.
+    :raises ManifestError: with every problem of the templates. :raises ImageError: two trees have one path.
     """
-    texts: dict[str, str] = {}
-    for tree in role.image.templates:
-        folder = templates / tree
-        texts |= {str(path.relative_to(folder)): read_text(path) for path in folder.rglob("*") if path.is_file()}
+    texts = {path: read_text(place) for path, place in find_templates(source, role.image.templates).items()}
     try:
         rendered = render_tree(*split_tree(texts), build_data(document))
     except RenderError as error:

@@ -16,9 +16,10 @@ from time import monotonic, time
 
 from provisioner.errors import ImageError, ProvisionerError
 from provisioner.events import Event, Observer
-from provisioner.images.assemble import assemble, template_folder
+from provisioner.images.assemble import assemble
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.chain import DEBIAN, Layer, build_chains
+from provisioner.images.claims import check_claims, template_folder
 from provisioner.images.debian import store_layer
 from provisioner.images.dib import DibRun, build_tree
 from provisioner.images.elements import LAYER_ELEMENT, count_packages, find_elements
@@ -235,13 +236,14 @@ def _read_job(
     catalogue: Catalogue,
     force: bool,
 ) -> _Job:
+    check_claims(build, workshop)
     tree_inputs = _tree_inputs(build, sources, lock, workshop)
     debian = layer.chain[0].inputs
     inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent)
     inputs |= {"squashfs": "yes"} if build.spec.squashfs else {}
     for name in build.spec.templates:
-        inputs |= folder_inputs(f"templates/{name}", template_folder(workshop, name))
+        inputs |= folder_inputs(f"templates/{name}", template_folder(workshop.source, name))
     record = workshop.record(build.name)
     before = json.loads(record.read_text()) if record.is_file() else None
     newest = catalogue.newest(build.name)
