@@ -12,7 +12,7 @@ from pathlib import Path
 from provisioner.errors import ImageError
 from provisioner.events import Observer
 from provisioner.images.catalogue import CONTENTS, INDEX, SBOM, describe_files
-from provisioner.images.claims import TEMPLATES, find_templates
+from provisioner.images.claims import TEMPLATES, agent_units, find_templates
 from provisioner.images.contents import write_contents
 from provisioner.images.disk import make_filesystem, settle_tree, write_chunks
 from provisioner.images.elements import find_elements
@@ -110,7 +110,7 @@ def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:
     if installed.is_dir():
         shutil.rmtree(installed)
         shutil.copytree(workshop.agent, installed, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        for unit in sorted((workshop.agent / "instance").glob("*.service")):
+        for unit in agent_units(workshop):
             shutil.copyfile(unit, tree / "etc/systemd/system" / unit.name)
     for path, place in find_templates(workshop.source, build.spec.templates).items():
         target = tree / TEMPLATES.lstrip("/") / path

@@ -19,7 +19,7 @@ from provisioner.events import Event, Observer
 from provisioner.images.assemble import assemble
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.chain import DEBIAN, Layer, build_chains
-from provisioner.images.claims import check_claims, template_folder
+from provisioner.images.claims import AGENT_ELEMENT, agent_units, check_claims, template_folder
 from provisioner.images.debian import store_layer
 from provisioner.images.dib import DibRun, build_tree
 from provisioner.images.elements import LAYER_ELEMENT, count_packages, find_elements
@@ -32,7 +32,7 @@ from provisioner.images.sources import Source
 from provisioner.images.tasks import Task, run_tasks
 from provisioner.images.workshop import BuildSpec, Workshop, read_sources, timed
 from provisioner.model.image import Image
-from provisioner.system.files import write_file
+from provisioner.system.files import hash_file, write_file
 from provisioner.system.run import StoppableRunner
 from provisioner.system.scratch import available_memory, held_folder, scratch_memory, sweep_folders
 from provisioner.trust.keys import SiteKeys
@@ -216,8 +216,11 @@ def _tree_inputs(
         "sources": " ".join(source.line() for source in sources),
         LOCK: hash_inputs(lock),
     }
-    for element, place in find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search).items():
+    elements = find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search)
+    for element, place in elements.items():
         inputs |= folder_inputs(f"elements/{element}", place)
+    if AGENT_ELEMENT in elements:  # it enables them, which leaves links in the tree
+        inputs |= {f"{AGENT_FILES}/instance/{unit.name}": hash_file(unit) for unit in agent_units(workshop)}
     return inputs
 
 

@@ -50,13 +50,24 @@ def check_claims(build: BuildSpec, workshop: Workshop) -> None:
 
     :raises ImageError: with each path that is claimed twice, and by which files.
     """
-    elements = find_elements(build.spec.elements, workshop.search)
+    elements = _leave_provided_out(find_elements(build.spec.elements, workshop.search))
     claims = [claim for folder in elements.values() for claim in _element_claims(folder)]
     if AGENT_ELEMENT in elements:
-        units = sorted((workshop.agent / "instance").glob("*.service"))
-        claims += [(f"{UNITS}/{unit.name}", unit) for unit in units]
+        claims += [(f"{UNITS}/{unit.name}", unit) for unit in agent_units(workshop)]
     claims += _template_claims(workshop.source, build.spec.templates)
     _refuse_collisions(claims)
+
+
+def agent_units(workshop: Workshop) -> list[Path]:
+    """The units of systemd that the config agent brings."""
+    return sorted((workshop.agent / "instance").glob("*.service"))
+
+
+def _leave_provided_out(elements: Mapping[str, Path]) -> dict[str, Path]:
+    """Diskimage-builder takes no element that another one stands for (``element-provides``)."""
+    lists = (folder / "element-provides" for folder in elements.values())
+    provided = {name for path in lists if path.is_file() for name in path.read_text().split()}
+    return {name: folder for name, folder in elements.items() if name not in provided}
 
 
 def _template_claims(source: Path, names: Iterable[str]) -> Iterator[Claim]:

@@ -232,6 +232,16 @@ def test_what_changed_decides_how_much_is_built(site: Site, name: str, calls: li
     assert site.runner.calls == calls
 
 
+def test_a_unit_of_the_agent_is_enabled_again_when_it_changed(site: Site) -> None:
+    site.write("elements/galera/element-deps", "package-installs\nprovisioner-agent\n")
+    site.write("elements/provisioner-agent/install.d/60-agent", "systemctl enable provisioner-agent.service\n")
+    site.build()
+    unit = "instance/provisioner-agent.service"
+    site.write(f"provisioner_agent/{unit}", "[Install]\n")
+    assert site.build().reason == f"because agent/{unit} changed"
+    assert site.runner.calls == [CONFIGURATION]
+
+
 def test_the_same_inputs_give_the_same_image(site: Site) -> None:
     first = site.build()
     again = site.build(force=True)

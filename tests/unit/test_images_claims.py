@@ -21,10 +21,12 @@ CASES = Path(__file__).parent / "cases" / "claims.yaml"
 UNIT = "provisioner_agent/instance/provisioner-agent.service"
 
 
-def check(source: Path, files: list[str]) -> None:
-    for name in [*files, UNIT]:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_text(f"{name}\n" if not name.endswith("element-deps") else "")
+def check(source: Path, files: list[str | dict[str, str]]) -> None:
+    """:param files: paths, or a path with what is in the file."""
+    for file in [*files, UNIT]:
+        for name, text in (file if isinstance(file, dict) else {file: ""}).items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text(text)
     (source / "templates/x").mkdir(parents=True, exist_ok=True)
     (source / "templates/y").mkdir(parents=True, exist_ok=True)
     elements = tuple(sorted(path.name for path in (source / "elements").glob("*")))

@@ -229,7 +229,7 @@ def test_the_boot_waits_for_few_modules() -> None:
         f"provisioner_agent.{name}"
         for name in (
             "instance.settle", "instance.journal", "instance.host", "instance.document", "instance.places",
-            "instance.probes", "protocol.parts",
+            "instance.probes", "instance.record", "protocol.parts",
         )
     }  # fmt: skip
 
