@@ -1,18 +1,24 @@
-"""The command ``provisioner-agent``: which module does a command. Scripts call some of them in loops, so that no other
-module is imported."""
+"""The command ``provisioner-agent``: which module does a command. Scripts call some of them in loops, and the boot
+waits for one, so that no other module is imported."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-CLASSIC = ("collect", "apply", "refresh")
+ALONE = {
+    "collect": "provisioner_agent.classic.collect",
+    "apply": "provisioner_agent.classic.apply",
+    "refresh": "provisioner_agent.classic.refresh",
+    "settle": "provisioner_agent.instance.settle",
+}
+"""Commands that are modules of their own."""
 
 
 def main() -> None:
     """``provisioner-agent COMMAND ...``; exits with the command's code."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in CLASSIC:
-        import_module(f"provisioner_agent.classic.{name}").main(sys.argv[2:], f"provisioner-agent {name}")
+    if name in ALONE:
+        import_module(ALONE[name]).main(sys.argv[2:], f"provisioner-agent {name}")
     else:
         import_module("provisioner_agent.instance.main").main()

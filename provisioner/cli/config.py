@@ -14,6 +14,7 @@ from provisioner.cli.options import Options, clean, output_option, pass_options,
 from provisioner.cli.reach import read_options
 from provisioner.cli.thought import find_placement, think_placements, think_uuid
 from provisioner.errors import ManifestError, Problem, UsageError
+from provisioner.images.claims import find_templates
 from provisioner.manifest.values import Values
 from provisioner.metadata.build import build_metadata, needed_secrets
 from provisioner.model.role import Role
@@ -53,7 +54,7 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
     needed = needed_secrets(desired, Values(desired).of(placement.role, "", placement.node))
     secrets = {secret: f"(secret {secret})" for secret in needed}
     document = build_metadata(desired, placement, members, think_uuid(placement.node), secrets, 1)
-    files = _render(role, settings.source_dir / "templates", document)
+    files = _render(role, settings.source_dir, document)
     if options.json:
         print_json([_json(file) for file in files])
         return
@@ -63,15 +64,12 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
         click.echo()
 
 
-def _render(role: Role, templates: Path, document: dict[str, Any]) -> list[RenderedFile]:
-    """The files of the role's template trees; where two trees have the same path, the later counts.
+def _render(role: Role, source: Path, document: dict[str, Any]) -> list[RenderedFile]:
+    """The files of the role's template trees.
 
-    :raises ManifestError: with every problem of the templates.
+    :raises ManifestError: with every problem of the templates. :raises ImageError: two trees have one path.
     """
-    texts: dict[str, str] = {}
-    for tree in role.image.templates:
-        folder = templates / tree
-        texts |= {str(path.relative_to(folder)): read_text(path) for path in folder.rglob("*") if path.is_file()}
+    texts = {path: read_text(place) for path, place in find_templates(source, role.image.templates).items()}
     try:
         rendered = render_tree(*split_tree(texts), build_data(document))
     except RenderError as error:

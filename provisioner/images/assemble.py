@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 from provisioner.errors import ImageError
 from provisioner.events import Observer
 from provisioner.images.catalogue import CONTENTS, INDEX, SBOM, TEMPLATES, describe_files
+from provisioner.images.claims import agent_units, find_templates
 from provisioner.images.contents import write_contents
 from provisioner.images.disk import make_filesystem, settle_tree, write_chunks
 from provisioner.images.elements import find_elements
@@ -112,10 +114,19 @@ def _overlay(build: BuildSpec, tree: Path, workshop: Workshop) -> None:
     if installed.is_dir():
         shutil.rmtree(installed)
         shutil.copytree(workshop.agent, installed, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        unit = workshop.agent / "instance" / "provisioner-agent.service"
-        shutil.copyfile(unit, tree / "etc/systemd/system/provisioner-agent.service")
-    for name in build.spec.templates:
-        shutil.copytree(template_folder(workshop, name), tree / TEMPLATE_TREE, dirs_exist_ok=True)
+        for unit in agent_units(workshop):
+            shutil.copyfile(unit, tree / "etc/systemd/system" / unit.name)
+    for path, place in find_templates(workshop.source, build.spec.templates).items():
+        target = tree / TEMPLATE_TREE / path
+        if os.path.lexists(target):
+            raise ImageError(
+                "an element of the image has put a template there already",
+                where=str(place),
+                cause=f"/{TEMPLATE_TREE}/{path} is in the tree that diskimage-builder made",
+                hint="let only one of them bring it",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(place, target)
     for script in (tree / "usr/libexec/os-refresh-config").rglob("*"):
         if script.is_file():
             script.chmod(0o755)
@@ -147,15 +158,3 @@ def _bad_template(name: str, cause: str) -> ImageError:
         cause=cause,
         hint="correct templates/, or the element that puts it there",
     )
-
-
-def template_folder(workshop: Workshop, name: str) -> Path:
-    """Where a role's templates lie. :raises ImageError: they do not exist."""
-    folder = workshop.source / "templates" / name
-    if not folder.is_dir():
-        raise ImageError(
-            f"there are no templates {name}",
-            where=str(folder),
-            hint="correct the role's image.templates, or add the folder",
-        )
-    return folder

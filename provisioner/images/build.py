@@ -16,9 +16,10 @@ from time import monotonic, time
 
 from provisioner.errors import ImageError, ProvisionerError
 from provisioner.events import Event, Observer
-from provisioner.images.assemble import assemble, template_folder
+from provisioner.images.assemble import assemble
 from provisioner.images.catalogue import Catalogue
 from provisioner.images.chain import DEBIAN, Layer, build_chains
+from provisioner.images.claims import AGENT_ELEMENT, agent_units, check_claims, template_folder
 from provisioner.images.debian import store_layer
 from provisioner.images.dib import DibRun, build_tree
 from provisioner.images.elements import LAYER_ELEMENT, VALUES, count_packages, find_elements
@@ -31,7 +32,7 @@ from provisioner.images.sources import Source
 from provisioner.images.tasks import Task, run_tasks
 from provisioner.images.workshop import BuildSpec, Workshop, read_sources, timed
 from provisioner.model.image import Image
-from provisioner.system.files import write_file
+from provisioner.system.files import hash_file, write_file
 from provisioner.system.run import StoppableRunner
 from provisioner.system.scratch import available_memory, held_folder, scratch_memory, sweep_folders
 from provisioner.trust.keys import SiteKeys
@@ -217,9 +218,12 @@ def _tree_inputs(
         "sources": " ".join(source.line() for source in sources),
         LOCK: hash_inputs(lock),
     }
-    for element, place in find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search).items():
+    elements = find_elements((LAYER_ELEMENT, *build.spec.elements), workshop.search)
+    for element, place in elements.items():
         inputs |= folder_inputs(f"elements/{element}", place)
         inputs.pop(f"elements/{element}/{VALUES}", None)
+    if AGENT_ELEMENT in elements:  # it enables them, which leaves links in the tree
+        inputs |= {f"{AGENT_FILES}/instance/{unit.name}": hash_file(unit) for unit in agent_units(workshop)}
     return inputs
 
 
@@ -238,13 +242,14 @@ def _read_job(
     catalogue: Catalogue,
     force: bool,
 ) -> _Job:
+    check_claims(build, workshop)
     tree_inputs = _tree_inputs(build, sources, lock, workshop)
     debian = layer.chain[0].inputs
     inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent) | {"assembly": ASSEMBLY}
     inputs |= {"squashfs": "yes"} if build.spec.squashfs else {}
     for name in build.spec.templates:
-        inputs |= folder_inputs(f"templates/{name}", template_folder(workshop, name))
+        inputs |= folder_inputs(f"templates/{name}", template_folder(workshop.source, name))
     record = workshop.record(build.name)
     before = json.loads(record.read_text()) if record.is_file() else None
     newest = catalogue.newest(build.name)

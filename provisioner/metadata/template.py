@@ -17,6 +17,7 @@ from typing import Any
 from pystache.parsed import ParsedTemplate
 from pystache.parser import _ChangeNode, _CommentNode, _EscapeNode, _InvertedNode, _LiteralNode, _SectionNode
 
+from provisioner_agent.render.kinds import is_of_type
 from provisioner_agent.render.problem import Problem
 from provisioner_agent.render.template import parse_template, split_key, to_text
 
@@ -38,9 +39,10 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Tag:
-    """``{{name}}``; ``parts``: the name, taken apart at its dots."""
+    """``{{name}}``; ``parts``: the name, taken apart at its dots. ``kind``: what its value must be, or nothing."""
 
     parts: tuple[str, ...]
+    kind: str
     optional: bool
 
 
@@ -49,6 +51,7 @@ class Section:
     """``{{#name}}…{{/name}}``, or with ``inverted`` ``{{^name}}…{{/name}}``."""
 
     parts: tuple[str, ...]
+    kind: str
     optional: bool
     inverted: bool
     body: tuple[Item, ...]
@@ -110,9 +113,9 @@ Settled = tuple[str | Run | Rest, ...]
 """A template, evaluated on what nodes share."""
 
 
-def read_template(path: str, text: str, problems: list[Problem]) -> tuple[Item, ...] | None:
-    """None when faults were found, which are added to ``problems``."""
-    parsed = parse_template(path, text, problems)
+def read_template(path: str, text: str, problems: list[Problem], *, lax: bool) -> tuple[Item, ...] | None:
+    """None when faults were found, which are added to ``problems``. :param lax: as its control file says."""
+    parsed = parse_template(path, text, problems, lax=lax)
     return None if parsed is None else tuple(_read(parsed))
 
 
@@ -123,15 +126,15 @@ def _read(parsed: ParsedTemplate) -> Iterator[Item]:
         elif isinstance(node, _CommentNode | _ChangeNode):
             continue
         else:
-            name, _, optional = split_key(node.key)
+            name, _, kind, optional = split_key(node.key)
             parts = ITEM if name == "." else tuple(name.split("."))
             if isinstance(node, _EscapeNode | _LiteralNode):
-                yield Tag(parts, optional)
+                yield Tag(parts, kind, optional)
             elif isinstance(node, _SectionNode):
-                yield Section(parts, optional, inverted=False, body=tuple(_read(node.parsed)))
+                yield Section(parts, kind, optional, inverted=False, body=tuple(_read(node.parsed)))
             else:
                 assert isinstance(node, _InvertedNode), node
-                yield Section(parts, optional, inverted=True, body=tuple(_read(node.parsed_section)))
+                yield Section(parts, kind, optional, inverted=True, body=tuple(_read(node.parsed_section)))
 
 
 def settle(template: Sequence[Item], shared: Mapping[str, Any], late: frozenset[str]) -> Settled:
@@ -205,6 +208,8 @@ class Walk:
                 if not item.optional:
                     raise Missing(".".join(item.parts))
                 found = ""
+            elif item.kind and found is not Found.LATE:
+                self._check_kind(item, found)
             if found is Found.LATE:
                 out.append(Rest(item, tuple(stack)))
             elif isinstance(item, Section):
@@ -217,6 +222,12 @@ class Walk:
                 out.append(Rest(item, tuple(stack)))
             else:
                 out.append(to_text(self._told(found)))
+
+    def _check_kind(self, item: Tag | Section, found: Any) -> None:
+        """:raises Missing: the value is not of its type, as the agent's renderer will say."""
+        stands = isinstance(found, Stands)
+        if stands or not ((found is None and item.optional) or is_of_type(item.kind, found)):
+            raise Missing(f"{'.'.join(item.parts)} of the type {item.kind}")
 
     def _section(self, item: Section, found: Any, stack: list[Any], out: list[Piece]) -> None:
         if isinstance(found, Stands):

@@ -73,7 +73,10 @@ class Tree:
             self._shells = render_tree(dict.fromkeys(self._templates, ""), self._controls, {})
         except RenderError as error:
             problems += error.problems
-        self._read = {path: read_template(path, text, problems) for path, text in self._templates.items()}
+        self._read = {
+            path: read_template(path, text, problems, lax=_is_lax(self._controls.get(path, "{}")))
+            for path, text in self._templates.items()
+        }
         self._whole = bool(problems)
         self._settled: dict[tuple[Shared, frozenset[str]], dict[str, Settled] | None] = {}
 
@@ -115,3 +118,11 @@ class Tree:
             with suppress(Missing):  # on every node, and so said of each
                 self._settled[key] = {path: settle(found, shared.data, late) for path, found in items.items()}
         return self._settled[key]
+
+
+def _is_lax(control: str) -> bool:
+    """:param control: the text of a control file; what is wrong with it is said elsewhere."""
+    with suppress(ValueError):
+        said = json.loads(control)
+        return isinstance(said, dict) and said.get("lax") is True
+    return False

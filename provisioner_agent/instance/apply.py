@@ -105,8 +105,7 @@ class Applier:
         generation = journal.document.generation
         if journal.state == journals.SWITCHING:
             LOG.warning("the switch to generation %s was interrupted: its files are taken back", generation)
-            journals.take_back(self.host, journal)
-            journals.close_journal(self.host)
+            journals.settle(self.host, journal)
             return None
         if journal.state == journals.RETURNING:
             LOG.warning("the way back from generation %s was interrupted: it goes on", generation)

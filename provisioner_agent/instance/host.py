@@ -20,6 +20,8 @@ from typing import Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
+UNFINISHED = ".unfinished"
+"""Names of files that are being written end with it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Host(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds; nothing there is good too."""
+
+    def sweep(self, path: str) -> None:
+        """Remove what writes of this file that were cut off left beside it; flush what became of its name."""
 
     def tree(self, folder: str) -> dict[str, str]:
         """All regular files below a folder: text by relative path."""
@@ -113,7 +118,7 @@ class LinuxHost:
     def write(self, path: str, state: FileState) -> None:
         file = self._at(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(state.data)
@@ -136,6 +141,15 @@ class LinuxHost:
             file.unlink(missing_ok=True)
         if file.parent.is_dir():
             _flush_folder(file.parent)
+
+    def sweep(self, path: str) -> None:
+        file = self._at(path)
+        if not file.parent.is_dir():
+            return
+        for beside in list(file.parent.iterdir()):
+            if beside.name.startswith(f".{file.name}.") and beside.name.endswith(UNFINISHED):
+                beside.unlink(missing_ok=True)
+        _flush_folder(file.parent)
 
     def tree(self, folder: str) -> dict[str, str]:
         top = self._at(folder)
@@ -259,6 +273,9 @@ class FakeHost:
         self._step()
         for name in [name for name in self.files if name == path or name.startswith(f"{path}/")]:
             del self.files[name]
+
+    def sweep(self, path: str) -> None:
+        """A write in memory is never half done."""
 
     def tree(self, folder: str) -> dict[str, str]:
         top = f"{folder}/"

@@ -2,7 +2,9 @@
 
 All new and all previous content is in the journal's folder, flushed, before the first file is touched. So an agent that
 starts again finds one of: no journal (nothing was touched, or all is done); ``switching`` (some files may be new: it
-takes them back); ``switched`` (all are new: it goes on with the phases); ``returning`` (it goes on taking back).
+takes them back); ``switched`` (all are new: it goes on with the phases); ``returning`` (it goes on taking back). In
+``switching`` and ``returning`` alone the files may be a mixture; early boot ends it (:func:`settle`) before any service
+reads one of them.
 """
 
 from __future__ import annotations
@@ -70,8 +72,27 @@ def take_back(host: Host, journal: Journal) -> Journal:
     if read_journal(host) is None:
         return journal  # it never came to a switch
     returning = _record(host, journal, RETURNING)
-    _put(host, ((change.path, change.old) for change in reversed(journal.changes)))
+    settle(host, returning)
     return returning
+
+
+def settle(host: Host, journal: Journal) -> bool:
+    """Put the previous files back where the switch, or the way back, was cut off; whether it was.
+
+    After ``switching`` nothing is left to be done, and the journal is closed. After ``returning`` it stays: the agent
+    has to run the phases of the previous files, and to report. Done again it does the same.
+
+    :raises OSError: a file cannot be written; the files are a mixture. :raises LookupError: an owner is unknown.
+    """
+    if journal.state not in (SWITCHING, RETURNING):
+        return False
+    back = reversed(journal.changes)
+    _put(host, ((change.path, change.old) for change in back if host.read(change.path) != change.old))
+    for change in journal.changes:
+        host.sweep(change.path)
+    if journal.state == SWITCHING:
+        close_journal(host)
+    return True
 
 
 def close_journal(host: Host) -> None:

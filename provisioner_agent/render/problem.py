@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault. ``where`` is ``PATH:LINE`` or the path of a control file; ``what`` says it in one sentence."""
+    """One fault. ``where`` is ``PATH:LINE:COLUMN`` or the path of a control file; ``what`` says it in one sentence."""
 
     where: str
     what: str

@@ -79,7 +79,7 @@ def render_tree(
     :param templates: text by path below the root, ``etc/motd``. :param controls: control files by the path of their
         template; each is a JSON map with any of ``mode`` (octal text, ``"0640"``), ``owner``, ``group``, ``validate``
         (argv, with ``{path}`` in one of its words), ``sensitive`` (bool), ``services`` ({unit: ``restart``, ``reload``
-        or ``phase``}) and ``confirm`` (bool).
+        or ``phase``}), ``confirm`` (bool) and ``lax`` (bool: a missing key renders as nothing).
     :returns: the files by their absolute path.
     :raises RenderError: with every problem of every template.
     """
@@ -92,7 +92,8 @@ def render_tree(
             problems.append(Problem(path, "not a path below the root of the template tree"))
             continue
         control = _parse_control(path, controls.get(path, "{}"), problems)
-        content = render_template(path, templates[path], data, problems)
+        lax = bool(control.pop("lax", False))
+        content = render_template(path, templates[path], data, problems, lax=lax)
         files[f"/{path}"] = RenderedFile(f"/{path}", content, **control)
     if problems:
         raise RenderError(problems)
@@ -150,6 +151,7 @@ CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "group": _is_account,
     "sensitive": _is_flag,
     "confirm": _is_flag,
+    "lax": _is_flag,
     "services": _is_services,
 }
 """What a control file may say as it is, by key."""

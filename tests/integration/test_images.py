@@ -153,6 +153,25 @@ def test_a_package_that_does_not_exist_is_named(site: Site) -> None:
     assert site.leftovers() == []
 
 
+def test_elements_may_map_names_and_stand_for_each_other(site: Site) -> None:
+    """Names of packages and services by family (``pkg-map``, ``svc-map``); ``element-provides`` leaves one out."""
+    maps = {"family": {"debian": {"the_editor": "ed"}}, "default": {"the_editor": "no-such-editor"}}
+    site.role("maps", elements=["maps"])
+    site.element("maps", "package-installs.yaml", "the_editor:\n")
+    site.element("maps", "pkg-map", json.dumps(maps))
+    site.element("maps", "svc-map", "the-daemon:\n  default: wrong\n  debian: cron\n")
+    site.element("maps", "install.d/70-maps", '#!/bin/sh\nset -e\ntest "$(svc-map the-daemon)" = cron\nwhich ed\n')
+    site.element("stands-in", "element-provides", "left-out\n")
+    site.element("left-out", "install.d/60-left-out", "#!/bin/sh\nexit 7\n")
+    deps = site.source / "elements" / "maps" / "element-deps"
+    deps.write_text("base\npkg-map\nsvc-map\nstands-in\nleft-out\n")
+    site.run("image", "build", "maps", "--no-test")
+    assert "ed" in json.loads((site.newest("maps") / "manifest.json").read_text())["packages"]
+    deps.write_text(deps.read_text().replace("stands-in\n", ""))
+    assert "where: install.d/60-left-out" in site.run("image", "build", "maps", "--no-test", code=1)
+    site.forget("maps")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_is_ended_leaves_nothing_running_or_mounted(site: Site, number: signal.Signals) -> None:
     site.role("slow", elements=["slow"])

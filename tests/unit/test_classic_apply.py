@@ -22,6 +22,9 @@ from typing import Any
 import pytest
 import yaml
 
+from provisioner_agent.classic.control import Control
+from provisioner_agent.classic.files import OutFile, write_all
+
 CASES = Path(__file__).parent / "cases" / "classic"
 OLD = (
     "import os, sys; os.geteuid = lambda: 1; "  # as root it would write a log outside of the test's folder
@@ -146,3 +149,26 @@ def test_every_option_of_theirs_is_one_of_ours(tmp_path: Path) -> None:
         done = subprocess.run(words, env=bench.environment, capture_output=True, text=True, check=True)
         told.append(set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", done.stdout.partition("options:")[2])))
     assert told[0] - {"-metadata"} <= told[1]
+
+
+def test_all_contents_are_on_the_disk_before_the_first_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the name was there before the content, which stood in a buffer."""
+    tape: list[tuple[str, int]] = []
+    real_flush, real_replace = os.fsync, os.replace
+
+    def flush(handle: int) -> None:
+        real_flush(handle)
+        tape.append(("flushed", os.fstat(handle).st_ino))
+
+    def replace(old: str, new: Path) -> None:
+        state = Path(old).stat()
+        assert state.st_size == 20_000, "all of it is there when it gets its name"
+        real_replace(old, new)
+        tape.append(("named", state.st_ino))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", replace)
+    files = [OutFile(name, b"x" * 20_000, Control()) for name in ("a", "b/c")]
+    assert write_all(tmp_path, files) == ["a", "b/c"]
+    assert [what for what, _ in tape] == ["flushed", "flushed", "named", "named"]
+    assert {inode for what, inode in tape if what == "flushed"} == {inode for what, inode in tape if what == "named"}

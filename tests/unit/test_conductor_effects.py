@@ -102,7 +102,7 @@ def test_a_value_that_templates_need_and_do_not_get_is_refused_with_line_and_ins
     with pytest.raises(ManifestError) as caught:
         rack.conductor.plan(cloud(2, values={"web": 5}))
     (problem,) = caught.value.problems
-    assert problem.where == "web-000000000000: etc/web.conf:1"
+    assert problem.where == "web-000000000000: etc/web.conf:1:6"
     assert problem.what.startswith("the key web.size is not in the data") and "on web-0, web-1" in problem.what
     assert [node.generation for node in rack.conductor.nodes()] == before
     rack.conductor.plan(rack.desired)
@@ -112,7 +112,7 @@ def test_what_is_to_be_deployed_is_rendered_too(tmp_path: Path) -> None:
     rack = Rack(tmp_path, 8, cloud(8))
     rack.images.trees["web"] = {"etc/a": "{{nothing}}"}
     rack.enroll()
-    with pytest.raises(ManifestError, match=r"web-000000000000: etc/a:1: .*on web-0, .*web-4 and maybe others"):
+    with pytest.raises(ManifestError, match=r"web-000000000000: etc/a:1:1: .*on web-0, .*web-4 and maybe others"):
         rack.apply()
     assert set(rack.states().values()) == {"available"}
 

@@ -140,7 +140,7 @@ def test_a_node_without_files_says_why(tmp_path: Path) -> None:
 def test_values_that_cannot_be_rendered_are_named(tmp_path: Path) -> None:
     rack = ready(tmp_path, 1)
     wanted: Desired = cloud(1, values={"web": 5})
-    with pytest.raises(ManifestError, match=r"etc/web\.conf:1: the key web\.size .* on web-0"):
+    with pytest.raises(ManifestError, match=r"etc/web\.conf:1:6: the key web\.size .* on web-0"):
         rack.conductor.cloud_diff(wanted, None)
 
 

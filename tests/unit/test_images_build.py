@@ -38,12 +38,16 @@ AGENT = "usr/lib/python3/dist-packages/provisioner_agent"
 
 
 class Builders:
-    """Plays mmdebstrap and diskimage-builder; all other programs are real. ``broken``: the program that fails."""
+    """Plays mmdebstrap and diskimage-builder; all other programs are real. ``broken``: the program that fails.
+
+    ``more``: files by path that diskimage-builder's tree has besides.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.broken = ""
         self.environment: Mapping[str, str] = {}
+        self.more: Mapping[str, str] = {}
 
     def stop(self) -> None:
         self.broken = "every program"
@@ -75,7 +79,7 @@ class Builders:
             Path(words[-2]).write_bytes(b"layer")
         elif name == "disk-image-create":
             self.environment = dict(env or {})
-            make_tree(Path(words[words.index("-o") + 1] + ".tar"))
+            make_tree(Path(words[words.index("-o") + 1] + ".tar"), self.more)
         elif name == "tar":  # as anybody: owners and devices need root
             opener = zstandard.open if words[-1].endswith(".zst") else open
             with opener(words[-1], "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -105,8 +109,8 @@ def make_tar(path: Path, more: Mapping[str, str]) -> None:
             tar.addfile(entry, io.BytesIO(text.encode()))
 
 
-def make_tree(path: Path) -> None:
-    make_tar(path, {})
+def make_tree(path: Path, more: Mapping[str, str]) -> None:
+    make_tar(path, more)
 
 
 PACKAGES, CONFIGURATION = "disk-image-create layer-galera", "disk-image-create galera"
@@ -159,10 +163,10 @@ class Site:
             [SPEC], self.lock, workshop=self.workshop, keys=keys, runner=self.runner, observer=self.observer
         )
 
-    def build(self, force: bool = False, tester: Tester | None = None) -> Built:
+    def build(self, force: bool = False, tester: Tester | None = None, spec: BuildSpec = SPEC) -> Built:
         self.runner.calls.clear()
         (built,) = build_images(
-            [SPEC],
+            [spec],
             workshop=self.workshop,
             catalogue=self.catalogue,
             runner=self.runner,
@@ -268,6 +272,16 @@ def test_what_values_an_element_has_is_in_no_image(site: Site) -> None:
     site.build()
     site.write("elements/galera/values.yaml", "properties: {}\n")
     assert not site.build().rebuilt
+
+
+def test_a_unit_of_the_agent_is_enabled_again_when_it_changed(site: Site) -> None:
+    site.write("elements/galera/element-deps", "package-installs\nprovisioner-agent\n")
+    site.write("elements/provisioner-agent/install.d/60-agent", "systemctl enable provisioner-agent.service\n")
+    site.build()
+    unit = "instance/provisioner-agent.service"
+    site.write(f"provisioner_agent/{unit}", "[Install]\n")
+    assert site.build().reason == f"because agent/{unit} changed"
+    assert site.runner.calls == [CONFIGURATION]
 
 
 def test_the_same_inputs_give_the_same_image(site: Site) -> None:
@@ -410,7 +424,7 @@ def test_two_builds_are_compared_aside(site: Site) -> None:
 def test_the_first_path_that_differs_between_two_builds_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     serial = iter(range(100))
 
-    def make_other(path: Path) -> None:
+    def make_other(path: Path, more: Mapping[str, str]) -> None:
         make_tar(path, {"etc/machine-id": str(next(serial)), "etc/other": "same"})
 
     monkeypatch.setitem(globals(), "make_tree", make_other)
@@ -433,6 +447,21 @@ def test_unknown_elements_and_templates_are_refused_before_anything_runs(site: S
     with pytest.raises(ImageError, match="no templates galera"):
         site.build()
     assert site.runner.calls == []
+
+
+def test_two_that_claim_one_path_are_refused_before_anything_runs(site: Site) -> None:
+    site.write("templates/more/etc/my.cnf", "b={{b}}\n")
+    both = BuildSpec("galera", ImageSpec(elements=("galera",), templates=("galera", "more")))
+    with pytest.raises(ImageError, match=r"/etc/my\.cnf: .*galera/etc/my\.cnf and .*more/etc/my\.cnf"):
+        site.build(spec=both)
+    assert site.runner.calls == []
+
+
+def test_a_template_that_an_element_has_put_there_is_not_replaced(site: Site) -> None:
+    site.runner.more = {"usr/libexec/provisioner-agent/templates/etc/my.cnf": "of an element"}
+    with pytest.raises(ImageError, match="put a template there already"):
+        site.build()
+    assert site.catalogue.newest("galera") is None
 
 
 def test_elements_bring_what_they_depend_on_and_ours_come_first(site: Site, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from agent_world import CONF, SECRET, World, applied_world
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.host import FileState, Finished, Killed
+from provisioner_agent.instance.permits import back_off
 from provisioner_agent.protocol.link import ForgedAnswer
 
 FORWARD = ["pre-configure.d/10-stop", "configure.d/10-a", "configure.d/20-b", "post-configure.d/10-start"]
@@ -96,7 +98,7 @@ def test_a_missing_key_changes_nothing() -> None:
     world.go()
     report = world.reports[-1]
     assert (report["state"], report["generation"], report["applied"], report["healthy"]) == ("failed", 2, 1, True)
-    assert "etc/service.conf:1: the key port is not in the data (did you mean prot?)" in report["error"]["cause"]
+    assert "etc/service.conf:1:6: the key port is not in the data (did you mean prot?)" in report["error"]["cause"]
     assert world.ran() == [] and world.permits == [] and world.text(CONF) == "port=80\n"
     world.go()
     assert world.ran() == [], "it is not tried again"
@@ -131,6 +133,7 @@ def test_a_failing_script_takes_the_files_back() -> None:
     assert (report["state"], report["generation"], report["applied"], report["healthy"]) == ("rolled-back", 2, 1, True)
     error = report["error"]
     assert (error["script"], error["code"], error["cause"]) == ("10-a", 3, "first word\nlast word")
+    assert [(phase["script"], phase["code"]) for phase in report["phases"]] == [("10-stop", 0), ("10-a", 3)]
     assert world.permits == [("acquire", 2), ("release", 2)]
     world.forget()
     world.start()
@@ -249,6 +252,15 @@ def test_a_lost_server_changes_nothing() -> None:
     world.host.time += 60
     world.go()
     assert world.reports[-1]["healthy"] and world.reports[-1]["warnings"] == []
+
+
+def test_agents_do_not_ask_again_all_at_once() -> None:
+    """Each waits twice as long each time, up to a minute, of which it takes a part by chance."""
+    for failures in range(1, 12):
+        longest = min(60.0, 2.0 ** (failures - 1))
+        pauses = {back_off(failures, random.Random(agent)) for agent in range(20)}
+        assert longest / 2 <= min(pauses) < max(pauses) <= longest
+        assert len(pauses) == 20 and max(pauses) - min(pauses) > longest / 4
 
 
 def test_a_permit_that_could_not_be_given_back_is_given_back_later() -> None:

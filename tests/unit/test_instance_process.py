@@ -71,6 +71,31 @@ def test_host_files(tmp_path: Path) -> None:
     assert host.read("/etc/deep/a") is None and host.tree("/etc") == {} and host.scripts("/none") == []
 
 
+def test_content_is_on_the_disk_before_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, tape = LinuxHost(tmp_path), []
+    real_flush, real_replace = os.fsync, os.replace
+
+    def flush(handle: int) -> None:
+        real_flush(handle)
+        tape.append(("flushed", os.fstat(handle).st_ino))
+
+    def replace(old: str, new: Path) -> None:
+        state = Path(old).stat()
+        assert (state.st_size, state.st_mode & 0o7777) == (5, 0o640)
+        real_replace(old, new)
+        tape.append(("named", state.st_ino))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", replace)
+    host.write("/etc/a", FileState(b"12345", 0o640))
+    file, folder = (tmp_path / "etc/a").stat().st_ino, (tmp_path / "etc").stat().st_ino
+    assert tape == [("flushed", file), ("named", file), ("flushed", folder)]
+    host.remove("/etc/a")
+    assert tape[3:] == [("flushed", folder)]
+
+
 def test_host_programs(tmp_path: Path) -> None:
     host = LinuxHost(tmp_path)
     assert host.run(["sh", "-c", "echo out; echo err >&2; exit 3"], limit=10).output.split() == ["out", "err"]
@@ -166,5 +191,5 @@ def test_what_would_change_is_shown(root: Path, tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == "Nothing to change.\n"
     file.write_text(json.dumps(metadata(2) | {"values": {}}))
     assert run_command(words) == 1
-    assert "etc/service.conf:1: the key port is not in the data" in capsys.readouterr().err
+    assert "etc/service.conf:1:6: the key port is not in the data" in capsys.readouterr().err
     assert run_command(["aply"]) == 64

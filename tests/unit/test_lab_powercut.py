@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from provisioner.errors import LabError
-from provisioner.lab.powercut import DISCARD, ENTRY, FLUSH, FUA, MAGIC, SUPERBLOCK, VERSION, cut_power
+from provisioner.lab.powercut import (
+    DISCARD,
+    ENTRY,
+    FLUSH,
+    FUA,
+    MAGIC,
+    SUPERBLOCK,
+    VERSION,
+    Cut,
+    Replay,
+    cut_power,
+    list_cuts,
+    read_log,
+)
 
 SECTOR = 512
 Entry = tuple[int, int, bytes]
@@ -66,3 +80,55 @@ def test_what_is_no_log_is_said(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "disk").write_bytes(b"")
     with pytest.raises(LabError):
         cut_power(tmp_path / "log", tmp_path / "disk")
+
+
+def replayed(tmp_path: Path, entries: list[Entry], chosen: int) -> dict[Cut, bytes]:
+    """What each cut leaves of a disk of eight sectors, of which each one had a question mark."""
+    write_log(tmp_path / "log", entries)
+    with (tmp_path / "log").open("rb") as source:
+        writes = list(read_log(source))
+        replay = Replay(source, writes, b"?" * SECTOR * 8)
+        return {cut: replay.disk_after(cut) for cut in list_cuts(writes, random.Random(1), chosen)}
+
+
+def letters(disk: bytes) -> str:
+    return bytes(disk[::SECTOR]).replace(b"\0", b"0").decode()
+
+
+def test_a_cut_keeps_all_that_was_flushed_and_any_part_of_the_rest(tmp_path: Path) -> None:
+    entries = [(0, 0, block("a")), (0, FLUSH, b""), (1, 0, block("b")), (2, 0, block("c")), (0, FLUSH, b"")]
+    found = replayed(tmp_path, entries, 40)
+    by_flush: dict[int, set[str]] = {}
+    for cut, disk in found.items():
+        by_flush.setdefault(cut.flushed, set()).add(letters(disk))
+    assert by_flush == {
+        0: {"????????", "a???????"},
+        2: {"a???????", "ab??????", "a?c?????", "abc?????"},
+        5: {"abc?????"},
+    }
+
+
+def test_what_a_part_of_comes_after_the_last_flush_may_be_there(tmp_path: Path) -> None:
+    found = replayed(tmp_path, [(0, FLUSH, b""), (1, 0, block("b")), (1, DISCARD, b"")], 40)
+    assert {letters(disk) for disk in found.values()} == {"????????", "?b??????", "?00?????"}
+
+
+def test_a_write_past_the_cache_is_in_every_part(tmp_path: Path) -> None:
+    found = replayed(tmp_path, [(0, 0, block("a")), (1, FUA, block("b")), (2, 0, block("c"))], 40)
+    assert {letters(disk) for cut, disk in found.items() if cut.kept} == {
+        "?b??????", "ab??????", "?bc?????", "abc?????",
+    }  # fmt: skip
+
+
+def test_the_same_chance_gives_the_same_cuts(tmp_path: Path) -> None:
+    entries = [(number % 8, 0, block("x")) for number in range(20)]
+    assert list(replayed(tmp_path, entries, 3)) == list(replayed(tmp_path, entries, 3))
+
+
+def test_a_replay_does_not_go_back(tmp_path: Path) -> None:
+    write_log(tmp_path / "log", [(0, 0, block("a")), (0, FLUSH, b"")])
+    with (tmp_path / "log").open("rb") as source:
+        replay = Replay(source, list(read_log(source)), bytes(SECTOR * 8))
+        replay.disk_after(Cut(2))
+        with pytest.raises(ValueError, match="order"):
+            replay.disk_after(Cut(0))

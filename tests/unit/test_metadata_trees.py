@@ -21,7 +21,7 @@ NAMES = (
 )  # fmt: skip
 WORDS = st.sampled_from(("", "x", "\n", " \n", "{", "a b", "\t", "\r\n", "ü", "<&>"))
 NAME = st.sampled_from(NAMES)
-MARK = st.sampled_from(("", "?", "?"))
+MARK = st.sampled_from(("", "?", "?", ":int", ":line?"))
 
 
 def tag(name: str, mark: str, style: str) -> str:
@@ -99,13 +99,13 @@ def as_we(tree: Tree, shared: Shared, own: Mapping[str, Any]) -> Any:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.lists(TEMPLATE, min_size=1, max_size=3), metadata())
+@given(st.lists(TEMPLATE, min_size=1, max_size=3), metadata(), st.sampled_from(("", ', "lax": true')))
 def test_files_are_those_of_the_agent(
-    texts: list[str], told: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+    texts: list[str], told: tuple[list[dict[str, Any]], list[dict[str, Any]]], lax: str
 ) -> None:
     parts, owns = told
     for text in texts:  # each alone: one with a fault has all of its tree rendered by the agent's renderer
-        files = {"etc/a": text, "etc/a.control": '{"mode": "0600", "services": {"a.service": "reload"}}'}
+        files = {"etc/a": text, "etc/a.control": f'{{"mode": "0600", "services": {{"a.service": "reload"}}{lax}}}'}
         tree, shared = Tree(files), Shared(parts)
         for own in owns:
             assert as_we(tree, shared, own) == as_agent(files, parts, own), text
