@@ -64,10 +64,12 @@ class Config(Value):
     """Default values of the role's templates; the cloud file may override each of them, and add none.
 
     ``drift``: what becomes of files that somebody changes by hand in an instance.
+    ``confirm_seconds``: within which the service must hear a node again after a change that may cut it off.
     """
 
     values: dict[str, Any] = Field(default_factory=dict)
     drift: Literal["report", "repair"] = "report"
+    confirm_seconds: int = Field(default=120, ge=10, le=3600)
 
 
 class Link(Value):

@@ -20,6 +20,8 @@ from typing import Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
+SYSTEMD = Path("/run/systemd/system")
+"""There while systemd is the first process (sd_booted(3))."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Host(Protocol):
     @property
     def owns(self) -> bool:
         """Whether owners of files are kept; if not, :meth:`read` calls each owner root."""
+
+    @property
+    def has_units(self) -> bool:
+        """Whether systemd runs here, and its units are this instance's and may be restarted."""
 
     def read(self, path: str) -> FileState | None:
         """A file, or None when there is none."""
@@ -92,6 +98,10 @@ class LinuxHost:
     @property
     def owns(self) -> bool:
         return os.geteuid() == 0 and self.root == Path("/")
+
+    @property
+    def has_units(self) -> bool:
+        return self.owns and SYSTEMD.is_dir()
 
     def _at(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -234,6 +244,7 @@ class FakeHost:
 
     def __init__(self, files: Mapping[str, FileState] | None = None) -> None:
         self.owns = True
+        self.has_units = True
         self.files: dict[str, FileState] = dict(files or {})
         self.programs: dict[str, Script] = {}
         self.runs: list[tuple[tuple[str, ...], dict[str, str]]] = []

@@ -18,7 +18,7 @@ from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import BadDocument, Document, parse_document, read_document
 from provisioner_agent.instance.drift import find_drift
-from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
+from provisioner_agent.instance.files import check_files, compare_files, diff_text, refuse_files, render_files
 from provisioner_agent.instance.host import LinuxHost
 from provisioner_agent.instance.record import read_record
 from provisioner_agent.instance.report import status_text
@@ -70,14 +70,24 @@ def run_command(argv: Sequence[str]) -> int:
 def run_agent(host: LinuxHost) -> int:
     """Collect and apply for ever."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config = json.loads(host_text(host, messages.AGENT_CONFIG))
+    config = read_config(host)
     link = HttpLink(read_servers(config), config["token"])
     box = Box(read_document(host, places.METADATA))
     chance = random.SystemRandom()
     collector = Collector(host, link, box, chance, Verifier(host, config))
     threading.Thread(target=collector.run, name="collect", daemon=True).start()
-    Agent(host, link, box, chance).run()
+
+    def open_link() -> HttpLink:
+        now = read_config(host)
+        return HttpLink(read_servers(now), now["token"])
+
+    Agent(host, link, box, chance, open_link).run()
     return 0
+
+
+def read_config(host: LinuxHost) -> dict[str, Any]:
+    """Where the server is, and who the agent is. :raises FileNotFoundError: :raises ValueError: it is not JSON."""
+    return dict(json.loads(host_text(host, messages.AGENT_CONFIG)))
 
 
 def show_status(host: LinuxHost, *, as_json: bool) -> int:
@@ -115,7 +125,7 @@ def show_diff(host: LinuxHost, metadata: Path, templates: str) -> int:
     """Render, validate, and show what differs from what is there. Changes nothing."""
     document = read_metadata(metadata)
     files = render_files(host, document, templates)
-    check_files(host, files)
+    refuse_files(check_files(host, files))
     changes = compare_files(host, files, ())
     if not changes:
         print("Nothing to change.")

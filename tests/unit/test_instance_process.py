@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,11 @@ def test_link_both_ways() -> None:
                 link.call("GET", f"{messages.METADATA}?since=3&wait=0", timeout=5)
         server.forge = "none"
         with pytest.raises(ServerAway, match="401 without authentication"):
-            HttpLink(Servers(server.url), "agent-1.wrong").call("POST", messages.REPORT, {}, timeout=5)
+            stranger = HttpLink(Servers(server.url), "agent-1.wrong")
+            with closing(stranger):
+                stranger.call("POST", messages.REPORT, {}, timeout=5)
         assert server.reports == []
+        link.close()
 
 
 def test_link_without_a_server() -> None:
@@ -142,6 +145,28 @@ def test_the_running_agent(root: Path, capsys: pytest.CaptureFixture[str]) -> No
             process.wait(timeout=10)
     assert run_command(["status", "--json", "--root", str(root)]) == 0
     assert json.loads(capsys.readouterr().out)["applied"] == 4
+
+
+def test_a_change_after_which_no_new_connection_is_made_is_taken_back(root: Path) -> None:
+    control = root / f"{places.TEMPLATES}/etc/service.conf.control".lstrip("/")
+    control.write_text('{"confirm": true}')
+    role = {"name": "web", "count": 3, "confirm": 1}
+
+    def cut_off() -> bool:
+        return (root / "running").exists() and (root / "running").read_text() == "port=81\n"
+
+    with served() as server:
+        server.offer(document(1, 80) | {"role": role})
+        server.deaf = cut_off
+        with running(root, server):
+            server.wait_for("applied 1 True")
+            server.offer(document(2, 81) | {"role": role})
+            said = server.wait_for("rolled-back 1 True")
+            assert said["generation"] == 2 and "not heard over a new connection" in said["error"]["summary"]
+            assert (root / "etc/service.conf").read_text() == (root / "running").read_text() == "port=80\n"
+            server.offer(document(3, 82) | {"role": role})
+            server.wait_for("applied 3 True")
+        assert [report["confirming"] for report in server.reports if "confirming" in report] == [1, 3]
 
 
 def test_what_would_change_is_shown(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
