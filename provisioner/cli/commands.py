@@ -72,6 +72,7 @@ COMMANDS: dict[str, Entry] = {
         "provisioner.cli.config_status:status",
         "How many instances have their newest generation, and why the others not.",
     ),
+    "config report": Entry("provisioner.cli.config_report:report", "Show what an instance last said, whole."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
     "conductor list": Entry(
         "provisioner.cli.conductor:list_conductors", "Say which live, and on how many nodes each works."

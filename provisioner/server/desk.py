@@ -21,6 +21,7 @@ from provisioner.model.status import (
     DeploymentReport,
     EnrollItem,
     EnrollResult,
+    InstanceReport,
     NodeView,
     ScanResult,
     SweepResult,
@@ -66,6 +67,10 @@ class ForOperators(Subscribed, Protocol):
     def recognise(self, token: str) -> Operator | None: ...
 
     def deployment_report(self, name: str) -> DeploymentReport: ...
+
+    def instance_report(self, name: str) -> InstanceReport: ...
+
+    def cloud_reports(self, name: str) -> Sequence[InstanceReport]: ...
 
     def set_power(self, name: str, want: str | None) -> Power: ...
 
@@ -141,7 +146,8 @@ class ForGuests(Subscribed, Protocol):
     def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
         """``{"generation", "metadata", "signature", "parts"}`` as JSON when there is a generation above ``since``."""
 
-    def report(self, token_id: str, message: dict[str, Any]) -> object: ...
+    def report(self, token_id: str, message: dict[str, Any], waited: float) -> dict[str, Any]:
+        """``waited``: seconds since the message came."""
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 

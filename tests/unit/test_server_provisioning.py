@@ -86,8 +86,11 @@ class Rack:
         self.had = tuple(have)
         return json.dumps({"generation": self.generation, "metadata": {}}) if self.generation > since else None
 
-    def report(self, token_id: str, message: dict[str, Any]) -> None:
-        raise Conflict("the generation is too old", where=token_id)
+    def report(self, token_id: str, message: dict[str, Any], waited: float) -> dict[str, Any]:
+        if message.get("generation") == 1:
+            raise Conflict("the generation is too old", where=token_id)
+        self.heard.append(("report", token_id, waited))
+        return {"heard": message["generation"]}
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
         self._look()
@@ -246,6 +249,16 @@ def test_errors_of_the_conductor_are_signed_json() -> None:
         assert wrong.status_code == 400 and wrong.json()["error"] == "UsageError"
         wrong = await wire.instance("GET", METADATA + "?since=-1")
         assert wrong.status_code == 400
+
+    with_wire(work)
+
+
+def test_a_report_is_answered_and_how_long_it_waited_is_told() -> None:
+    async def work(wire: Wire) -> None:
+        answer = await wire.instance("POST", REPORT, {"generation": 2, "confirming": 2})
+        assert (answer.status_code, answer.json()) == (200, {"heard": 2})
+        ((kind, ident, waited),) = [item for item in wire.rack.heard if item[0] == "report"]
+        assert (kind, ident) == ("report", "i1") and waited >= 0
 
     with_wire(work)
 
