@@ -5,29 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import random
 import shlex
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from provisioner_agent.instance import places
-from provisioner_agent.instance.agent import Agent
-from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import BadDocument, Document, parse_document, read_document
 from provisioner_agent.instance.drift import find_drift
 from provisioner_agent.instance.files import check_files, compare_files, diff_text, refuse_files, render_files
 from provisioner_agent.instance.host import LinuxHost
 from provisioner_agent.instance.record import read_record
 from provisioner_agent.instance.report import status_text
-from provisioner_agent.instance.signature import Verifier
+from provisioner_agent.instance.run import host_text, run_agent
 from provisioner_agent.instance.trial import run_trial
-from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
-from provisioner_agent.protocol.link import HttpLink
-from provisioner_agent.protocol.servers import read_servers
 from provisioner_agent.render.problem import RenderError
 
 EXIT_ERROR = 1
@@ -61,33 +54,11 @@ def run_command(argv: Sequence[str]) -> int:
             return try_once(host, words.metadata)
         if words.command == "diff":
             return show_diff(host, words.metadata, words.templates)
-        return run_agent(host)
+        run_agent(host)
+        return 0
     except (OSError, ValueError, KeyError, AuthError, BadDocument, RenderError) as error:
         print(f"provisioner-agent: {error}", file=sys.stderr)
         return EXIT_ERROR
-
-
-def run_agent(host: LinuxHost) -> int:
-    """Collect and apply for ever."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config = read_config(host)
-    link = HttpLink(read_servers(config), config["token"])
-    box = Box(read_document(host, places.METADATA))
-    chance = random.SystemRandom()
-    collector = Collector(host, link, box, chance, Verifier(host, config))
-    threading.Thread(target=collector.run, name="collect", daemon=True).start()
-
-    def open_link() -> HttpLink:
-        now = read_config(host)
-        return HttpLink(read_servers(now), now["token"])
-
-    Agent(host, link, box, chance, open_link).run()
-    return 0
-
-
-def read_config(host: LinuxHost) -> dict[str, Any]:
-    """Where the server is, and who the agent is. :raises FileNotFoundError: :raises ValueError: it is not JSON."""
-    return dict(json.loads(host_text(host, messages.AGENT_CONFIG)))
 
 
 def show_status(host: LinuxHost, *, as_json: bool) -> int:
@@ -153,13 +124,6 @@ def read_metadata(path: Path) -> Document:
     if document is None:
         raise BadDocument(f"{path} holds no metadata")
     return document
-
-
-def host_text(host: LinuxHost, path: str) -> str:
-    state = host.read(path)
-    if state is None:
-        raise FileNotFoundError(f"{host.real(path)} does not exist")
-    return state.data.decode()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -60,8 +60,13 @@ def test_host_files(tmp_path: Path) -> None:
     assert (tmp_path / "etc/deep/a").stat().st_mode & 0o7777 == 0o640
     assert [path.name for path in (tmp_path / "etc/deep").iterdir()] == ["a"]
     assert host.tree("/etc") == {"deep/a": "x"}
+    (tmp_path / "kept").write_text("")
+    (tmp_path / "etc/deep/folder").mkdir()
+    (tmp_path / "etc/deep/folder/link").symlink_to(tmp_path)
+    (tmp_path / "etc/deep/folder/nowhere").symlink_to("nothing")
     host.remove("/etc/deep")
     host.remove("/etc/deep")
+    assert (tmp_path / "kept").exists()
     assert host.read("/etc/deep/a") is None and host.tree("/etc") == {} and host.scripts("/none") == []
 
 
@@ -106,7 +111,8 @@ def running(root: Path, server: AgentServer) -> Iterator[subprocess.Popen[bytes]
     config = root / messages.AGENT_CONFIG.lstrip("/")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps({"url": server.url, "token": TOKEN, "node": "n1", "hostname": "web-0"}))
-    words = [sys.executable, "-m", "provisioner_agent.instance.main", "run", "--root", str(root)]
+    begin = "from provisioner_agent.command import main; main()"
+    words = [sys.executable, "-c", begin, "run", "--root", str(root)]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         yield process
