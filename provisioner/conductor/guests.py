@@ -314,10 +314,9 @@ class Guests:
             contact = {"contact": self._doors.clock.now()}
             self._store.deployments.set_detail(token.deployment, StepName.CONFIGURE, contact)
 
-    def report(self, token_id: str, message: Mapping[str, Any], waited: float = 0.0) -> dict[str, Any]:
+    def report(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Take a report on record; give permits back, finish what is done once, or halt the role.
 
-        :param waited: seconds since the message came.
         :returns: ``{"heard": generation}`` to one that asks to be confirmed.
         :raises UsageError: the message has another shape.
         """
@@ -331,7 +330,7 @@ class Guests:
             if node.deployment != token.deployment:
                 return {}
             before = self._store.clouds.report(node.name, token.deployment)
-            body, detail = split_report(message, before, now - waited)
+            body, detail = split_report(message, before, now)
             self._store.clouds.put_report(node.name, token.deployment, body, now, detail)
             applied = generation if message["state"] == "applied" else int(message.get("applied") or node.applied)
             healthy = message.get("healthy") is True

@@ -146,8 +146,7 @@ class ForGuests(Subscribed, Protocol):
     def metadata(self, token_id: str, since: int, have: Collection[str]) -> str | None:
         """``{"generation", "metadata", "signature", "parts"}`` as JSON when there is a generation above ``since``."""
 
-    def report(self, token_id: str, message: dict[str, Any], waited: float) -> dict[str, Any]:
-        """``waited``: seconds since the message came."""
+    def report(self, token_id: str, message: dict[str, Any]) -> object: ...
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 

@@ -86,7 +86,7 @@ class Nonces:
 
 class GuestGuard:
     """ASGI middleware for the paths under :data:`GUARDED`. Behind it ``scope["token_id"]`` is the token's id, and
-    ``scope["topics"]`` what its guest is to hear of, and ``scope["came"]`` when it came, as ``now`` has it."""
+    ``scope["topics"]`` what its guest is to hear of."""
 
     def __init__(
         self, app: ASGIApp, guest_of: GuestOf, nonces: Nonces, now: Callable[[], float] = time.monotonic
@@ -101,7 +101,6 @@ class GuestGuard:
         if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
             await self._app(scope, receive, send)
             return
-        came = self._now()
         try:
             body = await _read_body(scope, receive)
             secret, topics = await self._check(scope, body)
@@ -111,7 +110,7 @@ class GuestGuard:
             return
         headers = Headers(scope=scope)
         answer = _SignedAnswer(send, secret, headers[NONCE_HEADER])
-        known = {**scope, "token_id": headers[ID_HEADER], "topics": topics, "came": came}
+        known = {**scope, "token_id": headers[ID_HEADER], "topics": topics}
         await self._app(known, _replay(body, receive), answer)
 
     async def _check(self, scope: Scope, body: bytes) -> tuple[str, frozenset[str]]:
@@ -143,11 +142,6 @@ class GuestGuard:
 def token_id(request: Request) -> str:
     """The authenticated token of a request behind the guard."""
     return str(request.scope["token_id"])
-
-
-def came(request: Request) -> float:
-    """When the message came, by the clock of the guard."""
-    return float(request.scope["came"])
 
 
 def topics(request: Request) -> frozenset[str]:

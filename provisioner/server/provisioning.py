@@ -21,7 +21,7 @@ from provisioner.model.hardware import MAC
 from provisioner.server.answers import build_app, read_map, read_number
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests
-from provisioner.server.guard import GuestGuard, Nonces, came, token_id, topics
+from provisioner.server.guard import GuestGuard, Nonces, token_id, topics
 from provisioner.server.limits import Buckets, peer_of
 from provisioner.store.permits import ANY_PERMIT
 from provisioner_agent.protocol.messages import (
@@ -125,7 +125,7 @@ def agent_app(
     conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes, now: Callable[[], float] = time.monotonic
 ) -> ASGIApp:
     """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`."""
-    guests = _Guests(conductor, desk, changes, now)
+    guests = _Guests(conductor, desk, changes)
     files = _Images(path_of, desk)
 
     async def file(request: Request) -> Response:
@@ -139,7 +139,7 @@ def agent_app(
             Route(PROGRESS, guests.told(conductor.progress), methods=["POST"]),
             Route(RESULT, guests.told(conductor.result), methods=["POST"]),
             Route(METADATA, guests.metadata, methods=["GET"]),
-            Route(REPORT, guests.report, methods=["POST"]),
+            Route(REPORT, guests.told(conductor.report), methods=["POST"]),
             Route(PERMIT, guests.permit, methods=["POST"]),
         ]
     )
@@ -151,11 +151,10 @@ def agent_app(
 
 
 class _Guests:
-    def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes, now: Callable[[], float]) -> None:
+    def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes) -> None:
         self._conductor = conductor
         self._desk = desk
         self._changes = changes
-        self._now = now
 
     async def hello(self, request: Request) -> Response:
         ident, message = token_id(request), await read_map(request)
@@ -182,12 +181,6 @@ class _Guests:
         )
         return Response(found or "{}", media_type="application/json")
 
-    async def report(self, request: Request) -> Response:
-        """A report may wait for a thread, so how long it did is told with it: it says what time its sender has."""
-        ident, message, since = token_id(request), await read_map(request), came(request)
-        answer = await self._desk.for_guest(lambda: self._conductor.report(ident, message, self._now() - since))
-        return JSONResponse(answer)
-
     async def permit(self, request: Request) -> Response:
         """An acquire waits until it is granted; a release is answered at once."""
         ident, message = token_id(request), await read_map(request)
@@ -204,11 +197,10 @@ class _Guests:
         return JSONResponse(answer)
 
     def told(self, call: Callable[[str, dict[str, Any]], object]) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint that hands a message on and answers ``{}``."""
+        """An endpoint that hands a message on and answers what ``call`` gives."""
 
         async def endpoint(request: Request) -> Response:
-            await self._desk.for_guest(call, token_id(request), await read_map(request))
-            return JSONResponse({})
+            return JSONResponse(await self._desk.for_guest(call, token_id(request), await read_map(request)))
 
         return endpoint
 

@@ -11,6 +11,7 @@ from provisioner_agent.instance import places
 from provisioner_agent.instance.account import DIFF_CHARACTERS, HIDDEN, build_mask, cut_diff
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.host import Finished
+from provisioner_agent.instance.report import INTERVAL
 
 LONG = "/etc/long.conf"
 OPEN = "/etc/open.conf"
@@ -51,7 +52,7 @@ def test_diff_and_validators_are_told_until_they_are_taken_and_not_again() -> No
     (check,) = told["validators"]
     assert (check["path"], check["command"], check["code"]) == (CONF, "check '{path}'", 0)
     assert check["said"] == "looks good" and check["seconds"] == 0
-    world.host.time += 61
+    world.host.time += INTERVAL + 1
     world.agent.turn()
     assert "diff" not in world.reports[-1] and "validators" not in world.reports[-1]
     world.forget()
@@ -150,7 +151,7 @@ def test_without_units_systemd_is_not_asked() -> None:
 
 def test_the_clock_is_told_as_it_is_when_it_is_sent() -> None:
     world = applied_world()
-    world.host.time += 61
+    world.host.time += INTERVAL + 1
     world.agent.turn()
     assert world.reports[-1]["clock"] == world.host.time
     count = len(world.reports)
@@ -163,6 +164,6 @@ def test_a_usual_report_is_small() -> None:
     world = controlled(web_service="restart")
     world.offer(2, 81)
     world.go()
-    world.host.time += 61
+    world.host.time += INTERVAL + 1
     world.agent.turn()
     assert len(json.dumps(world.reports[-1])) < 1500
