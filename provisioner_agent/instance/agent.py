@@ -231,7 +231,7 @@ class Agent:
     def _unconfirmed(self, generation: int) -> Mapping[str, Any]:
         """The message that asks for the server's word: it says that the generation is not in force yet."""
         record = replace(self.record, about=generation, state=UNCONFIRMED, error=None, phases=(), account={})
-        return self.reporter.compose(record, self.probes, settled=False)
+        return self.reporter.compose(record, self.probes, drift=self.drift, units=self.units, settled=False)
 
     # What the applier tells on its way.
 
@@ -252,4 +252,7 @@ class Agent:
 
     def probed(self, results: Mapping[str, ProbeResult]) -> None:
         self.probes = dict(results)
-        self.reporter.tell(self._interim, self.probes, settled=False, problem=self.box.problem)
+        problem = self.box.problem
+        self.reporter.tell(
+            self._interim, self.probes, drift=self.drift, units=self.units, settled=False, problem=problem
+        )

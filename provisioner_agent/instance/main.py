@@ -82,6 +82,10 @@ def show_why(host: LinuxHost, path: str | None) -> int:
     file = files[path]
     print(f"{path}: template {places.TEMPLATES}{path}, generation {document.generation}")
     print(f"mode {file.mode:04o}, {file.owner}:{file.group}" + (", sensitive" if file.sensitive else ""))
+    for unit, how in file.services.items():
+        print(f"when it changes: {unit}, {how}")
+    if file.confirm:
+        print("a change of it is taken back unless the server is heard again")
     if file.validate:
         print(f"checked by: {shlex.join(file.validate)}")
     drift = find_drift(host, document, record).get(path)

@@ -140,6 +140,14 @@ def test_units_of_managed_files_are_told() -> None:
     assert status["services"]["db.service"] == "failed (oom-kill)"
 
 
+def test_units_are_told_while_a_change_goes_on() -> None:
+    world = controlled(web_service="restart")
+    world.offer(2, 81)
+    world.go()
+    assert len(world.reports) > 1
+    assert all(report["services"] == {"web.service": "active"} for report in world.reports)
+
+
 def test_without_units_systemd_is_not_asked() -> None:
     world = applied_world()
     before = len([argv for argv, _ in world.host.runs if argv[0] == "systemctl"])
