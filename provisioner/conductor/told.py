@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,10 @@ SKEW_SECONDS = 2.0
 """A clock that is off by more is told."""
 DIFF_CHARACTERS, MOST_VALIDATORS = 16_000, 100
 """What is kept of a change; an agent of ours sends less."""
+
+SKEW = ("skew", "skew_seen")
+OURS = frozenset({"diff", "validators", "clock", "confirming", *SKEW})
+"""Parts of a message that are kept elsewhere, or not, or that we put into it ourselves."""
 
 Body = Mapping[str, Any]
 
@@ -22,20 +27,21 @@ def split_report(
 
     :param heard: when the message came, in seconds since the epoch.
     """
-    body = {key: value for key, value in message.items() if key not in ("diff", "validators", "clock", "confirming")}
+    body = {key: value for key, value in message.items() if key not in OURS}
+    known = {} if before is None else {key: before.body[key] for key in SKEW if key in before.body}
     clock = message.get("clock")
-    if isinstance(clock, int | float) and not isinstance(clock, bool):
+    if isinstance(clock, int | float) and not isinstance(clock, bool) and math.isfinite(clock):
         # A message that was long on its way makes the clock look slow, so the better of two counts.
         seen = round(clock - heard, 2)
-        last = None if before is None else before.body.get("skew_seen")
-        body |= {"skew": min(seen, last if isinstance(last, int | float) else seen, key=abs), "skew_seen": seen}
+        known = {"skew": min(seen, known.get("skew_seen", seen), key=abs), "skew_seen": seen}
+    body |= known
     diff, validators = message.get("diff"), message.get("validators")
     if isinstance(diff, str) or isinstance(validators, list):
         kept = validators[:MOST_VALIDATORS] if isinstance(validators, list) else []
         said = {"diff": str(diff or "")[:DIFF_CHARACTERS], "validators": kept}
         return body, {"generation": message.get("generation"), **said}
-    known = before is not None and before.detail.get("generation") == message.get("generation")
-    return body, None if known else {}
+    same = before is not None and before.detail.get("generation") == message.get("generation")
+    return body, None if same else {}
 
 
 def find_news(body: Body, before: Body) -> Iterator[tuple[str, str]]:
@@ -53,7 +59,7 @@ def find_news(body: Body, before: Body) -> Iterator[tuple[str, str]]:
     off, was_off = is_off(body), is_off(before)
     if off and not was_off:
         yield "instance.clock", f"its clock is off by {body['skew']:+.1f} s"
-    elif was_off and not off and "skew" in body:
+    elif was_off and not off:
         yield "instance.clock-over", "its clock is right"
 
 

@@ -70,6 +70,14 @@ def test_one_message_that_was_long_on_its_way_says_nothing_about_the_clock(tmp_p
     assert told(rack, "clock") == [": its clock is off by -9.0 s"]
 
 
+def test_a_message_without_a_clock_says_nothing_about_it(tmp_path: Path) -> None:
+    rack = active(tmp_path)
+    for more in ({"clock": rack.clock.now() + 9},) * 2 + ({"state": "unconfirmed", "confirming": 1},):
+        tell(rack, **more)
+    tell(rack, clock=rack.clock.now() + 9)
+    assert told(rack, "clock") == [": its clock is off by +9.0 s"]
+
+
 def test_an_agent_of_an_older_image_has_no_clock(tmp_path: Path) -> None:
     rack = active(tmp_path)
     tell(rack)
@@ -96,6 +104,8 @@ def test_who_asks_to_be_confirmed_is_answered(tmp_path: Path) -> None:
 def test_what_has_another_shape_is_not_kept() -> None:
     body, detail = split_report({"generation": 1, "diff": ["x"], "validators": "y", "clock": True}, None, 5.0)
     assert (body, detail) == ({"generation": 1}, {})
+    body, _ = split_report({"generation": 1, "clock": float("nan"), "skew": "a lie", "skew_seen": 1}, None, 5.0)
+    assert body == {"generation": 1}
     _, detail = split_report({"generation": 1, "diff": "x" * 100_000, "validators": [{}] * 1000}, None, 5.0)
     assert detail is not None and len(detail["diff"]) == 16_000 and len(detail["validators"]) == 100
 
