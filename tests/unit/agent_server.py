@@ -24,8 +24,8 @@ class AgentServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__(address, Handler)
         self.changed = threading.Condition()
         self.offered: dict[str, Any] = {}
         self.reports: list[dict[str, Any]] = []
