@@ -78,6 +78,7 @@ def test_host_programs(tmp_path: Path) -> None:
     assert host.run(["sh", "-c", "echo $A$HOME"], limit=10, env={"A": "a"}).output == "a/root\n"
     late = host.run(["sh", "-c", "echo begun; sleep 1000 & wait"], limit=0.2)
     assert late.timed_out and late.output == "begun\n"
+    assert not host.has_units, "no unit of this machine is one of the folder's"
 
 
 @pytest.fixture
@@ -172,6 +173,13 @@ def test_a_change_after_which_no_new_connection_is_made_is_taken_back(root: Path
             assert (root / "etc/service.conf").read_text() == (root / "running").read_text() == "port=80\n"
             server.offer(document(3, 82) | {"role": role})
             server.wait_for("applied 3 True")
+            file = messages.AGENT_CONFIG.lstrip("/")
+            (root / "good").write_bytes((root / file).read_bytes())
+            (root / "lost").write_text(json.dumps({"url": "http://127.0.0.1:1", "token": TOKEN}))
+            script(root, "configure.d/70-agent", f"if grep -q 83 running; then cp lost {file}; else cp good {file}; fi")
+            server.offer(document(4, 83) | {"role": role})
+            said = server.wait_for("rolled-back 3 True")
+            assert said["generation"] == 4, "the agent would not find the server when it starts again"
         assert [report["confirming"] for report in server.reports if "confirming" in report] == [1, 3]
 
 
