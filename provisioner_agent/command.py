@@ -1,5 +1,7 @@
-"""The command ``provisioner-agent``: which module does a command. Scripts call some of them in loops, and the boot
-waits for one, so that no other module is imported."""
+"""The command ``provisioner-agent``: which module does a command.
+
+Scripts call some of them in loops, the boot waits for one, and ``run`` stays in memory: no other module is imported.
+"""
 
 from __future__ import annotations
 
@@ -20,5 +22,11 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ALONE:
         import_module(ALONE[name]).main(sys.argv[2:], f"provisioner-agent {name}")
-    else:
-        import_module("provisioner_agent.instance.main").main()
+        return
+    if name == "run":
+        run = import_module("provisioner_agent.instance.run")
+        root = run.read_root(sys.argv[2:])
+        if root is not None:
+            run.main(root)
+            return
+    import_module("provisioner_agent.instance.main").main()

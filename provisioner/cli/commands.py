@@ -73,6 +73,7 @@ COMMANDS: dict[str, Entry] = {
         "How many instances have their newest generation, and why the others not.",
     ),
     "config explain": Entry("provisioner.cli.explain:explain", "Say which layer, file and line each value comes from."),
+    "config report": Entry("provisioner.cli.config_report:report", "Show what an instance last said, whole."),
     "config render": Entry("provisioner.cli.config:render", "Render the files of an instance without touching any."),
     "config diff": Entry("provisioner.cli.config_node:diff", "Show what changes in files of instances; 2: changes."),
     "conductor list": Entry(

@@ -31,6 +31,7 @@ from provisioner.model.status import (
     DeploymentReport,
     EnrollItem,
     EnrollResult,
+    InstanceReport,
     NodeView,
     ScanResult,
     SweepResult,
@@ -161,6 +162,10 @@ class Client:
         """Where the time of a node's deployment went, beside others of its role."""
         return DeploymentReport.model_validate(self._get("nodes", name, "report"))
 
+    def instance_report(self, name: str) -> InstanceReport:
+        """What a node's instance last said, whole."""
+        return InstanceReport.model_validate(self._get("nodes", name, "instance"))
+
     def set_power(self, name: str, want: str | None) -> Power:
         """Tell a node's BMC ``on``, ``off``, ``soft``, ``reset`` or ``cycle``; None only asks. What it reports then."""
         return Power(self._post({"want": want}, "nodes", name, "power")["power"])
@@ -257,6 +262,10 @@ class Client:
 
     def cloud_status(self, name: str) -> CloudStatus:
         return CloudStatus.model_validate(self._get("clouds", name))
+
+    def cloud_reports(self, name: str) -> list[InstanceReport]:
+        """What is unusual in what the instances of a cloud last said; without the messages themselves."""
+        return [InstanceReport.model_validate(found) for found in self._get("clouds", name, "instances")["instances"]]
 
     def cloud_deployments(self, name: str) -> list[Deployment]:
         """Those of a cloud's members, by host name."""

@@ -17,7 +17,7 @@ from provisioner.conductor.loop import Loop
 from provisioner.conductor.presence import Presence
 from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
-from provisioner.conductor.status import read_status
+from provisioner.conductor.status import read_instance, read_instances, read_status
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.texts import diff_cloud, diff_node, render_node
@@ -50,6 +50,7 @@ from provisioner.model.status import (
     DeploymentReport,
     EnrollItem,
     EnrollResult,
+    InstanceReport,
     NodeView,
     ScanResult,
     SweepResult,
@@ -243,6 +244,14 @@ class Conductor(Guests):
     def cloud_status(self, name: str) -> CloudStatus:
         """:raises NotFound: no such cloud was ever applied."""
         return read_status(self._store, name, self._doors.clock.now())
+
+    def cloud_reports(self, name: str) -> list[InstanceReport]:
+        """What is unusual in what its instances last said. :raises NotFound: no such cloud was ever applied."""
+        return read_instances(self._store, name)
+
+    def instance_report(self, name: str) -> InstanceReport:
+        """What a node's instance last said. :raises NotFound: there is none, or it said nothing."""
+        return read_instance(self._store, name)
 
     def cloud_deployments(self, name: str) -> list[Deployment]:
         """Those of a cloud's members, by host name. :raises NotFound: no such cloud was ever applied."""

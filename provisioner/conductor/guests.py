@@ -15,6 +15,7 @@ from provisioner.conductor.instance_steps import BAD_STATES, report_error
 from provisioner.conductor.metadata import Answer, Ask, answer_metadata
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.presence import alive, guest_urls
+from provisioner.conductor.told import find_news, split_report
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import ProvisionerError, TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
@@ -306,6 +307,7 @@ class Guests:
     def report(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Take a report on record; give permits back, finish what is done once, or halt the role.
 
+        :returns: ``{"heard": generation}`` to one that asks to be confirmed.
         :raises UsageError: the message has another shape.
         """
         token = self._token(token_id)
@@ -318,7 +320,8 @@ class Guests:
             if node.deployment != token.deployment:
                 return {}
             before = self._store.clouds.report(node.name, token.deployment)
-            self._store.clouds.put_report(node.name, token.deployment, message, now)
+            body, detail = split_report(message, before, now)
+            self._store.clouds.put_report(node.name, token.deployment, body, now, detail)
             applied = generation if message["state"] == "applied" else int(message.get("applied") or node.applied)
             healthy = message.get("healthy") is True
             if (applied, healthy) != (node.applied, node.healthy):
@@ -331,21 +334,13 @@ class Guests:
                 health = "healthy" if healthy else "not healthy"
                 said = f"generation {generation} {message['state']}, {health}"
                 self._doors.tell("instance.report", said, node.name, token.deployment, generation=generation)
-            self._note_drift(token, message, {} if before is None else before.body)
+            for kind, text in find_news(body, {} if before is None else before.body):
+                self._doors.tell(kind, text, node.name, token.deployment)
             if message["state"] in BAD_STATES:
                 self._bad(node, token, message)
             elif message["state"] == "applied" and healthy:
                 self._good(node, token, generation)
-        return {}
-
-    def _note_drift(self, token: TokenRecord, message: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-        """Told when other files than before were changed by hand, and when none is any more."""
-        paths, known = sorted(message.get("drift") or ()), sorted(before.get("drift") or ())
-        if paths and paths != known:
-            self._doors.tell("instance.drift", f"changed by hand: {', '.join(paths)}", token.node, token.deployment)
-        elif known and not paths:
-            over = "all files are as the agent wrote them"
-            self._doors.tell("instance.drift-over", over, token.node, token.deployment)
+        return {"heard": generation} if "confirming" in message else {}
 
     def _good(self, node: Node, token: TokenRecord, generation: int) -> None:
         permit = self._store.permits.held_by(token.deployment)

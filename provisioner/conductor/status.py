@@ -8,10 +8,12 @@ from functools import cache
 from typing import Any
 
 from provisioner.conductor.instance_steps import red_probes
+from provisioner.conductor.told import failed_units, is_off
+from provisioner.errors import NotFound
 from provisioner.model.deployment import DeploymentState, Node
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
-from provisioner.model.status import CloudStatus, MemberStatus
+from provisioner.model.status import CloudStatus, InstanceReport, MemberStatus
 from provisioner.store.deployments import Slot
 from provisioner.store.store import Store
 
@@ -115,6 +117,43 @@ def build_member(member: Member, now: float) -> MemberStatus:
         waiting=member.waiting or detail.get("waiting"),
         failure=_failure(member),
         addresses=tuple(address.address for address in placement.addresses),
+    )
+
+
+def read_instance(store: Store, name: str) -> InstanceReport:
+    """What a node's instance last said, whole. :raises NotFound: no such node, or it has said nothing."""
+    node = store.nodes.get(name)
+    record = None if node.deployment is None else store.clouds.report(name, node.deployment)
+    if node.deployment is None or record is None:
+        why = "it has no instance" if node.deployment is None else "it is not up yet, or does not reach the service"
+        raise NotFound(
+            "no instance of this node has reported", where=name, cause=why, hint=f"provisioner node show {name}"
+        )
+    hostname = store.deployments.placement(node.deployment).hostname
+    return _build_report(node, hostname, record.body).model_copy(
+        update={"at": record.at, "body": dict(record.body), "detail": dict(record.detail)}
+    )
+
+
+def read_instances(store: Store, cloud: str) -> list[InstanceReport]:
+    """What is unusual in what the members of a cloud last said; no bodies. :raises NotFound: no such cloud."""
+    store.clouds.get(cloud)
+    members, reports = read_members(store, cloud), store.clouds.reports()
+    return [
+        _build_report(member.node, member.slot.placement.hostname, reports[member.slot.id])
+        for member in members
+        if member.slot.id in reports
+    ]
+
+
+def _build_report(node: Node, hostname: str, body: Mapping[str, Any]) -> InstanceReport:
+    return InstanceReport(
+        node=node.name,
+        hostname=hostname,
+        newest=node.generation,
+        skew=body.get("skew"),
+        off=is_off(body),
+        failed=tuple(failed_units(body)),
     )
 
 

@@ -129,6 +129,7 @@ def build_shared(desired: Desired, role: str, values: Mapping[str, Any]) -> dict
             "once": list(spec.once),
             "at_a_time": spec.at_a_time,
             "drift": spec.config.drift,
+            "confirm": spec.config.confirm_seconds,
         },
         "health": spec.health.model_dump(mode="json"),
     }

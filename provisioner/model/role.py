@@ -65,10 +65,12 @@ class Config(Value):
     """``values``: of the role's templates, over the defaults of its elements; zones and clouds may override both.
 
     ``drift``: what becomes of files that somebody changes by hand in an instance.
+    ``confirm_seconds``: within which the service must hear a node again after a change that may cut it off.
     """
 
     values: dict[str, Any] = Field(default_factory=dict)
     drift: Literal["report", "repair"] = "report"
+    confirm_seconds: int = Field(default=120, ge=10, le=3600)
 
 
 class Link(Value):

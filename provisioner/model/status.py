@@ -95,6 +95,25 @@ class DeploymentReport(Value):
     findings: tuple[str, ...] = ()
 
 
+class InstanceReport(Value):
+    """What an instance last said. ``newest``: the newest generation that there is for it.
+
+    ``at``: when it said it, in seconds since the epoch; None when it was not asked for. ``skew``: by how many seconds
+    its clock is ahead of ours. ``failed``: units of its files that have failed. ``body``: the message, as
+    :mod:`provisioner_agent.protocol.messages` has it; ``detail``: ``diff`` and ``validators`` of its newest change.
+    """
+
+    node: str
+    hostname: str
+    newest: int = 0
+    at: float | None = None
+    skew: float | None = None
+    off: bool = False
+    failed: tuple[str, ...] = ()
+    body: dict[str, Any] = Field(default_factory=dict)
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
 class ConductorStatus(Value):
     """A conductor. ``place``: host and folder that it runs in. ``url``: where guests reach it, or empty.
 

@@ -24,6 +24,7 @@ from provisioner.model.status import (
     DeploymentReport,
     EnrollItem,
     EnrollResult,
+    InstanceReport,
     NodeView,
     ScanResult,
     SweepResult,
@@ -72,6 +73,10 @@ class ForOperators(Subscribed, Protocol):
     def recognise(self, token: str) -> Operator | None: ...
 
     def deployment_report(self, name: str) -> DeploymentReport: ...
+
+    def instance_report(self, name: str) -> InstanceReport: ...
+
+    def cloud_reports(self, name: str) -> Sequence[InstanceReport]: ...
 
     def set_power(self, name: str, want: str | None) -> Power: ...
 

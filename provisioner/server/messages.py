@@ -35,7 +35,9 @@ class GuestMessages:
         self._desk = desk
         self._changes = changes
         self._told = Gather[Ask, str | None](lambda asks: desk.for_guest(conductor.metadata, asks))
-        self._heard = Gather[tuple[str, dict[str, Any]], object](lambda asks: desk.for_guest(conductor.reports, asks))
+        self._heard = Gather[tuple[str, dict[str, Any]], dict[str, Any]](
+            lambda asks: desk.for_guest(conductor.reports, asks)
+        )
         self._paths: Mapping[str, tuple[str, Answer]] = {
             HELLO: ("POST", self._hello),
             ORDER: ("GET", self._order),
@@ -87,8 +89,8 @@ class GuestMessages:
         return found.encode() if found else NOTHING
 
     async def _report(self, call: Call) -> bytes:
-        await self._heard((call.token, parse_map(call.body, call.path)))
-        return NOTHING
+        answer = await self._heard((call.token, parse_map(call.body, call.path)))
+        return _json(answer) if answer else NOTHING
 
     async def _permit(self, call: Call) -> bytes:
         """An acquire waits until it is granted; a release is answered at once."""

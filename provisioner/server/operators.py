@@ -146,6 +146,7 @@ def operator_app(
             Route("/v1/nodes/{name}/config/diff", api.node_diff, methods=["GET"]),
             Route("/v1/config/diff", api.cloud_diff, methods=["POST"]),
             Route("/v1/nodes/{name}/values", api.values, methods=["GET"]),
+            Route("/v1/nodes/{name}/instance", api.instance, methods=["GET"]),
             Route("/v1/nodes/{name}/power", api.power, methods=["POST"]),
             Route("/v1/nodes/{name}/boot-device", api.boot_device, methods=["POST"]),
             Route("/v1/nodes/{name}/identify", api.identify, methods=["POST"]),
@@ -166,6 +167,7 @@ def operator_app(
             Route("/v1/apply", api.apply, methods=["POST"]),
             Route("/v1/clouds", api.clouds, methods=["GET"]),
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
+            Route("/v1/clouds/{name}/instances", api.instances, methods=["GET"]),
             Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.store_secret, methods=["POST"]),
@@ -262,6 +264,9 @@ class _Api:
     async def values(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.explain, request.path_params["name"])))
 
+    async def instance(self, request: Request) -> Response:
+        return JSONResponse(_json(await self._call(self._conductor.instance_report, request.path_params["name"])))
+
     async def power(self, request: Request) -> Response:
         wanted = await read_value(request, PowerRequest)
         power = await self._call(self._conductor.set_power, request.path_params["name"], wanted.want)
@@ -340,6 +345,10 @@ class _Api:
 
     async def cloud(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.cloud_status, request.path_params["name"])))
+
+    async def instances(self, request: Request) -> Response:
+        found = await self._call(self._conductor.cloud_reports, request.path_params["name"])
+        return JSONResponse({"instances": [_json(report) for report in found]})
 
     async def deployments(self, request: Request) -> Response:
         found = await self._call(self._conductor.cloud_deployments, request.path_params["name"])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Text, bindparam, cast, delete, insert, select, update
@@ -51,11 +51,12 @@ class Told:
 
 @dataclass(frozen=True)
 class ReportRecord:
-    """What the config agent of a deployment last said, and when."""
+    """What the config agent of a deployment last said, and when. ``detail``: what it tells of each change once."""
 
     deployment: str
     at: float
     body: Mapping[str, Any]
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 ABOUT = select(
@@ -322,9 +323,18 @@ class Clouds:
             used = {part for query in kept for parts in tx.execute(query).scalars() for part in parts.split()}
             self._parts.keep_only(used)
 
-    def put_report(self, node: str, deployment: str, body: Mapping[str, Any], now: float) -> None:
-        """Keep what a node last reported; what it said before is forgotten."""
-        values = {"deployment": deployment, "at": now, "body": dict(body)}
+    def put_report(
+        self,
+        node: str,
+        deployment: str,
+        body: Mapping[str, Any],
+        now: float,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what a node last reported; what it said before is forgotten, but for ``detail`` if none is given."""
+        values: dict[str, Any] = {"deployment": deployment, "at": now, "body": dict(body)}
+        if detail is not None:
+            values["detail"] = dict(detail)
         with self._db.write(node) as tx:
             uuid = tx.execute(select(NODES.c.uuid).where(NODES.c.name == node)).scalar_one()
             changed = tx.execute(update(REPORTS).where(REPORTS.c.node == uuid).values(values))
@@ -340,7 +350,7 @@ class Clouds:
         )
         with self._db.read() as tx:
             row = tx.execute(query).one_or_none()
-        return None if row is None else ReportRecord(row.deployment, row.at, row.body)
+        return None if row is None else ReportRecord(row.deployment, row.at, row.body, row.detail or {})
 
     def reports(self) -> dict[str, Mapping[str, Any]]:
         """What every instance last said, by its deployment."""

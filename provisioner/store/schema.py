@@ -164,6 +164,7 @@ REPORTS = Table(
     Column("deployment", String(36), nullable=False),
     Column("at", Float, nullable=False),
     Column("body", JSON, nullable=False),
+    Column("detail", JSON(none_as_null=True)),
 )
 OPERATORS = Table(
     "operators",

@@ -9,7 +9,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.protocol.link import HttpLink, Refused, ServerAway
 from provisioner_agent.protocol.parts import join_parts, needed_parts
 from provisioner_agent.protocol.servers import read_servers
+from provisioner_agent.render.references import put_references
 
 Found = list[tuple[str, Any]]
 
@@ -142,12 +143,15 @@ def read_provisioner(settings: Settings, cache: Cache) -> Found:
         raise NotSetUp(f"{path} is not there")
     try:
         config = json.loads(path.read_text("utf-8"))
-        link = HttpLink(read_servers(config), config["token"])
-        answer = link.call("GET", f"{messages.METADATA}?since=0&wait=0", timeout=ANSWER_SECONDS)
+        with closing(HttpLink(read_servers(config), config["token"])) as link:
+            answer = link.call("GET", f"{messages.METADATA}?since=0&wait=0", timeout=ANSWER_SECONDS)
         if not answer:
             raise Away("there are no metadata for this instance yet")
         parts = [answer["parts"][ident] for ident in needed_parts(answer["metadata"])]
-        return [("provisioner", join_parts(answer["metadata"], parts))]
+        found = join_parts(answer["metadata"], parts)
+        secrets = found.get("secrets") or {}
+        found["values"] = put_references(found.get("values") or {}, found, lambda name: secrets[name])
+        return [("provisioner", found)]
     except (AuthError, Refused, ServerAway) as error:
         raise Away(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:

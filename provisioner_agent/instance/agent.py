@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from provisioner_agent.instance import places
+from provisioner_agent.instance.account import build_mask
 from provisioner_agent.instance.apply import APPLIED, BROKEN, FAILED, Applier, Outcome
 from provisioner_agent.instance.collect import Box
+from provisioner_agent.instance.confirm import Confirmer
 from provisioner_agent.instance.document import Document, read_document, write_document
 from provisioner_agent.instance.drift import LOOK_SECONDS, find_drift, is_repaired
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.journal import close_journal, read_journal
+from provisioner_agent.instance.journal import UNCONFIRMED, close_journal, read_journal
 from provisioner_agent.instance.permits import Permits, back_off
 from provisioner_agent.instance.phases import PhaseResult
 from provisioner_agent.instance.probes import PAUSE, PAUSE_GREEN, ProbeResult, is_green, run_probes
 from provisioner_agent.instance.record import read_record, write_record
 from provisioner_agent.instance.report import RETRY, Reporter
+from provisioner_agent.instance.services import read_states
 from provisioner_agent.protocol.link import Link
 
 LOG = logging.getLogger("provisioner-agent")
 
 
 class Agent:
-    """Brings generations into force as they come. One thread calls :meth:`turn` again and again."""
+    """Brings generations into force as they come. One thread calls :meth:`turn` again and again.
 
-    def __init__(self, host: Host, link: Link, box: Box, chance: random.Random) -> None:
+    :param open_link: gives another link, without a connection, from the agent's configuration as it is then.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        link: Link,
+        box: Box,
+        chance: random.Random,
+        open_link: Callable[[], Link] | None = None,
+    ) -> None:
         self.host = host
         self.box = box
         self.chance = chance
         self.permits = Permits(host, link, chance, self._waits)
-        self.applier = Applier(host, self._acquire, self)
+        confirmer = Confirmer(
+            host, open_link or (lambda: link), chance, self._unconfirmed, self._is_unsure, lambda: box.generation
+        )
+        self.applier = Applier(host, self._acquire, self, confirmer)
         self.reporter = Reporter(host, link)
         self.record = read_record(host)
         self.probes: dict[str, ProbeResult] = {}
@@ -45,6 +61,7 @@ class Agent:
         self.boot_failures = 0
         self.cleared = False
         self.drift: dict[str, str] = {}
+        self.units: dict[str, str] = {}
         self.drift_due = 0.0
         self._interim = self.record
 
@@ -98,18 +115,25 @@ class Agent:
     def _settle(self, outcome: Outcome) -> None:
         """Put an outcome on record, close its journal, tell the server."""
         generation = outcome.document.generation
+        mask = build_mask(outcome.document, read_document(self.host, places.APPLIED))
+        error = outcome.error
         record = replace(
             self.record,
-            files=outcome.files,
+            files=outcome.managed.files,
+            units=outcome.managed.units,
+            confirm=outcome.managed.confirm,
             state=outcome.state,
             about=generation,
-            error=outcome.error,
+            error=error and error | {"cause": mask(error["cause"] or "")},
             phases=tuple(result.to_dict() for result in outcome.phases) or self.record.phases,
         )
+        if not outcome.boot or outcome.account.get("diff"):
+            record = replace(record, account=outcome.account)
         if outcome.boot and outcome.state == APPLIED and self.record.about > generation:
             # What became of a later generation is still the news, not that the old one came up again.
             last = self.record
             record = replace(record, state=last.state, about=last.about, error=last.error, phases=last.phases)
+            record = replace(record, account=last.account)
         if outcome.state == APPLIED:
             write_document(self.host, places.APPLIED, outcome.document)
             record = replace(record, applied=generation, boot_id=self.host.boot_id())
@@ -157,10 +181,18 @@ class Agent:
         if document is None:
             return
         self.probes = run_probes(self.host, document.probes)
+        self._look_at_units()
         self.probe_due = self.host.monotonic() + (PAUSE_GREEN if is_green(self.probes) else PAUSE)
 
-    def _acquire(self, generation: int, *, whatever_comes: bool) -> Mapping[str, Any] | None:
-        return self.permits.acquire(generation, lambda: not whatever_comes and self.box.generation > generation)
+    def _look_at_units(self) -> None:
+        named = {unit: None for units in self.record.units.values() for unit in units}
+        self.units = {unit: str(state) for unit, state in read_states(self.host, sorted(named)).items()}
+
+    def _acquire(self, generation: int, *, whatever_comes: bool, patience: float | None) -> Mapping[str, Any] | None:
+        def superseded() -> bool:
+            return not whatever_comes and self.box.generation > generation
+
+        return self.permits.acquire(generation, superseded, patience)
 
     def _may_release(self) -> bool:
         """A broken member keeps its permit, so that no other one follows it."""
@@ -174,15 +206,32 @@ class Agent:
             else:
                 self.release_due = self.host.monotonic() + RETRY
 
-    def _tell(self) -> None:
-        self.reporter.tell(self.record, self.probes, drift=self.drift, waiting=self.waiting, problem=self.box.problem)
+    def _tell(self, *, send: bool = True) -> None:
+        self.reporter.tell(
+            self.record,
+            self.probes,
+            drift=self.drift,
+            units=self.units,
+            waiting=self.waiting,
+            problem=self.box.problem,
+            send=send,
+        )
 
-    def _waits(self, why: str | None) -> None:
+    def _waits(self, why: str | None, *, send: bool = True) -> None:
         if why != self.waiting:
             self.waiting = why
             if why is not None:
                 LOG.info("waits: %s", why)
-            self._tell()
+            self._tell(send=send)
+
+    def _is_unsure(self, why: str | None) -> None:
+        """Whether the server is heard is being tried: the other link would only take time from that."""
+        self._waits(why, send=False)
+
+    def _unconfirmed(self, generation: int) -> Mapping[str, Any]:
+        """The message that asks for the server's word: it says that the generation is not in force yet."""
+        record = replace(self.record, about=generation, state=UNCONFIRMED, error=None, phases=(), account={})
+        return self.reporter.compose(record, self.probes, drift=self.drift, units=self.units, settled=False)
 
     # What the applier tells on its way.
 
@@ -197,9 +246,13 @@ class Agent:
             state=APPLIED,
             error=None,
             phases=tuple(result.to_dict() for result in phases),
+            account={},
         )
         self.probed({})
 
     def probed(self, results: Mapping[str, ProbeResult]) -> None:
         self.probes = dict(results)
-        self.reporter.tell(self._interim, self.probes, settled=False, problem=self.box.problem)
+        problem = self.box.problem
+        self.reporter.tell(
+            self._interim, self.probes, drift=self.drift, units=self.units, settled=False, problem=problem
+        )

@@ -1,29 +1,56 @@
-"""One generation as a transaction: render, validate, permit, switch, phases, probes; or back to the one before."""
+"""One generation as a transaction: render, validate, permit, switch, phases, units, the server's word where the change
+may have cut the node off, probes; or back to the one before."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from provisioner_agent.instance import journal as journals
 from provisioner_agent.instance import places
+from provisioner_agent.instance.account import Account, build_mask, cut_diff
 from provisioner_agent.instance.document import Document, read_document
-from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
+from provisioner_agent.instance.failure import build_error, script_error, unconfirmed_error
+from provisioner_agent.instance.files import (
+    check_files,
+    compare_files,
+    diff_text,
+    managed_of,
+    refuse_files,
+    render_files,
+)
 from provisioner_agent.instance.host import FileState, Host
-from provisioner_agent.instance.journal import Journal
-from provisioner_agent.instance.phases import PHASES, PhaseResult, failure_of, run_phases
+from provisioner_agent.instance.journal import Change, Journal
+from provisioner_agent.instance.phases import (
+    AFTER_SERVICES,
+    BEFORE_SERVICES,
+    LAST,
+    PhaseResult,
+    failure_of,
+    run_after_failure,
+    run_phases,
+)
 from provisioner_agent.instance.probes import ProbeResult, wait_for_green
-from provisioner_agent.instance.record import Record
+from provisioner_agent.instance.record import Managed, Record
+from provisioner_agent.instance.services import (
+    Units,
+    last_lines,
+    read_units,
+    split_gone,
+    start_units,
+    touch_units,
+    units_of,
+    watch_units,
+)
 from provisioner_agent.render.problem import RenderError
 
 APPLIED = "applied"
 FAILED = "failed"
 ROLLED_BACK = "rolled-back"
 BROKEN = "broken"
-MIGRATION = "migration"
 
 LOG = logging.getLogger("provisioner-agent")
 
@@ -43,61 +70,91 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended. ``state`` is a word of the report. ``files``: the paths that the agent manages now."""
+    """How it ended. ``state`` is a word of the report. ``managed``: what the agent manages now."""
 
     state: str
     document: Document
-    files: tuple[str, ...]
+    managed: Managed
     phases: tuple[PhaseResult, ...] = ()
     error: dict[str, Any] | None = None
     boot: bool = False
+    account: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Acquire(Protocol):
-    def __call__(self, generation: int, *, whatever_comes: bool) -> Mapping[str, Any] | None:
-        """Wait for a permit; the once answers, or None when a newer generation came, unless ``whatever_comes``."""
+    def __call__(self, generation: int, *, whatever_comes: bool, patience: float | None) -> Mapping[str, Any] | None:
+        """Wait for a permit; the once answers, or None when a newer generation came, unless ``whatever_comes``, or
+        when the server was not heard at all for ``patience`` seconds."""
+
+
+class Confirm(Protocol):
+    """How the server is asked whether it hears the node: see :mod:`.confirm`."""
+
+    def reach(self, generation: int) -> bool: ...
+
+    def confirm(self, generation: int, seconds: float) -> str | None: ...
 
 
 class Applier:
     """Applies generations; a transaction each."""
 
-    def __init__(self, host: Host, acquire: Acquire, watcher: Watcher) -> None:
+    def __init__(self, host: Host, acquire: Acquire, watcher: Watcher, confirm: Confirm) -> None:
         self.host = host
         self.acquire = acquire
         self.watcher = watcher
+        self.confirm = confirm
 
     def apply(self, document: Document, record: Record) -> Outcome | None:
         """Bring a new generation into force; None when a newer one came while it waited for its permit."""
+        account = Account()
+        mask = build_mask(document, read_document(self.host, places.APPLIED))
         try:
-            files = render_files(self.host, document)
-            check_files(self.host, files)
+            with account.timed("render", self.host.monotonic):
+                files = render_files(self.host, document)
+            with account.timed("validate", self.host.monotonic):
+                checks = check_files(self.host, files)
+            account.validators = [check | {"said": mask(check["said"])} for check in checks]
+            refuse_files(checks)
         except RenderError as error:
-            LOG.error("generation %s is refused, nothing was changed:\n%s", document.generation, error)
-            what = _error("the templates cannot be rendered", str(error), "correct the value or template; apply again")
-            return Outcome(FAILED, document, record.files, error=what)
-        managed = tuple(sorted(files))
+            cause = mask(str(error))
+            LOG.error("generation %s is refused, nothing was changed:\n%s", document.generation, cause)
+            what = build_error("the templates cannot be rendered", cause, "correct the value or template; apply again")
+            return Outcome(FAILED, document, record.managed, error=what, account=account.to_dict())
+        managed = managed_of(files)
         changes = compare_files(self.host, files, record.files)
         if not changes and record.applied and record.boot_id == self.host.boot_id():
             LOG.info("generation %s changes no file", document.generation)
-            return Outcome(APPLIED, document, managed)
-        LOG.info("generation %s:\n%s", document.generation, diff_text(changes, files))
-        once = self._permit(document)
+            return Outcome(APPLIED, document, managed, account=account.to_dict())
+        diff = mask(diff_text(changes, files))
+        account.diff = cut_diff(diff)
+        LOG.info("generation %s:\n%s", document.generation, diff)
+        with account.timed("permit", self.host.monotonic):
+            once = self._permit(document)
         if once is None:
             return None
         changes = compare_files(self.host, files, record.files)
-        return self._carry_out(Journal(document, changes, managed, once), record)
+        journal = _journal(document, changes, managed, once, account=account.to_dict())
+        if _is_risky(journal, record) and not self.confirm.reach(document.generation):
+            return None
+        return self._carry_out(journal, record)
 
     def bring_up(self, document: Document, record: Record) -> Outcome:
         """After a boot: the applied generation's files as they should be, and its phases. Needs no server."""
+        account = Account()
         try:
-            files = render_files(self.host, document)
+            with account.timed("render", self.host.monotonic):
+                files = render_files(self.host, document)
         except RenderError as error:
-            what = _error("the templates cannot be rendered", str(error), "deploy the node again")
-            return Outcome(BROKEN, document, record.files, error=what, boot=True)
+            what = build_error(
+                "the templates cannot be rendered", build_mask(document)(str(error)), "deploy the node again"
+            )
+            return Outcome(BROKEN, document, record.managed, error=what, boot=True)
         changes = compare_files(self.host, files, record.files)
         if changes:
-            LOG.warning("files differ from generation %s:\n%s", document.generation, diff_text(changes, files))
-        journal = Journal(document, changes, tuple(sorted(files)), {}, boot=True)
+            diff = build_mask(document)(diff_text(changes, files))
+            account.diff = cut_diff(diff)
+            LOG.warning("files differ from generation %s:\n%s", document.generation, diff)
+        journal = _journal(document, changes, managed_of(files), {}, boot=True, account=account.to_dict())
         return self._carry_out(journal, record)
 
     def resume(self, journal: Journal, record: Record) -> Outcome | None:
@@ -109,76 +166,170 @@ class Applier:
             return None
         if journal.state == journals.RETURNING:
             LOG.warning("the way back from generation %s was interrupted: it goes on", generation)
-            what = _error(f"generation {generation} did not get through", "the agent ended on the way back", None)
+            what = build_error(f"generation {generation} did not get through", "the agent ended on the way back", None)
             return self._go_back(journal, (), what, record)
         if record.applied >= generation and not journal.boot:
             journals.close_journal(self.host)
             return None
         LOG.warning("generation %s was interrupted after its switch: its phases run again", generation)
+        if journal.state == journals.UNCONFIRMED:
+            journal, error = self._confirm(journal)
+            if error is not None:
+                return self._go_back(journal, (), error, record)
         if not journal.boot:
-            journal = replace(journal, once=self._permit(journal.document, whatever_comes=True) or {})
+            # Who cannot be heard since the switch can grant nothing: that must not be waited for without an end.
+            patience = journal.document.confirm_seconds if _is_risky(journal, record) else None
+            once = self._permit(journal.document, whatever_comes=True, patience=patience)
+            if once is None and patience is not None:
+                why = f"no word about the permit for {patience:g} s after the switch"
+                return self._go_back(journal, (), unconfirmed_error(journal.document, why), record)
+            journal = replace(journal, once=once or {})
         return self._finish(journal, record)
 
-    def _permit(self, document: Document, *, whatever_comes: bool = False) -> Mapping[str, Any] | None:
+    def _permit(
+        self, document: Document, *, whatever_comes: bool = False, patience: float | None = None
+    ) -> Mapping[str, Any] | None:
         if not document.needs_permit:
             return {}
-        once = self.acquire(document.generation, whatever_comes=whatever_comes)
+        once = self.acquire(document.generation, whatever_comes=whatever_comes, patience=patience)
         if once is not None:
             self.watcher.holding(document.generation)
         return once
 
     def _carry_out(self, journal: Journal, record: Record) -> Outcome:
+        account = Account(journal.account)
         try:
-            journal = journals.open_journal(self.host, journal)
-            switched = journals.switch(self.host, journal)
+            with account.timed("switch", self.host.monotonic):
+                journal = journals.open_journal(self.host, journal)
+                switched = journals.switch(self.host, journal)
         except (OSError, LookupError) as error:  # no space, no such owner
             LOG.error("the files cannot be written, they are taken back: %s", error)
             journals.take_back(self.host, journal)
-            what = _error("the files cannot be written", str(error), "on the instance: journalctl -u provisioner-agent")
+            what = build_error(
+                "the files cannot be written", str(error), "on the instance: journalctl -u provisioner-agent"
+            )
             state = BROKEN if journal.boot else FAILED
-            return Outcome(state, journal.document, record.files, error=what, boot=journal.boot)
-        return self._finish(switched, record)
+            return Outcome(state, journal.document, record.managed, error=what, boot=journal.boot)
+        return self._finish(replace(switched, account=account.to_dict()), record)
 
     def _finish(self, journal: Journal, record: Record) -> Outcome:
-        document = journal.document
+        """Phases, units, the server's word if it is needed, probes; or the way back."""
+        document, account, now = journal.document, Account(journal.account), self.host.monotonic
         env = self._environment(journal, document, record)
-        results = run_phases(self.host, env)
-        wrong = failure_of(results)
-        if wrong is not None:
-            error = _script_error(wrong)
-        else:
+        with account.timed("phases", now):
+            journal, results = self._bring_in(journal, record, env, journal.units)
+        error, cut_off = script_error(results), False
+        if _is_risky(journal, record) and (error is None or not record.applied):
+            with account.timed("confirm", now):
+                journal, unheard = self._confirm(journal)
+            error, cut_off = error or unheard, unheard is not None
+        if error is None:
+            with account.timed("phases", now):
+                results += run_phases(self.host, env, LAST)
+            error = script_error(results)
+        if error is None:
             self.watcher.configured(document, results)
-            seen: dict[str, ProbeResult] = {}
-
-            def watch(round_: dict[str, ProbeResult]) -> None:
-                seen.update(round_)
-                self.watcher.probed(round_)
-
-            if wait_for_green(self.host, document.probes, document.wait, watch):
-                return Outcome(APPLIED, document, journal.files, tuple(results), boot=journal.boot)
-            error = _probe_error(document, seen)
+            with account.timed("probes", now):
+                error = self._probe(document, journal, record, journal.units)
+        journal = replace(journal, account=account.to_dict())
+        if error is None:
+            return _outcome(APPLIED, journal, journal.managed, results)
         LOG.error("generation %s: %s: %s", document.generation, error["summary"], error["cause"])
-        migrated = any(result.phase == MIGRATION for result in results)
-        if journal.boot or migrated or not record.applied:
-            return Outcome(BROKEN, document, journal.files, tuple(results), error, journal.boot)
-        return self._go_back(journal, tuple(results), error, record)
+        migrated = any(result.phase in LAST for result in results)
+        if journal.boot or migrated or not (record.applied or cut_off):
+            return _outcome(BROKEN, journal, journal.managed, results, error)
+        return self._go_back(journal, results, error, record)
+
+    def _bring_in(
+        self, journal: Journal, record: Record, env: Mapping[str, str], units: Units
+    ) -> tuple[Journal, list[PhaseResult]]:
+        """The files as they are now come into force: phases but the last, with the units between them.
+
+        :param units: of the files that are managed now.
+        """
+        results = read_units(self.host, journal.changed)
+        if failure_of(results) is None:
+            results += run_phases(self.host, env, BEFORE_SERVICES)
+        if failure_of(results) is None:
+            journal, touched = self._touch(journal, record, units)
+            results += touched
+            if failure_of(touched) is not None:
+                run_after_failure(self.host, env)
+        if failure_of(results) is None:
+            results += run_phases(self.host, env, AFTER_SERVICES)
+        return journal, results
+
+    def _touch(self, journal: Journal, record: Record, units: Units) -> tuple[Journal, list[PhaseResult]]:
+        """Restart or reload the units of what changed; after a boot, and at first, start those that do not run."""
+        booted = self.host.boot_id()
+
+        def note(unit: str) -> None:
+            nonlocal journal
+            journal = journals.note_touched(self.host, journal, unit, booted)
+
+        wanted = split_gone(self.host, units_of(journal.changed, record.units, journal.units), units)
+        done = journal.touched if journal.booted == booted else ()
+        results = touch_units(self.host, wanted, done, note)
+        if failure_of(results) is None and (not record.applied or record.boot_id != booted):
+            others = {unit: how for unit, how in units_of(units, units).items() if unit not in wanted}
+            results += start_units(self.host, others)
+        return journal, results
+
+    def _confirm(self, journal: Journal) -> tuple[Journal, dict[str, Any] | None]:
+        """The server's word that it hears the node, until the journal's deadline; else what is told."""
+        seconds = journal.document.confirm_seconds
+        if journal.state != journals.UNCONFIRMED:
+            journal = journals.await_word(self.host, journal, self.host.now() + seconds)
+        left = min(seconds, journal.deadline - self.host.now())  # a clock that was set back does not make it longer
+        why = self.confirm.confirm(journal.document.generation, left)
+        if why is None:
+            return journals.confirm(self.host, journal), None
+        return journal, unconfirmed_error(journal.document, why)
+
+    def _probe(self, document: Document, journal: Journal, record: Record, units_now: Units) -> dict[str, Any] | None:
+        """Wait until the probes of the node are green and the units of the change run; else what is told.
+
+        :param document: whose probes. :param units_now: of the files that are managed now.
+        """
+        named = {unit for of_file in units_now.values() for unit in of_file}
+        units = [unit for unit in units_of(journal.changed, record.units, journal.units) if unit in named]
+        seen: dict[str, ProbeResult] = {}
+
+        def watch(round_: dict[str, ProbeResult]) -> None:
+            seen.update(round_)
+            self.watcher.probed(round_)
+
+        if wait_for_green(self.host, document.probes, document.wait, watch, lambda: watch_units(self.host, units)):
+            return None
+        red = {name: result for name, result in seen.items() if result.scope == "node" and not result.ok}
+        causes = [f"{name} said {result.output!r}" for name, result in red.items() if name not in units]
+        causes += [
+            f"{unit} is {red[unit].output}\n{last_lines(self.host, unit)}".rstrip() for unit in units if unit in red
+        ]
+        lost = [name for name, result in red.items() if result.final]
+        summary = f"{', '.join(lost)} did not stay up" if lost else f"the node is not healthy after {document.wait:g} s"
+        return build_error(summary, "; ".join(causes), "on the instance: provisioner-agent status")
 
     def _go_back(
-        self, journal: Journal, results: tuple[PhaseResult, ...], error: dict[str, Any], record: Record
+        self, journal: Journal, results: Sequence[PhaseResult], error: dict[str, Any], record: Record
     ) -> Outcome:
-        journals.take_back(self.host, journal)
-        previous = read_document(self.host, places.APPLIED)
-        if previous is None:
-            return Outcome(BROKEN, journal.document, record.files, results, error)
-        env = self._environment(journal, previous, record) | {"PROVISIONER_ROLLBACK": "1"}
-        back = run_phases(self.host, env, tuple(phase for phase in PHASES if phase != MIGRATION))
-        wrong = failure_of(back)
-        if wrong is None and wait_for_green(self.host, previous.probes, previous.wait, self.watcher.probed):
+        account = Account(journal.account)
+        with account.timed("way back", self.host.monotonic):
+            journal = journals.take_back(self.host, journal)
+            previous = read_document(self.host, places.APPLIED)
+            if previous is None:
+                read_units(self.host, journal.changed)
+                journal, _ = self._touch(journal, record, record.units)
+                return _outcome(BROKEN, journal, record.managed, results, error)
+            env = self._environment(journal, previous, record) | {"PROVISIONER_ROLLBACK": "1"}
+            journal, back = self._bring_in(journal, record, env, record.units)
+            wrong = script_error(back) or self._probe(previous, journal, record, record.units)
+        journal = replace(journal, account=account.to_dict())
+        if wrong is None:
             LOG.warning("generation %s is in force again", previous.generation)
-            return Outcome(ROLLED_BACK, journal.document, record.files, results, error)
-        reason = _script_error(wrong)["cause"] if wrong else "the node's probes are not green"
-        cause = f"{error['cause']}; and with the previous files: {reason}"
-        return Outcome(BROKEN, journal.document, record.files, results, error | {"cause": cause})
+            return _outcome(ROLLED_BACK, journal, record.managed, results, error)
+        cause = f"{error['cause']}; and with the previous files: {wrong['summary']}: {wrong['cause']}"
+        return _outcome(BROKEN, journal, record.managed, results, error | {"cause": cause})
 
     def _environment(self, journal: Journal, document: Document, record: Record) -> dict[str, str]:
         for path, value in ((places.RUN_METADATA, document.body), (places.RUN_PERMIT, {"once": journal.once})):
@@ -196,22 +347,31 @@ class Applier:
         return env
 
 
-def _error(summary: str, cause: str, hint: str | None) -> dict[str, Any]:
-    return {"error": "ConfigureError", "summary": summary, "where": None, "cause": cause, "hint": hint}
+def _journal(
+    document: Document,
+    changes: tuple[Change, ...],
+    managed: Managed,
+    once: Mapping[str, Any],
+    *,
+    boot: bool = False,
+    account: Mapping[str, Any],
+) -> Journal:
+    return Journal(
+        document, changes, managed.files, once, boot, units=managed.units, confirm=managed.confirm, account=account
+    )
 
 
-def _script_error(wrong: PhaseResult) -> dict[str, Any]:
-    how = "did not end in time" if wrong.timed_out else f"ended with code {wrong.code}"
-    summary = f"the phase script {wrong.phase}.d/{wrong.script} {how}"
-    return _error(summary, wrong.tail, "on the instance: journalctl -u provisioner-agent") | {
-        "phase": wrong.phase,
-        "script": wrong.script,
-        "code": wrong.code,
-    }
+def _outcome(
+    state: str,
+    journal: Journal,
+    managed: Managed,
+    results: Sequence[PhaseResult],
+    error: dict[str, Any] | None = None,
+) -> Outcome:
+    return Outcome(state, journal.document, managed, tuple(results), error, journal.boot, journal.account)
 
 
-def _probe_error(document: Document, seen: Mapping[str, ProbeResult]) -> dict[str, Any]:
-    red = {name: result for name, result in seen.items() if result.scope == "node" and not result.ok}
-    cause = "; ".join(f"{name} said {result.output!r}" for name, result in red.items())
-    summary = f"the node is not healthy after {document.wait:g} s"
-    return _error(summary, cause, "on the instance: provisioner-agent status")
+def _is_risky(journal: Journal, record: Record) -> bool:
+    """Whether the change may have cut the node off, and nobody has said yet that it has not."""
+    risky = {*journal.confirm, *record.confirm}
+    return not journal.boot and not journal.confirmed and any(path in risky for path in journal.changed)

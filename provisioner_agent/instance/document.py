@@ -13,6 +13,8 @@ from provisioner_agent.instance.probes import Probe
 from provisioner_agent.protocol.parts import join_parts, needed_parts
 
 PRIVATE = 0o600
+CONFIRM_SECONDS = 120.0
+"""For a server that says none."""
 NO_PARTS: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -37,6 +39,11 @@ class Document:
     def wait(self) -> float:
         """Seconds until a node probe that is not green is a failure."""
         return float(self.body.get("health", {}).get("wait", 600.0))
+
+    @property
+    def confirm_seconds(self) -> float:
+        """Within which the server must be heard again after what may cut the node off."""
+        return float((self.body.get("role") or {}).get("confirm", CONFIRM_SECONDS))
 
     @property
     def needs_permit(self) -> bool:
@@ -74,7 +81,7 @@ def parse_document(answer: Any, known: Mapping[str, Mapping[str, Any]] = NO_PART
         document = Document(int(answer["generation"]), own, parts)
         if not isinstance(document.body, Mapping) or document.generation < 1:
             raise ValueError("no map, or no generation")
-        _ = document.probes, document.wait
+        _ = document.probes, document.wait, document.confirm_seconds
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadDocument(f"metadata of an unknown shape: {type(error).__name__}: {error}") from error
     return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from provisioner_agent.instance.account import build_mask
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.files import compare_files, diff_text, render_files
 from provisioner_agent.instance.host import Host
@@ -28,7 +29,8 @@ def find_drift(host: Host, document: Document, record: Record) -> dict[str, str]
     except RenderError:
         return {}  # the templates are a newer image's; that is told when a generation is applied
     changes = compare_files(host, files, record.files)
-    return {change.path: diff_text([change], files)[:SHOWN] for change in changes}
+    mask = build_mask(document) if changes else str
+    return {change.path: mask(diff_text([change], files))[:SHOWN] for change in changes}
 
 
 def is_repaired(document: Document) -> bool:

@@ -6,15 +6,19 @@ import difflib
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.host import FileState, Host
 from provisioner_agent.instance.journal import Change
+from provisioner_agent.instance.record import Managed
 from provisioner_agent.render.problem import Problem, RenderError
 from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
 
 VALIDATOR_LIMIT = 120.0
+SHOWN = 500
+"""Characters of a validator's last words that are told."""
 
 
 def render_files(host: Host, document: Document, templates: str = places.TEMPLATES) -> dict[str, RenderedFile]:
@@ -29,12 +33,13 @@ def render_files(host: Host, document: Document, templates: str = places.TEMPLAT
     return render_tree(sources, controls, build_data(document.body))
 
 
-def check_files(host: Host, files: Mapping[str, RenderedFile]) -> None:
+def check_files(host: Host, files: Mapping[str, RenderedFile]) -> list[dict[str, Any]]:
     """Run each file's own validator on a candidate of it, which lies at the same path below another folder.
 
-    :raises RenderError: with the last words of every validator that said no.
+    :returns: ``{"path", "command", "code", "seconds", "said"}`` of each. Whether they are all good, says
+        :func:`refuse_files`.
     """
-    problems: list[Problem] = []
+    said: list[dict[str, Any]] = []
     try:
         for path, file in files.items():
             if not file.validate:
@@ -42,14 +47,38 @@ def check_files(host: Host, files: Mapping[str, RenderedFile]) -> None:
             candidate = places.CANDIDATE + path
             host.write(candidate, FileState(file.content.encode(), 0o600))
             argv = [word.replace("{path}", host.real(candidate)) for word in file.validate]
+            begun = host.monotonic()
             done = host.run(argv, limit=VALIDATOR_LIMIT)
-            if done.code != 0 or done.timed_out:
-                said = "; ".join(done.output.strip().splitlines()[-5:]) if not file.sensitive else "(sensitive)"
-                problems.append(Problem(path, f"{shlex.join(file.validate)} ended with code {done.code}: {said}"))
+            words = "; ".join(done.output.strip().splitlines()[-5:]) if not file.sensitive else "(sensitive)"
+            said.append(
+                {
+                    "path": path,
+                    "command": shlex.join(file.validate),
+                    "code": done.code or (-9 if done.timed_out else 0),
+                    "seconds": round(host.monotonic() - begun, 3),
+                    "said": words[-SHOWN:],
+                }
+            )
     finally:
         host.remove(places.CANDIDATE)
-    if problems:
-        raise RenderError(problems)
+    return said
+
+
+def refuse_files(checks: Iterable[Mapping[str, Any]]) -> None:
+    """:raises RenderError: with the last words of every validator that said no."""
+    bad = [check for check in checks if check["code"] != 0]
+    if bad:
+        what = "{command} ended with code {code}: {said}"
+        raise RenderError([Problem(check["path"], what.format(**check)) for check in bad])
+
+
+def managed_of(files: Mapping[str, RenderedFile]) -> Managed:
+    """What a generation with these files manages."""
+    return Managed(
+        tuple(sorted(files)),
+        {path: dict(file.services) for path, file in sorted(files.items()) if file.services},
+        tuple(path for path, file in sorted(files.items()) if file.confirm),
+    )
 
 
 def compare_files(host: Host, files: Mapping[str, RenderedFile], managed: Iterable[str]) -> tuple[Change, ...]:

@@ -8,20 +8,21 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import shutil
+import secrets
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
 UNFINISHED = ".unfinished"
 """Names of files that are being written end with it."""
+SYSTEMD = Path("/run/systemd/system")
+"""There while systemd is the first process (sd_booted(3))."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Host(Protocol):
     @property
     def owns(self) -> bool:
         """Whether owners of files are kept; if not, :meth:`read` calls each owner root."""
+
+    @property
+    def has_units(self) -> bool:
+        """Whether systemd runs here, and its units are this instance's and may be restarted."""
 
     def read(self, path: str) -> FileState | None:
         """A file, or None when there is none."""
@@ -98,6 +103,10 @@ class LinuxHost:
     def owns(self) -> bool:
         return os.geteuid() == 0 and self.root == Path("/")
 
+    @property
+    def has_units(self) -> bool:
+        return self.owns and SYSTEMD.is_dir()
+
     def _at(self, path: str) -> Path:
         return self.root / path.lstrip("/")
 
@@ -118,7 +127,7 @@ class LinuxHost:
     def write(self, path: str, state: FileState) -> None:
         file = self._at(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=UNFINISHED)
+        handle, temporary = _open_new(file.parent, f".{file.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(state.data)
@@ -129,14 +138,14 @@ class LinuxHost:
                 os.fsync(stream.fileno())
             os.replace(temporary, file)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         _flush_folder(file.parent)
 
     def remove(self, path: str) -> None:
         file = self._at(path)
         if file.is_dir() and not file.is_symlink():
-            shutil.rmtree(file)
+            _remove_tree(file)
         else:
             file.unlink(missing_ok=True)
         if file.parent.is_dir():
@@ -163,7 +172,7 @@ class LinuxHost:
 
     def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
         base = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
-        with tempfile.TemporaryFile() as output:  # a daemon that a script leaves behind may hold a pipe open
+        with _open_unnamed() as output:  # a daemon that a script leaves behind may hold a pipe open
             try:
                 process = subprocess.Popen(
                     list(argv),
@@ -201,6 +210,29 @@ class LinuxHost:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def _open_new(folder: Path, prefix: str) -> tuple[int, Path]:
+    """A new file of a name that nobody else has; :mod:`tempfile` would cost the agent half a megabyte for ever."""
+    path = folder / f"{prefix}{secrets.token_hex(8)}{UNFINISHED}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), path
+
+
+def _open_unnamed() -> IO[bytes]:
+    """A file that ends when it is closed."""
+    handle, path = _open_new(Path(os.environ.get("TMPDIR", "/tmp")), "provisioner-agent-")  # noqa: S108 - O_EXCL
+    path.unlink()
+    return os.fdopen(handle, "w+b")
+
+
+def _remove_tree(folder: Path) -> None:
+    """A folder with all that it holds; where links lead to stays."""
+    for path in list(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            _remove_tree(path)
+        else:
+            path.unlink()
+    folder.rmdir()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -248,6 +280,7 @@ class FakeHost:
 
     def __init__(self, files: Mapping[str, FileState] | None = None) -> None:
         self.owns = True
+        self.has_units = True
         self.files: dict[str, FileState] = dict(files or {})
         self.programs: dict[str, Script] = {}
         self.runs: list[tuple[tuple[str, ...], dict[str, str]]] = []

@@ -2,26 +2,29 @@
 
 All new and all previous content is in the journal's folder, flushed, before the first file is touched. So an agent that
 starts again finds one of: no journal (nothing was touched, or all is done); ``switching`` (some files may be new: it
-takes them back); ``switched`` (all are new: it goes on with the phases); ``returning`` (it goes on taking back). In
-``switching`` and ``returning`` alone the files may be a mixture; early boot ends it (:func:`settle`) before any service
-reads one of them.
+takes them back); ``switched`` (all are new: it goes on with the phases); ``unconfirmed`` (all are new, and may have cut
+the node off: it takes them back unless the server is heard within the time that is left); ``returning`` (it goes on
+taking back). In ``switching`` and ``returning`` alone the files may be a mixture; early boot ends it (:func:`settle`)
+before any service reads one of them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import Document, read_document, write_document
 from provisioner_agent.instance.host import FileState, Host
+from provisioner_agent.instance.record import Managed
 
 RECORD = f"{places.JOURNAL}/journal.json"
 DOCUMENT = f"{places.JOURNAL}/metadata.json"
 SWITCHING = "switching"
 SWITCHED = "switched"
+UNCONFIRMED = "unconfirmed"
 RETURNING = "returning"
 
 
@@ -36,7 +39,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Journal:
-    """An open switch. ``files``: all paths that the new generation manages. ``boot``: only brings the instance up."""
+    """An open switch. ``files``: all paths that the new generation manages. ``boot``: only brings the instance up.
+
+    ``units`` and ``confirm`` are the new generation's: see :class:`.record.Managed`. ``deadline``: seconds since the
+    epoch until which it must be confirmed; ``confirmed``: it was. ``touched``: units that were restarted or reloaded on
+    this way, forth or back, since the kernel ``booted`` began to run. ``account``: what is to be told of the change.
+    """
 
     document: Document
     changes: tuple[Change, ...]
@@ -44,10 +52,21 @@ class Journal:
     once: Mapping[str, Any]
     boot: bool = False
     state: str = SWITCHING
+    units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    confirm: tuple[str, ...] = ()
+    deadline: float = 0.0
+    confirmed: bool = False
+    touched: tuple[str, ...] = ()
+    booted: str = ""
+    account: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def changed(self) -> tuple[str, ...]:
         return tuple(change.path for change in self.changes)
+
+    @property
+    def managed(self) -> Managed:
+        return Managed(self.files, self.units, self.confirm)
 
 
 def open_journal(host: Host, journal: Journal) -> Journal:
@@ -67,10 +86,28 @@ def switch(host: Host, journal: Journal) -> Journal:
     return _record(host, journal, SWITCHED)
 
 
+def await_word(host: Host, journal: Journal, deadline: float) -> Journal:
+    """From now on it is taken back, unless the server is heard before ``deadline``."""
+    return _record(host, replace(journal, deadline=deadline), UNCONFIRMED)
+
+
+def confirm(host: Host, journal: Journal) -> Journal:
+    """The server was heard: it goes on as any other switch."""
+    return _record(host, replace(journal, confirmed=True), SWITCHED)
+
+
+def note_touched(host: Host, journal: Journal, unit: str, booted: str) -> Journal:
+    """A unit was restarted or reloaded; an agent that starts again in the same boot does not do that again."""
+    touched = journal.touched if journal.booted == booted else ()
+    return _record(host, replace(journal, touched=(*touched, unit), booted=booted), journal.state)
+
+
 def take_back(host: Host, journal: Journal) -> Journal:
     """Put the previous files back."""
     if read_journal(host) is None:
         return journal  # it never came to a switch
+    if journal.state != RETURNING:
+        journal = replace(journal, touched=())
     returning = _record(host, journal, RETURNING)
     settle(host, returning)
     return returning
@@ -113,7 +150,21 @@ def read_journal(host: Host) -> Journal | None:
         Change(item["path"], _state(host, "old", number, item["old"]), _state(host, "new", number, item["new"]))
         for number, item in enumerate(raw["changes"])
     )
-    return Journal(document, changes, tuple(raw["files"]), raw["once"], raw["boot"], raw["state"])
+    return Journal(
+        document,
+        changes,
+        tuple(raw["files"]),
+        raw["once"],
+        raw["boot"],
+        raw["state"],
+        raw.get("units", {}),  # an older agent's journal has none of these
+        tuple(raw.get("confirm", ())),
+        raw.get("deadline", 0.0),
+        raw.get("confirmed", False),
+        tuple(raw.get("touched", ())),
+        raw.get("booted", ""),
+        raw.get("account", {}),
+    )
 
 
 def _put(host: Host, wanted: Iterable[tuple[str, FileState | None]]) -> None:
@@ -130,6 +181,13 @@ def _record(host: Host, journal: Journal, state: str) -> Journal:
         "files": journal.files,
         "once": journal.once,
         "boot": journal.boot,
+        "units": journal.units,
+        "confirm": journal.confirm,
+        "deadline": journal.deadline,
+        "confirmed": journal.confirmed,
+        "touched": journal.touched,
+        "booted": journal.booted,
+        "account": journal.account,
         "changes": [{"path": c.path, "old": _attributes(c.old), "new": _attributes(c.new)} for c in journal.changes],
     }
     host.write(RECORD, FileState(json.dumps(raw).encode(), 0o600))

@@ -5,29 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import random
 import shlex
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from provisioner_agent.instance import places
-from provisioner_agent.instance.agent import Agent
-from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import BadDocument, Document, parse_document, read_document
 from provisioner_agent.instance.drift import find_drift
-from provisioner_agent.instance.files import check_files, compare_files, diff_text, render_files
+from provisioner_agent.instance.files import check_files, compare_files, diff_text, refuse_files, render_files
 from provisioner_agent.instance.host import LinuxHost
 from provisioner_agent.instance.record import read_record
 from provisioner_agent.instance.report import status_text
-from provisioner_agent.instance.signature import Verifier
+from provisioner_agent.instance.run import host_text, run_agent
 from provisioner_agent.instance.trial import run_trial
-from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
-from provisioner_agent.protocol.link import HttpLink
-from provisioner_agent.protocol.servers import read_servers
 from provisioner_agent.render.problem import RenderError
 
 EXIT_ERROR = 1
@@ -62,23 +55,11 @@ def run_command(argv: Sequence[str]) -> int:
             return try_once(host, words.metadata)
         if words.command == "diff":
             return show_diff(host, words.metadata, words.templates)
-        return run_agent(host)
+        run_agent(host)
+        return 0
     except (OSError, ValueError, KeyError, AuthError, BadDocument, RenderError) as error:
         print(f"provisioner-agent: {error}", file=sys.stderr)
         return EXIT_ERROR
-
-
-def run_agent(host: LinuxHost) -> int:
-    """Collect and apply for ever."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config = json.loads(host_text(host, messages.AGENT_CONFIG))
-    link = HttpLink(read_servers(config), config["token"])
-    box = Box(read_document(host, places.METADATA))
-    chance = random.SystemRandom()
-    collector = Collector(host, link, box, chance, Verifier(host, config))
-    threading.Thread(target=collector.run, name="collect", daemon=True).start()
-    Agent(host, link, box, chance).run()
-    return 0
 
 
 def show_status(host: LinuxHost, *, as_json: bool) -> int:
@@ -102,6 +83,10 @@ def show_why(host: LinuxHost, path: str | None) -> int:
     file = files[path]
     print(f"{path}: template {places.TEMPLATES}{path}, generation {document.generation}")
     print(f"mode {file.mode:04o}, {file.owner}:{file.group}" + (", sensitive" if file.sensitive else ""))
+    for unit, how in file.services.items():
+        print(f"when it changes: {unit}, {how}")
+    if file.confirm:
+        print("a change of it is taken back unless the server is heard again")
     if file.validate:
         print(f"checked by: {shlex.join(file.validate)}")
     drift = find_drift(host, document, record).get(path)
@@ -116,7 +101,7 @@ def show_diff(host: LinuxHost, metadata: Path, templates: str) -> int:
     """Render, validate, and show what differs from what is there. Changes nothing."""
     document = read_metadata(metadata)
     files = render_files(host, document, templates)
-    check_files(host, files)
+    refuse_files(check_files(host, files))
     changes = compare_files(host, files, ())
     if not changes:
         print("Nothing to change.")
@@ -144,13 +129,6 @@ def read_metadata(path: Path) -> Document:
     if document is None:
         raise BadDocument(f"{path} holds no metadata")
     return document
-
-
-def host_text(host: LinuxHost, path: str) -> str:
-    state = host.read(path)
-    if state is None:
-        raise FileNotFoundError(f"{host.real(path)} does not exist")
-    return state.data.decode()
 
 
 def _parser() -> argparse.ArgumentParser:

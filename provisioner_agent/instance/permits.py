@@ -25,20 +25,25 @@ class Permits:
         self.chance = chance
         self.waiting = waiting
 
-    def acquire(self, generation: int, superseded: Callable[[], bool]) -> Mapping[str, Any] | None:
+    def acquire(
+        self, generation: int, superseded: Callable[[], bool], patience: float | None = None
+    ) -> Mapping[str, Any] | None:
         """Wait until the permit is granted, however long that takes.
 
         :param superseded: whether a newer generation has come, asked after each refusal.
-        :returns: the once answers ``{name: {"do", "fence"}}``; None when superseded.
+        :param patience: seconds without any answer of the server after which it is given up.
+        :returns: the once answers ``{name: {"do", "fence"}}``; None when superseded or given up.
         """
-        failures = 0
+        failures, heard = 0, self.host.monotonic()
         try:
             while True:
                 answer, why = self._ask("acquire", generation, messages.LONG_POLL)
                 if answer is not None and answer.get("granted") is True:
                     return dict(answer.get("once") or {})
                 self.waiting(why)
-                if superseded():
+                if answer is not None:
+                    heard = self.host.monotonic()
+                if superseded() or (patience is not None and self.host.monotonic() - heard >= patience):
                     return None
                 failures = 0 if answer is not None else failures + 1
                 pause = back_off(failures, self.chance) if failures else 1.0

@@ -13,20 +13,29 @@ They are told by environment:
 ``PROVISIONER_BOOT``      ``1`` when the kernel was started since the last run; services are down
 ``PROVISIONER_ROLLBACK``  ``1`` when the previous files were put back
 ``PROVISIONER_GENERATION``, ``PROVISIONER_PHASE``
+
+Between ``configure`` and ``post-configure`` the agent restarts or reloads the units whose files were written or
+removed, as the control files of these say (:mod:`.services`); a unit that they leave to a phase (``phase``) is a
+script's to restart. systemd has read changed files of ``/etc/systemd/system`` again before the first script. Before
+``migration``, after which there is no way back, a change that may have cut the node off is confirmed
+(:mod:`.confirm`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.host import Host
 
-PHASES = ("pre-configure", "configure", "post-configure", "migration")
+BEFORE_SERVICES, AFTER_SERVICES, LAST = ("pre-configure", "configure"), ("post-configure",), ("migration",)
+"""Between the first two the agent restarts what is due; before the last one a change that may have cut the node off
+must be confirmed, since what the last one does cannot be taken back."""
+PHASES = BEFORE_SERVICES + AFTER_SERVICES + LAST
 AFTER_FAILURE = "error"
 TIME_LIMIT = 600.0
 LAST_LINES = 15
@@ -61,13 +70,17 @@ def run_phases(host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHA
         for script in scripts_of(host, phase):
             results.append(_run_script(host, phase, script, env))
             if results[-1].code != 0:
-                for late in scripts_of(host, AFTER_FAILURE):
-                    _run_script(host, AFTER_FAILURE, late, env)
+                run_after_failure(host, env)
                 return results
     return results
 
 
-def failure_of(results: list[PhaseResult]) -> PhaseResult | None:
+def run_after_failure(host: Host, env: Mapping[str, str]) -> None:
+    for late in scripts_of(host, AFTER_FAILURE):
+        _run_script(host, AFTER_FAILURE, late, env)
+
+
+def failure_of(results: Sequence[PhaseResult]) -> PhaseResult | None:
     return results[-1] if results and results[-1].code != 0 else None
 
 

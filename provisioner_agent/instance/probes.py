@@ -27,11 +27,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe said; ``output`` is cut to 200 characters."""
+    """What a probe said; ``output`` is cut to 200 characters. ``final``: it will never say anything else by itself."""
 
     ok: bool
     output: str
     scope: str
+    final: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {"ok": self.ok, "output": self.output, "scope": self.scope}
@@ -57,19 +58,26 @@ def is_green(results: Mapping[str, ProbeResult], scope: str | None = None) -> bo
 
 
 def wait_for_green(
-    host: Host, probes: Iterable[Probe], wait: float, seen: Callable[[dict[str, ProbeResult]], None]
+    host: Host,
+    probes: Iterable[Probe],
+    wait: float,
+    seen: Callable[[dict[str, ProbeResult]], None],
+    beside: Callable[[], Mapping[str, ProbeResult]] = dict,
 ) -> bool:
     """Run all probes until those of the node are green, at most ``wait`` seconds. ``seen`` gets each round's results.
 
     The role's probes run along but are not waited for: members would wait for each other in a circle.
+
+    :param beside: gives results of another kind, which count as well.
     """
     chosen = tuple(probes)
     end = host.monotonic() + wait
     while True:
-        results = run_probes(host, chosen)
+        results = {**run_probes(host, chosen), **beside()}
         seen(results)
         if is_green(results, "node"):
             return True
-        if host.monotonic() >= end:
+        lost = any(result.final and not result.ok for result in results.values() if result.scope == "node")
+        if lost or host.monotonic() >= end:
             return False
         host.sleep(min(PAUSE, max(0.0, end - host.monotonic())))

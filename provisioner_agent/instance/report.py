@@ -15,7 +15,9 @@ from provisioner_agent.instance.record import Record
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import Link, Refused, ServerAway
 
-NO_DRIFT: Mapping[str, str] = {}
+NONE: Mapping[str, str] = {}
+ONCE = ("diff", "validators")
+"""Of a change's account: long, so told until the server has taken it, and not again."""
 INTERVAL = 600.0
 RETRY = 5.0
 TIMEOUT = 10.0
@@ -32,53 +34,76 @@ class Reporter:
         self.link = link
         self.due = 0.0
         self.told: dict[str, Any] | None = None
+        self.known: Mapping[str, Any] | None = None
+        """The account that the server has taken."""
 
     def tell(
         self,
         record: Record,
         probes: Mapping[str, ProbeResult],
         *,
-        drift: Mapping[str, str] = NO_DRIFT,
+        drift: Mapping[str, str] = NONE,
+        units: Mapping[str, str] = NONE,
         settled: bool = True,
         waiting: str | None = None,
         problem: str | None = None,
+        send: bool = True,
     ) -> None:
         """Report when something differs from what was last told, or when it is time again.
 
-        :param drift: what was changed by hand, by path.
+        :param drift: what was changed by hand, by path. :param units: how those of managed files are, by name.
         :param settled: False while a generation is being applied: the node does not count as healthy then.
         :param waiting: why the agent waits. :param problem: why the server cannot be heard, or what was ignored.
+        :param send: False only keeps the status file true.
         """
+        now = self.compose(record, probes, drift=drift, units=units, settled=settled, problem=problem)
+        status = now | {"waiting": waiting, "refused": record.refused, "updated": self.host.now()}
+        self.host.write(places.RUN_STATUS, FileState(json.dumps(status, indent=1).encode(), 0o644))
+        clock = self.host.monotonic()
+        news = now != self.told
+        if send and record.state and (clock >= self.due or (news and self.told is not None)):
+            self._send(now, record.account if settled else self.known, clock)
+
+    def compose(
+        self,
+        record: Record,
+        probes: Mapping[str, ProbeResult],
+        *,
+        drift: Mapping[str, str] = NONE,
+        units: Mapping[str, str] = NONE,
+        settled: bool = True,
+        problem: str | None = None,
+    ) -> dict[str, Any]:
+        """The message, but for what is told once and the clock."""
         healthy = settled and bool(record.applied) and record.state != BROKEN and is_green(probes, "node")
-        now = {
+        return {
             "generation": record.about,
             "applied": record.applied,
             "state": record.state,
             "healthy": healthy,
             "probes": {name: result.to_dict() for name, result in probes.items()},
             "phases": list(record.phases),
+            "seconds": dict(record.account.get("seconds") or {}),
+            "services": dict(units),
             "error": record.error,
             "drift": dict(drift),
             "boot_id": self.host.boot_id(),
             "root": self.host.root_argument(),
             "warnings": [problem] if problem else [],
         }
-        status = now | {"waiting": waiting, "refused": record.refused, "updated": self.host.now()}
-        self.host.write(places.RUN_STATUS, FileState(json.dumps(status, indent=1).encode(), 0o644))
-        clock = self.host.monotonic()
-        news = now != self.told
-        if record.state and (clock >= self.due or (news and self.told is not None)):
-            self._send(now, clock)
 
-    def _send(self, message: dict[str, Any], clock: float) -> None:
+    def _send(self, message: dict[str, Any], account: Mapping[str, Any] | None, clock: float) -> None:
+        whole = message | {"clock": self.host.now()}
+        if account and account != self.known:
+            whole.update({name: account.get(name) for name in ONCE})
         try:
-            self.link.call("POST", messages.REPORT, message, timeout=TIMEOUT)
+            self.link.call("POST", messages.REPORT, whole, timeout=TIMEOUT)
         except (ServerAway, Refused) as error:
             LOG.warning("the report was not taken: %s", error)
             self.told = None
             self.due = clock + RETRY
             return
-        self.told = message
+        self.told, self.known = message, account
         self.due = clock + INTERVAL
 
     @property
@@ -99,6 +124,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         lines.append(f"waiting: {status['waiting']}")
     lines += [f"warning: {text}" for text in status["warnings"]]
     lines += [f"changed by hand: {path}; provisioner-agent why {path}" for path in status.get("drift") or ()]
+    lines += [f"unit {unit} is {state}" for unit, state in (status.get("services") or {}).items()]
     for name, probe in status["probes"].items():
         lines.append(f"{'green' if probe['ok'] else 'red':6}{probe['scope']:5} {name}: {probe['output']}")
     return "\n".join(lines)

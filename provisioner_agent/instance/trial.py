@@ -32,6 +32,9 @@ class OwnServer:
             self.report = dict(body or {})
         return {}
 
+    def close(self) -> None:
+        """There is no connection."""
+
 
 def run_trial(host: Host, document: Document) -> dict[str, Any]:
     """Bring ``document`` into force and probe; the agent's report of it, as it would go to a server."""

@@ -36,6 +36,9 @@ class Link(Protocol):
         :returns: the answer's JSON. :raises ServerAway: :raises Refused:
         """
 
+    def close(self) -> None:
+        """Drop the connections that were kept open; the next request makes a new one."""
+
 
 class RamdiskLink(Link, Protocol):
     def speak_under(self, secret: str) -> None:
@@ -53,6 +56,10 @@ class HttpLink:
 
     def speak_under(self, secret: str) -> None:
         self.secret = secret
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop()[1].close()
 
     def call(self, method: str, target: str, body: Mapping[str, Any] | None = None, *, timeout: float) -> Any:
         data = b"" if body is None else json.dumps(body).encode()
@@ -165,6 +172,9 @@ class FakeLink:
 
     def speak_under(self, secret: str) -> None:
         self.secret = secret
+
+    def close(self) -> None:
+        """It has no connections."""
 
     def call(self, method: str, target: str, body: Mapping[str, Any] | None = None, *, timeout: float) -> Any:
         self.calls.append((method, target, dict(body or {})))

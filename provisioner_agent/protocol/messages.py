@@ -54,9 +54,14 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
 ================================  =======================================================================
 
-``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back`` or ``broken``; ``generation`` is
-the one that the state speaks of. A report also has ``applied`` (the generation in force, 0 for none) and ``warnings``
-(texts, such as an answer that was ignored), and ``drift``: ``{path: diff}`` of files that somebody else has changed.
+``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back``, ``broken`` or ``unconfirmed`` (it
+is taken back unless this message is answered); ``generation`` is the one that the state speaks of. A report also has
+``applied`` (the generation in force, 0 for none), ``warnings`` (texts, such as an answer that was ignored), ``drift``:
+``{path: diff}`` of files that somebody else has changed, ``services``: ``{unit: state}`` of units that managed files
+name, ``seconds``: ``{step: seconds}`` of the newest change, and ``clock``: the sender's, in seconds since the epoch.
+Until they were taken once it has ``diff`` (text) and ``validators``: ``[{"path", "command", "code", "seconds",
+"said"}]`` of that change. With ``confirming``, a generation, it asks over a new connection for the answer ``{"heard":
+generation}``; any authenticated answer will do.
 ``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`. No secret
 is in these: ``references`` (``[[path, name], ...]``) say which of the node's ``secrets`` belongs where in the values.
 The signature is of their one form as text, by the key that the agent's configuration names as ``signer``; a part is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,12 +17,15 @@ IDENT, SECRET = auth.split_token(TOKEN)
 
 
 class AgentServer(ThreadingHTTPServer):
-    """``forge``: how answers lie: ``none``, ``mac`` (of another key), ``replay`` (the MAC of an older answer)."""
+    """``forge``: how answers lie: ``none``, ``mac`` (of another key), ``replay`` (the MAC of an older answer).
+
+    ``deaf``: whether new connections are closed at once; those that are open go on.
+    """
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__(address, Handler)
         self.changed = threading.Condition()
         self.offered: dict[str, Any] = {}
         self.reports: list[dict[str, Any]] = []
@@ -31,6 +34,10 @@ class AgentServer(ThreadingHTTPServer):
         self.forge = "none"
         self.nonces: set[str] = set()
         self.old_mac = ""
+        self.deaf: Callable[[], bool] = bool
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return not self.deaf()
 
     @property
     def url(self) -> str:
@@ -74,6 +81,7 @@ class AgentServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: AgentServer
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self._handle()

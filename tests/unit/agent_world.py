@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import read_document
 from provisioner_agent.instance.host import FakeHost, FileState, Finished, Killed
+from provisioner_agent.instance.services import OWN
 from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import FakeLink, ServerAway
@@ -41,8 +42,30 @@ def metadata(generation: int, port: Any = 80, **more: Any) -> dict[str, Any]:
 
 
 @dataclass
+class Unit:
+    """A unit of the world's systemd. ``read``: what the file that it is about said when it last started or reloaded.
+
+    ``bad``: a word in that file with which it does not start; ``dies``: one with which it starts, and dies.
+    """
+
+    active: str = "active"
+    result: str = "success"
+    kind: str = "simple"
+    found: bool = True
+    about: str = ""
+    read: str = ""
+    bad: str = "\0"
+    dies: str = "\0"
+
+
+@dataclass
 class World:
-    """``generation``: what the server offers. ``granted``: its answer to who asks for a permit."""
+    """``generation``: what the server offers. ``granted``: its answer to who asks for a permit.
+
+    ``systemctl``: what it was told to do, but for questions; before the call of the number ``kill_in_systemctl`` the
+    agent dies. ``confirms``: generations of which the server was asked for its word over a new connection; ``opened``:
+    how many of those were made; none gets through while ``cut_off`` says so.
+    """
 
     host: FakeHost = field(default_factory=FakeHost)
     offered: dict[str, Any] | None = None
@@ -57,6 +80,12 @@ class World:
     node: str = "up"
     role: str = "3"
     bad_port: str = "bad"
+    units: dict[str, Unit] = field(default_factory=dict)
+    systemctl: list[str] = field(default_factory=list)
+    kill_in_systemctl: int | None = None
+    confirms: list[int] = field(default_factory=list)
+    cut_off: Callable[[], bool] = bool
+    opened: int = 0
 
     def __post_init__(self) -> None:
         top = places.TEMPLATES
@@ -69,7 +98,67 @@ class World:
         self.host.programs["probe-node"] = lambda argv, env: Finished(0, f"{self.node}\n")
         self.host.programs["probe-role"] = lambda argv, env: Finished(0, f"{self.role}\n")
         self.host.programs["check"] = self._check
+        self.host.programs["systemctl"] = self._systemctl
+        self.host.programs["journalctl"] = lambda argv, env: Finished(
+            0, f"{argv[-1].partition('=')[2]}: no such port\n"
+        )
         self.link = FakeLink(self._answer)
+
+    def control(self, path: str, text: str) -> None:
+        """The control file beside the template of ``path``."""
+        self.put(f"{places.TEMPLATES}{path}.control", text)
+
+    def unit(self, name: str, about: str = CONF, **more: Any) -> Unit:
+        """A unit that runs with the file ``about`` as it is."""
+        self.units[name] = Unit(about=about, read=self.text(about), **more)
+        return self.units[name]
+
+    def _systemctl(self, argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        verb, names = argv[1], [word for word in argv[2:] if not word.startswith("-")]
+        if verb == "show":
+            return Finished(
+                0, "\n".join(self._show(self.units.get(name, Unit("inactive", found=False))) for name in names)
+            )
+        if verb == "reset-failed":
+            return Finished(0, "")
+        if self.kill_in_systemctl is not None:
+            self.kill_in_systemctl -= 1
+            if self.kill_in_systemctl < 0:
+                raise Killed
+        self.systemctl.append(" ".join(argv[1:]))
+        if verb == "daemon-reload":
+            return Finished(0, "")
+        if names == [OWN]:
+            raise Killed
+        unit = self.units.get(names[0])
+        if unit is None or not unit.found:
+            return Finished(5, f"Unit {names[0]} not found.\n")
+        if verb == "stop":
+            unit.active = "inactive"
+            return Finished(0, "")
+        unit.read = self.text(unit.about)
+        if unit.bad in unit.read:
+            unit.active, unit.result = "failed", "exit-code"
+            return Finished(1, f"Job for {names[0]} failed.\n")
+        unit.active, unit.result = ("failed", "signal") if unit.dies in unit.read else ("active", "success")
+        return Finished(0, "")
+
+    @staticmethod
+    def _show(unit: Unit) -> str:
+        load = "loaded" if unit.found else "not-found"
+        return f"Type={unit.kind}\nLoadState={load}\nActiveState={unit.active}\nResult={unit.result}\n"
+
+    def open_link(self) -> FakeLink:
+        """A new connection."""
+        self.opened += 1
+        return FakeLink(self._answer_anew)
+
+    def _answer_anew(self, method: str, target: str, body: Mapping[str, Any]) -> Any:
+        if self.cut_off():
+            raise ServerAway("the server does not answer: timed out")
+        if "confirming" in body and not self.away:
+            self.confirms.append(body["confirming"])
+        return self._answer(method, target, body)
 
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
         self.host.files[path] = FileState(text.encode(), mode)
@@ -111,13 +200,15 @@ class World:
         """The agent's process starts: all it knows is on the disk."""
         self.box = Box(read_document(self.host, places.METADATA))
         self.collector = Collector(self.host, self.link, self.box, random.Random(1), Verifier(self.host, {}))
-        self.agent = Agent(self.host, self.link, self.box, random.Random(1))
+        self.agent = Agent(self.host, self.link, self.box, random.Random(1), self.open_link)
         return self.agent
 
     def reboot(self) -> Agent:
         self.host.boot += "+"
         for path in [path for path in self.host.files if path.startswith("/run/")]:
             del self.host.files[path]
+        for unit in self.units.values():
+            unit.active, unit.read = "inactive", ""
         return self.start()
 
     def go(self) -> None:
@@ -136,6 +227,7 @@ class World:
         self.scripts.clear()
         self.reports.clear()
         self.permits.clear()
+        self.systemctl.clear()
 
 
 def applied_world() -> World:

@@ -30,6 +30,7 @@ from provisioner.model.status import (
     DeploymentReport,
     EnrollItem,
     EnrollResult,
+    InstanceReport,
     MemberStatus,
     NodeView,
     ScanResult,
@@ -110,6 +111,7 @@ class FakeConductor:
         self.scans: list[ScanResult] = []
         self.audits: list[AuditResult] = []
         self.seen: list[SweepResult] = []
+        self.instances: list[InstanceReport] = []
         self.readings: dict[str, Any] = {}
         self.files = InstanceFiles(node="node1", hostname="galera-0", image="galera-1", generation=4, files=())
         self.diff = ConfigDiff(before="generation 3, in force", after="generation 4")
@@ -207,6 +209,15 @@ class FakeConductor:
         return DeploymentReport(
             node=name, role="galera", siblings=3, steps=(step,), shares={"bytes": 60.0}, findings=("it is slow\x1b",)
         )
+
+    def instance_report(self, name: str) -> InstanceReport:
+        found = next((one for one in self.instances if one.node == name), None)
+        if found is None:
+            raise NotFound("no instance of this node has reported", where=name)
+        return found
+
+    def cloud_reports(self, name: str) -> list[InstanceReport]:
+        return [one.model_copy(update={"body": {}, "detail": {}}) for one in self.instances]
 
     def set_power(self, name: str, want: str | None) -> Power:
         self._find(name)

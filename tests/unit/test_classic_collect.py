@@ -106,6 +106,9 @@ def test_the_provisioner_as_a_source(tmp_path: Path, cache: Cache) -> None:
         server.offer(metadata(4, port=81))
         ((name, found),) = read_provisioner(settings, cache)
         assert (name, found["generation"], found["values"]) == ("provisioner", 4, {"port": 81})
+        server.offer(metadata(5, references=[[["password"], "key"]]))
+        ((name, found),) = read_provisioner(settings, cache)
+        assert found["values"] == {"port": 80, "password": "key-5"}, "the secret is where the values refer to it"
         server.forge = "mac"
         with pytest.raises(Away):
             read_provisioner(settings, cache)

@@ -73,13 +73,16 @@ def test_a_new_generation_takes_it_back_as_well() -> None:
 
 def test_why_a_file_is_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = active()
+    world.control(CONF, '{"services": {"web.service": "reload"}, "confirm": true}')
     host = LinuxHost(tmp_path)
     for path, state in world.host.files.items():
         if path.startswith((places.TEMPLATES, "/var/lib/provisioner-agent/", "/etc/")):
             host.write(path, FileState(state.data, state.mode))
     words = ["--root", str(tmp_path)]
     assert run_command(["why", CONF, *words]) in (0, 2)
-    assert f"template {places.TEMPLATES}{CONF}, generation 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"template {places.TEMPLATES}{CONF}, generation 1" in said
+    assert "when it changes: web.service, reload" in said and "unless the server is heard again" in said
     (tmp_path / CONF.lstrip("/")).write_text("port=99\n")
     assert run_command(["why", CONF, *words]) == 2
     assert "+port=80" in capsys.readouterr().out

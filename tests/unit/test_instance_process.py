@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,11 @@ def test_link_both_ways() -> None:
                 link.call("GET", f"{messages.METADATA}?since=3&wait=0", timeout=5)
         server.forge = "none"
         with pytest.raises(ServerAway, match="401 without authentication"):
-            HttpLink(Servers(server.url), "agent-1.wrong").call("POST", messages.REPORT, {}, timeout=5)
+            stranger = HttpLink(Servers(server.url), "agent-1.wrong")
+            with closing(stranger):
+                stranger.call("POST", messages.REPORT, {}, timeout=5)
         assert server.reports == []
+        link.close()
 
 
 def test_the_kernel_watches_whether_the_server_is_still_there() -> None:
@@ -66,8 +69,13 @@ def test_host_files(tmp_path: Path) -> None:
     assert (tmp_path / "etc/deep/a").stat().st_mode & 0o7777 == 0o640
     assert [path.name for path in (tmp_path / "etc/deep").iterdir()] == ["a"]
     assert host.tree("/etc") == {"deep/a": "x"}
+    (tmp_path / "kept").write_text("")
+    (tmp_path / "etc/deep/folder").mkdir()
+    (tmp_path / "etc/deep/folder/link").symlink_to(tmp_path)
+    (tmp_path / "etc/deep/folder/nowhere").symlink_to("nothing")
     host.remove("/etc/deep")
     host.remove("/etc/deep")
+    assert (tmp_path / "kept").exists()
     assert host.read("/etc/deep/a") is None and host.tree("/etc") == {} and host.scripts("/none") == []
 
 
@@ -104,6 +112,7 @@ def test_host_programs(tmp_path: Path) -> None:
     assert host.run(["sh", "-c", "echo $A$HOME"], limit=10, env={"A": "a"}).output == "a/root\n"
     late = host.run(["sh", "-c", "echo begun; sleep 1000 & wait"], limit=0.2)
     assert late.timed_out and late.output == "begun\n"
+    assert not host.has_units, "no unit of this machine is one of the folder's"
 
 
 @pytest.fixture
@@ -137,7 +146,8 @@ def running(root: Path, server: AgentServer) -> Iterator[subprocess.Popen[bytes]
     config = root / messages.AGENT_CONFIG.lstrip("/")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps({"url": server.url, "token": TOKEN, "node": "n1", "hostname": "web-0"}))
-    words = [sys.executable, "-m", "provisioner_agent.instance.main", "run", "--root", str(root)]
+    begin = "from provisioner_agent.command import main; main()"
+    words = [sys.executable, "-c", begin, "run", "--root", str(root)]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         yield process
@@ -176,6 +186,35 @@ def test_the_running_agent(root: Path, capsys: pytest.CaptureFixture[str]) -> No
             process.wait(timeout=10)
     assert run_command(["status", "--json", "--root", str(root)]) == 0
     assert json.loads(capsys.readouterr().out)["applied"] == 4
+
+
+def test_a_change_after_which_no_new_connection_is_made_is_taken_back(root: Path) -> None:
+    control = root / f"{places.TEMPLATES}/etc/service.conf.control".lstrip("/")
+    control.write_text('{"confirm": true}')
+    role = {"name": "web", "count": 3, "confirm": 1}
+
+    def cut_off() -> bool:
+        return (root / "running").exists() and (root / "running").read_text() == "port=81\n"
+
+    with served() as server:
+        server.offer(document(1, 80) | {"role": role})
+        server.deaf = cut_off
+        with running(root, server):
+            server.wait_for("applied 1 True")
+            server.offer(document(2, 81) | {"role": role})
+            said = server.wait_for("rolled-back 1 True")
+            assert said["generation"] == 2 and "not heard over a new connection" in said["error"]["summary"]
+            assert (root / "etc/service.conf").read_text() == (root / "running").read_text() == "port=80\n"
+            server.offer(document(3, 82) | {"role": role})
+            server.wait_for("applied 3 True")
+            file = messages.AGENT_CONFIG.lstrip("/")
+            (root / "good").write_bytes((root / file).read_bytes())
+            (root / "lost").write_text(json.dumps({"url": "http://127.0.0.1:1", "token": TOKEN}))
+            script(root, "configure.d/70-agent", f"if grep -q 83 running; then cp lost {file}; else cp good {file}; fi")
+            server.offer(document(4, 83) | {"role": role})
+            said = server.wait_for("rolled-back 3 True")
+            assert said["generation"] == 4, "the agent would not find the server when it starts again"
+        assert [report["confirming"] for report in server.reports if "confirming" in report] == [1, 3]
 
 
 def test_what_would_change_is_shown(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

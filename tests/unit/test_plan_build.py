@@ -225,6 +225,6 @@ def test_metadata_tells_an_instance_of_itself_and_its_peers() -> None:
     assert document["values"] == {"db": {"connections": 7, "size": "1M"}}
     assert [(m["hostname"], m["self"]) for m in document["members"]["db"]] == [("db-0", True), ("db-1", False)]
     assert [m["address"] for m in document["members"]["web"]] == ["10.0.0.22"]
-    role = {"name": "db", "count": 2, "once": ["bootstrap"], "at_a_time": 1, "drift": "report"}
+    role = {"name": "db", "count": 2, "once": ["bootstrap"], "at_a_time": 1, "drift": "report", "confirm": 120}
     assert document["role"] == role
     assert document == build_metadata(desired, placements[0], placements, "u-1", {"password": "x"}, 4)

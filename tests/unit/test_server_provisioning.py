@@ -75,11 +75,13 @@ class Rack:
         self._look()
         return self.due
 
-    def progress(self, token_id: str, message: dict[str, Any]) -> None:
+    def progress(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
         self.heard.append(("progress", token_id, message))
+        return {}
 
-    def result(self, token_id: str, message: dict[str, Any]) -> None:
+    def result(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
         self.heard.append(("result", token_id, message))
+        return {}
 
     def metadata(self, asks: Sequence[Ask]) -> list[str | None]:
         return [self._metadata(ask) for ask in asks]
@@ -89,8 +91,13 @@ class Rack:
         self.had = tuple(ask.have)
         return json.dumps({"generation": self.generation, "metadata": {}}) if self.generation > ask.since else None
 
-    def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> list[ProvisionerError]:
-        return [Conflict("the generation is too old", where=token_id) for token_id, _ in asks]
+    def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any] | ProvisionerError]:
+        return [
+            Conflict("the generation is too old", where=token_id)
+            if message.get("generation") == 1
+            else {"heard": message["generation"]}
+            for token_id, message in asks
+        ]
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
         self._look()
@@ -249,6 +256,14 @@ def test_errors_of_the_conductor_are_signed_json() -> None:
         assert wrong.status_code == 400 and wrong.json()["error"] == "UsageError"
         wrong = await wire.instance("GET", METADATA + "?since=-1")
         assert wrong.status_code == 400
+
+    with_wire(work)
+
+
+def test_who_asks_in_a_report_is_answered() -> None:
+    async def work(wire: Wire) -> None:
+        answer = await wire.instance("POST", REPORT, {"generation": 2, "confirming": 2})
+        assert (answer.status_code, answer.json()) == (200, {"heard": 2})
 
     with_wire(work)
 

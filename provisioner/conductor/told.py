@@ -1,0 +1,80 @@
+"""What an instance tells: how much of it is kept, and what of it is news. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from provisioner.store.clouds import ReportRecord
+
+SKEW_SECONDS = 2.0
+"""A clock that is off by more is told."""
+DIFF_CHARACTERS, MOST_VALIDATORS = 16_000, 100
+"""What is kept of a change; an agent of ours sends less."""
+
+SKEW = ("skew", "skew_seen")
+OURS = frozenset({"diff", "validators", "clock", "confirming", *SKEW})
+"""Parts of a message that are kept elsewhere, or not, or that we put into it ourselves."""
+
+Body = Mapping[str, Any]
+
+
+def split_report(
+    message: Body, before: ReportRecord | None, heard: float
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(what is kept of a message, what it told of its change; None when what was told of that before still holds).
+
+    :param heard: when the message came, in seconds since the epoch.
+    """
+    body = {key: value for key, value in message.items() if key not in OURS}
+    known = {} if before is None else {key: before.body[key] for key in SKEW if key in before.body}
+    clock = message.get("clock")
+    if isinstance(clock, int | float) and not isinstance(clock, bool) and math.isfinite(clock):
+        # A message that was long on its way makes the clock look slow, so the better of two counts.
+        seen = round(clock - heard, 2)
+        known = {"skew": min(seen, known.get("skew_seen", seen), key=abs), "skew_seen": seen}
+    body |= known
+    diff, validators = message.get("diff"), message.get("validators")
+    if isinstance(diff, str) or isinstance(validators, list):
+        kept = validators[:MOST_VALIDATORS] if isinstance(validators, list) else []
+        said = {"diff": str(diff or "")[:DIFF_CHARACTERS], "validators": kept}
+        return body, {"generation": message.get("generation"), **said}
+    same = before is not None and before.detail.get("generation") == message.get("generation")
+    return body, None if same else {}
+
+
+def find_news(body: Body, before: Body) -> Iterator[tuple[str, str]]:
+    """(kind of event, message) of what has begun, changed or ended since the report before."""
+    paths, known = _names(body.get("drift")), _names(before.get("drift"))
+    if paths and paths != known:
+        yield "instance.drift", f"changed by hand: {', '.join(paths)}"
+    elif known and not paths:
+        yield "instance.drift-over", "all files are as the agent wrote them"
+    units, known = failed_units(body), failed_units(before)
+    if units and units != known:
+        yield "instance.units", f"failed: {', '.join(units)}"
+    elif known and not units:
+        yield "instance.units-over", "no unit of its files has failed any more"
+    off, was_off = is_off(body), is_off(before)
+    if off and not was_off:
+        yield "instance.clock", f"its clock is off by {body['skew']:+.1f} s"
+    elif was_off and not off:
+        yield "instance.clock-over", "its clock is right"
+
+
+def failed_units(body: Body) -> list[str]:
+    """Units of managed files that have failed or that there are not, by name."""
+    units = body.get("services")
+    found = units.items() if isinstance(units, Mapping) else ()
+    return sorted(str(unit) for unit, state in found if str(state).startswith(("failed", "not found")))
+
+
+def is_off(body: Body) -> bool:
+    """Whether its clock differs too much from ours."""
+    skew = body.get("skew")
+    return isinstance(skew, int | float) and abs(skew) > SKEW_SECONDS
+
+
+def _names(found: object) -> list[str]:
+    return sorted(str(name) for name in found) if isinstance(found, Mapping) else []

@@ -1,0 +1,187 @@
+"""Units of systemd whose files changed: each is restarted or reloaded once, and all are watched until they run.
+
+A unit of which several files changed is restarted if one of them asks for that; if one leaves it to a phase script, it
+is left to that script, which is told all the paths. What starts anew at the end of its own restart, this agent, comes
+last: the journal says before it that it was done, so that the agent that starts does not do it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from provisioner_agent.instance.host import Host
+from provisioner_agent.instance.phases import LAST_LINES, PhaseResult
+from provisioner_agent.instance.probes import ProbeResult
+from provisioner_agent.render.tree import PHASE, RELOAD, RESTART
+
+SERVICES = "services"
+"""Stands for a phase in what is told of the work on units."""
+UNIT_FILES = "/etc/systemd/system/"
+OWN = "provisioner-agent.service"
+LIMIT = 900.0
+"""Seconds until systemd counts as silent: a unit has its own, shorter limits."""
+LOOK_LIMIT = 20.0
+END_SECONDS = 30.0
+"""Within which this agent must have been ended by a restart of its own unit."""
+STRENGTH = (RELOAD, RESTART, PHASE)
+RUNNING = ("active", "reloading", "refreshing")
+FAILED = "failed"
+STOP = "stop"
+"""What becomes of a unit that has no unit file any more."""
+VERBS = {RESTART: "restart", RELOAD: "reload-or-restart", STOP: "stop"}
+PROPERTIES = "LoadState,ActiveState,Result,Type"
+
+LOG = logging.getLogger("provisioner-agent")
+
+Units = Mapping[str, Mapping[str, str]]
+"""What becomes of each unit, by the path of the file that it belongs to."""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What systemd says of a unit (systemctl(1), show). ``found``: whether it has a unit file."""
+
+    active: str
+    result: str = "success"
+    kind: str = ""
+    found: bool = True
+
+    @property
+    def runs(self) -> bool:
+        """A unit that runs once and ends has run when it ended well."""
+        return self.active in RUNNING or (self.active, self.kind, self.result) == ("inactive", "oneshot", "success")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing will start it again by itself."""
+        return self.active == FAILED or (not self.found and not self.runs)
+
+    def __str__(self) -> str:
+        if not self.found:
+            return "not found"
+        return self.active if self.result == "success" else f"{self.active} ({self.result})"
+
+
+def units_of(paths: Iterable[str], *maps: Units) -> dict[str, str]:
+    """What is to be done with the units of these files, by unit, in the order of their names but this agent's last."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for units in maps:
+            for unit, how in units.get(path, {}).items():
+                found[unit] = max(found.get(unit, how), how, key=STRENGTH.index)
+    return {unit: found[unit] for unit in sorted(found, key=lambda unit: (unit == OWN, unit))}
+
+
+def split_gone(host: Host, units: Mapping[str, str], kept: Units) -> dict[str, str]:
+    """The same, but units that no file names any more and that have no unit file: those that run are to be stopped."""
+    named = {unit for of_file in kept.values() for unit in of_file}
+    states = read_states(host, [unit for unit in units if unit not in named])
+    gone = {unit: state for unit, state in states.items() if not state.found}
+    return {unit: STOP if unit in gone else how for unit, how in units.items() if unit not in gone or gone[unit].runs}
+
+
+def read_units(host: Host, changed: Collection[str]) -> list[PhaseResult]:
+    """Let systemd read its unit files again when one of them has changed."""
+    if not host.has_units or not any(path.startswith(UNIT_FILES) for path in changed):
+        return []
+    return [_run(host, "daemon-reload")]
+
+
+def touch_units(
+    host: Host, units: Mapping[str, str], done: Collection[str], note: Callable[[str], None]
+) -> list[PhaseResult]:
+    """Restart or reload units until one fails.
+
+    :param units: what is to be done with each. :param done: those with which it was done before. :param note: told of
+        each with which it was done now.
+    :returns: one result for each, as of a phase script; only the last can have another code than 0.
+    """
+    results: list[PhaseResult] = []
+    for unit, how in units.items():
+        if not host.has_units:
+            LOG.warning("%s is left alone: this is no instance whose units systemd keeps", unit)
+        elif how == PHASE or unit in done:
+            continue
+        elif unit == OWN:
+            note(unit)
+            results.append(_restart_self(host))
+        else:
+            host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)  # it may have been started too often
+            results.append(_run(host, VERBS[how], unit))
+            if results[-1].code == 0:
+                note(unit)
+        if results and results[-1].code != 0:
+            break
+    return results
+
+
+def start_units(host: Host, units: Mapping[str, str]) -> list[PhaseResult]:
+    """Start those that do not run, until one fails; those that a phase script sees to are left to it."""
+    wanted = [unit for unit, how in units.items() if how != PHASE and unit != OWN]
+    results: list[PhaseResult] = []
+    for unit, state in read_states(host, wanted).items():
+        if not state.runs:
+            host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)
+            results.append(_run(host, "start", unit))
+            if results[-1].code != 0:
+                break
+    return results
+
+
+def read_states(host: Host, units: Collection[str]) -> dict[str, UnitState]:
+    """How units are, by their names; none when systemd does not say."""
+    if not units or not host.has_units:
+        return {}
+    argv = ["systemctl", "show", f"--property={PROPERTIES}", "--", *units]
+    done = host.run(argv, limit=LOOK_LIMIT)
+    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in done.output.split("\n\n")]
+    if done.code != 0 or len(blocks) != len(units):
+        return {}
+    return {unit: _state(block) for unit, block in zip(units, blocks)}  # noqa: B905 - Python 3.9
+
+
+def watch_units(host: Host, units: Collection[str]) -> dict[str, ProbeResult]:
+    """The units of a change as probes of the node, by their names."""
+    return {
+        unit: ProbeResult(state.runs, str(state), "node", final=state.is_lost)
+        for unit, state in read_states(host, units).items()
+    }
+
+
+def last_lines(host: Host, unit: str) -> str:
+    """What a unit last said, as its journal has it."""
+    argv = ["journalctl", "--no-pager", "--quiet", f"--lines={LAST_LINES}", "--output=cat", f"--unit={unit}"]
+    done = host.run(argv, limit=LOOK_LIMIT)
+    return done.output.rstrip() if done.code == 0 else ""
+
+
+def _state(block: Mapping[str, str]) -> UnitState:
+    found = block.get("LoadState") != "not-found"
+    return UnitState(
+        block.get("ActiveState", "unknown"), block.get("Result") or "success", block.get("Type", ""), found
+    )
+
+
+def _run(host: Host, verb: str, unit: str = "") -> PhaseResult:
+    started = host.monotonic()
+    done = host.run(["systemctl", verb, unit] if unit else ["systemctl", verb], limit=LIMIT)
+    seconds = host.monotonic() - started
+    code = done.code if not done.timed_out else done.code or -9
+    name = f"{verb} {unit}".rstrip()
+    LOG.info("%s/%s: code %s after %.1f s", SERVICES, name, code, seconds)
+    said = ""
+    if code != 0:
+        said = "\n".join(text for text in (last_lines(host, unit) if unit else "", done.output.strip()) if text)
+    return PhaseResult(SERVICES, name, seconds, code, said, done.timed_out)
+
+
+def _restart_self(host: Host) -> PhaseResult:
+    """Does not return when it succeeds."""
+    started = host.monotonic()
+    done = host.run(["systemctl", "restart", "--no-block", OWN], limit=LOOK_LIMIT)
+    if done.code == 0:
+        host.sleep(END_SECONDS)
+    why = done.output.strip() or f"it still ran after {END_SECONDS:g} s"
+    return PhaseResult(SERVICES, f"restart {OWN}", host.monotonic() - started, done.code or 1, why)
