@@ -19,6 +19,7 @@ import yaml
 from table import Row, say, show
 
 from provisioner.bmc.fake import FakeBmcs
+from provisioner.cli.desired import read_elements
 from provisioner.conductor.conductor import Conductor
 from provisioner.images.assemble import read_templates
 from provisioner.images.catalogue import TEMPLATES, Catalogue, describe_files
@@ -55,7 +56,8 @@ def build_desired(count: int, connections: int) -> Desired:
         "roles": {"galera": {"count": count, "values": {"galera": {"max_connections": connections}}}},
     }
     role = SOURCE / "roles" / "galera.yaml"
-    return parse_desired("cloud.yaml", {"cloud.yaml": yaml.safe_dump(cloud), str(role): role.read_text()})
+    files = {"cloud.yaml": yaml.safe_dump(cloud), str(role): role.read_text()}
+    return parse_desired("cloud.yaml", files, elements=read_elements(Settings(source_dir=SOURCE)))
 
 
 def publish(catalogue: Catalogue, name: str, templates: dict[str, str]) -> None:
