@@ -25,7 +25,7 @@ GROUPS: dict[str, str] = {
 }
 
 COMMANDS: dict[str, Entry] = {
-    "serve": Entry("provisioner.cli.service:serve_command", "Run the service in the foreground."),
+    "serve": Entry("provisioner.cli.serve:serve_command", "Run the service in the foreground."),
     "node enroll": Entry(
         "provisioner.cli.enroll:enroll", "Log in to each BMC of hardware files, take the nodes on record."
     ),

@@ -1,4 +1,4 @@
-"""``serve``, ``events``, ``version``, and the way to the service that runs."""
+"""``events`` and ``version``."""
 
 from __future__ import annotations
 
@@ -9,28 +9,11 @@ import click
 
 from provisioner import __version__
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
-from provisioner.cli.reach import open_client, read_options
+from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time
 
 FOLLOW = 25.0
 """Seconds that ``events --follow`` asks the service to hold a request open."""
-
-
-@click.command("serve")
-@pass_options
-def serve_command(options: Options) -> None:
-    """Run the service in the foreground until SIGTERM or Ctrl-C.
-
-    It answers operators on a unix socket, and nodes on the address of the configuration file. It may be killed at any
-    moment: started again, it looks and goes on.
-
-    \b
-    Example:
-      provisioner serve
-    """
-    from provisioner.server.serve import serve  # the whole service: database, BMC drivers, HTTP; only here
-
-    serve(read_options(options))
 
 
 @click.command("events")

@@ -33,6 +33,7 @@ class SiteHouse:
     catalogue: Catalogue
     follower: Follower
     observer: Observer
+    store: Store
     closing: ExitStack
 
     @property
@@ -48,6 +49,9 @@ class SiteHouse:
             except ImageError as error:
                 self.observer(Event("image.refused", str(error), data={"next": error.hint}))
         return found
+
+    def forget(self) -> None:
+        self.store.forget()
 
     def start(self) -> None:
         self.follower.do_work()
@@ -86,4 +90,4 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
             wire = WireLog(dnsmasq.log, lambda seen: conductor.seen_on_wire(seen.address, seen.kind, seen.message))
             work += [dnsmasq.ensure, wire]
         follower = Follower(store.listen, work, observer)
-        return SiteHouse(conductor, catalogue, follower, observer, closing.pop_all())
+        return SiteHouse(conductor, catalogue, follower, observer, store, closing.pop_all())

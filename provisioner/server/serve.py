@@ -57,6 +57,9 @@ class House(Protocol):
     @property
     def path_of(self) -> PathOf: ...
 
+    def forget(self) -> None:
+        """Drop what is kept to be read faster, and can be read again."""
+
     def start(self) -> None:
         """Begin the work: conductor and dnsmasq. The sockets are open by then."""
 
@@ -125,15 +128,16 @@ async def _serve(settings: Settings, build: Callable[[Settings, Observer], House
             all_served.append(Served(agent_app(house.conductor, house.path_of, desk, changes), agents, certify))
         await asyncio.to_thread(house.start)
         keep_young()
-        stack.callback(asyncio.create_task(_give_back()).cancel)
+        stack.callback(asyncio.create_task(_give_back(house)).cancel)
         await answer(all_served, stop, ready=lambda: _say_ready(settings, log), ending=changes.close)
         _notify("STOPPING=1")
         log(Event("serve.ending", "told to end: deployments go on at the next start"))
 
 
-async def _give_back() -> None:
+async def _give_back(house: House) -> None:
     while True:
         await asyncio.sleep(GIVE_BACK_SECONDS)
+        await asyncio.to_thread(house.forget)
         await asyncio.to_thread(give_back)
 
 

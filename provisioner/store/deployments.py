@@ -124,6 +124,10 @@ class Deployments:
             ]
             tx.execute(insert(STEPS), rows)
 
+    def forget(self) -> None:
+        """Drop what was parsed: it is parsed again when it is asked for."""
+        self._placements = {}  # whoever reads the old one goes on with it
+
     def get(self, ident: str) -> Deployment:
         """:raises NotFound: there is none."""
         found = self.find(ident)
@@ -184,10 +188,11 @@ class Deployments:
         slots = (DEPLOYMENTS.c.state.in_(LIVE), DEPLOYMENTS.c.cloud == cloud)
         with self._db.read() as tx:
             idents = list(tx.execute(select(DEPLOYMENTS.c.id).where(*slots).order_by(DEPLOYMENTS.c.hostname)).scalars())
-            if any(ident not in self._placements for ident in idents):
-                for row in tx.execute(select(DEPLOYMENTS.c.id, PLACEMENT).where(*slots)):
-                    self._placement(row.id, row.placement)
-        return [self._placements[ident] for ident in idents]
+            known = self._placements
+            if any(ident not in known for ident in idents):
+                rows = tx.execute(select(DEPLOYMENTS.c.id, PLACEMENT).where(*slots))
+                known = {row.id: self._placement(row.id, row.placement) for row in rows}
+        return [known[ident] for ident in idents]
 
     def placement(self, ident: str) -> Placement:
         """:raises NotFound: there is no such deployment."""
@@ -196,7 +201,8 @@ class Deployments:
 
     def nodes_of(self, topics: Collection[str]) -> dict[str, str]:
         """The node that each topic is about: itself, unless it is the id of a deployment."""
-        found = {topic: self._placements[topic].node for topic in topics if topic in self._placements}
+        known = self._placements
+        found = {topic: known[topic].node for topic in topics if topic in known}
         unknown = [topic for topic in topics if topic not in found]
         if unknown:
             query = select(DEPLOYMENTS.c.id, PLACEMENT).where(DEPLOYMENTS.c.id.in_(unknown))
@@ -402,7 +408,7 @@ class Deployments:
         known = self._placements.get(ident)
         if known is None:
             if len(self._placements) >= KEPT_PLACEMENTS:
-                self._placements.clear()
+                self.forget()
             known = self._placements[ident] = Placement.model_validate_json(text)
         return known
 

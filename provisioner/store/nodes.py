@@ -60,6 +60,11 @@ class Nodes:
         self._spec = lru_cache(KEPT)(NodeSpec.model_validate_json)
         self._hardware = lru_cache(KEPT)(HardwareReport.model_validate_json)
 
+    def forget(self) -> None:
+        """Drop what was parsed: it is parsed again when it is asked for."""
+        self._spec.cache_clear()
+        self._hardware.cache_clear()
+
     def all(self) -> list[Node]:
         """Every node, by name."""
         with self._db.read() as tx:

@@ -44,9 +44,15 @@ class Parts:
         return found
 
     def keep_only(self, idents: Collection[str]) -> None:
-        """Forget all others."""
+        """Drop all others."""
         with self._db.write() as tx:
             tx.execute(delete(PARTS).where(PARTS.c.id.not_in(idents)))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was opened: it is opened again when it is asked for."""
+        self._open.cache_clear()
+        self._parsed.cache_clear()
 
     def _read(self, ident: str) -> str:
         with self._db.read() as tx:

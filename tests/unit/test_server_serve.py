@@ -48,6 +48,9 @@ class FakeHouse:
     def images(self) -> list[Any]:
         return []
 
+    def forget(self) -> None:
+        pass
+
     def path_of(self, image: str, name: str) -> Path:
         raise AssertionError
 
