@@ -408,8 +408,8 @@ class Guests:
                     self._doors.tell("permit.released", f"generation {generation}", node.name, token.deployment)
             return {"granted": False, "why": "given back", "once": {}}
         deployment = self._store.deployments.get(token.deployment)
-        role = self._store.clouds.get(deployment.placement.cloud).roles[deployment.placement.role]
-        return acquire(self._doors, Applicant(node, deployment, role), generation)
+        desired = self._store.clouds.get(deployment.placement.cloud)
+        return acquire(self._doors, Applicant(node, deployment, desired), generation)
 
     def _token(self, token_id: str) -> TokenRecord:
         """:raises TrustError: it ended since its message was authenticated."""

@@ -12,6 +12,7 @@ from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
 from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
+from provisioner.manifest.policy import check_order, check_policy
 from provisioner.manifest.storage import check_storage
 from provisioner.manifest.values import RESERVED
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
@@ -59,6 +60,7 @@ def parse_desired(path: str, files: Mapping[str, str]) -> Desired:
 def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str, Role]:
     roles: dict[str, Role] = {}
     places: dict[str, str] = {}
+    layers: dict[str, Layer] = {}
     for path, text in files.items():
         try:
             layer = parse_layer(path, text)
@@ -75,12 +77,15 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         problems += check_image(role, layer)
         problems += check_cabling(role, layer)
         problems += check_storage(role, layer)
+        problems += check_policy(role, layer)
         for key in sorted(RESERVED & role.config.values.keys()):
             place = layer.where(("config", "values", key))
             problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))
         roles[role.role] = role
         places[role.role] = where
+        layers[role.role] = layer
     problems += _check_order(roles, places)
+    problems += check_order(roles, layers)
     return roles
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from provisioner.model.policy import Policy
 from provisioner.model.role import Desired
 
 RESERVED = frozenset({"cloud", "role", "node", "members", "secrets"})
@@ -20,11 +21,18 @@ def build_shared(desired: Desired, role: str) -> dict[str, Any]:
             "name": role,
             "count": desired.cloud.roles[role].count,
             "once": list(spec.once),
-            "at_a_time": spec.at_a_time,
+            "at_a_time": spec.policy.at_a_time,
             "drift": spec.config.drift,
+            **_order(spec.policy),
         },
         "health": spec.health.model_dump(mode="json"),
     }
+
+
+def _order(policy: Policy) -> dict[str, Any]:
+    """What else a role says of changes; nothing where it says nothing, so that older metadata stay as they are."""
+    said = policy.model_dump(mode="json", exclude_defaults=True, exclude={"at_a_time"})
+    return {"change": said} if said else {}
 
 
 def merge_values(desired: Desired, role: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from provisioner.model.hardware import NAME, HardwarePart
+from provisioner.model.policy import Policy
 from provisioner.model.storage import Storage
 from provisioner.model.value import Value
 
@@ -106,8 +107,8 @@ class Role(Value):
     one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
     ``start``: how an instance is started when its disk is written: by switching the node off and on (``power``), or by
     the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
-    ``after``: roles that must be ready before this one is deployed. ``at_a_time``: how many members may change or
-    join together (permits).
+    ``after``: roles that must be ready before this one is deployed. ``change``: in which order members change and join
+    (permits). ``at_a_time``: that of ``change``, as older role files say it.
     """
 
     role: str
@@ -122,8 +123,14 @@ class Role(Value):
     once: tuple[str, ...] = ()
     start: Literal["power", "kexec"] = "power"
     after: tuple[str, ...] = ()
-    at_a_time: int = Field(default=1, ge=1)
+    at_a_time: int | None = Field(default=None, ge=1)
+    change: Policy = Policy()
     health: Health = Health()
+
+    @property
+    def policy(self) -> Policy:
+        """``change``, also of an older role file."""
+        return self.change if self.at_a_time is None else self.change.model_copy(update={"at_a_time": self.at_a_time})
 
     @field_validator("role")
     @classmethod

@@ -360,8 +360,10 @@ class Nodes:
             tx.execute(update(NODES).where(NODES.c.name == name).values(values | {"updated": result.at}))
 
     def set_health(self, name: str, applied: int, healthy: bool | None, now: float) -> None:
+        """What the node has in force, and how it is, since now."""
+        values = {"applied": applied, "healthy": healthy, "since": now, "updated": now}
         with self._db.write(name) as tx:
-            tx.execute(update(NODES).where(NODES.c.name == name).values(applied=applied, healthy=healthy, updated=now))
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_failure(self, name: str, failure: Mapping[str, Any] | None, now: float) -> None:
         """What is wrong with a node whose state stays as it is."""

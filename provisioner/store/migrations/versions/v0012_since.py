@@ -1,0 +1,15 @@
+"""When what a node has in force, or its health, last changed."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("nodes", sa.Column("since", sa.Float(), nullable=False, server_default="0"))
