@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conductor_rack import role
+from conductor_rack import Rot, role
 from members import Members
+from records import records_url
 
+from provisioner.conductor.guests import Guests
 from provisioner.model.policy import Policy
 from provisioner.model.role import Desired, Role
+from provisioner.store.store import Store
 
 
 def roles(*names: str, **policy: Any) -> tuple[Role, ...]:
@@ -256,3 +262,35 @@ def test_records_of_an_older_service_say_at_a_time_as_it_did(tmp_path: Path) -> 
     world.set_desired(Desired.model_validate(old))
     world.change("new")
     assert [world.ask(name) for name in sorted(world.members)] == ["", "", ""]
+
+
+def test_two_conductors_grant_one_permit_of_a_group_however_many_ask_at_once(tmp_path: Path) -> None:
+    kept = {"change": Policy(at_a_time=3, apart=("quorum",))}
+    world = Members(tmp_path, (role("galera", **kept), role("queue", **kept)), 3)
+    other = Store(records_url(tmp_path, "members"), Rot())
+    try:
+        elsewhere = Guests(replace(world.doors, store=other))
+        for word in ("one", "two", "three"):
+            world.change(word)
+            start = threading.Barrier(len(world.members))
+
+            def ask(
+                guests: Guests, name: str, generation: int, start: threading.Barrier = start
+            ) -> tuple[str, dict[str, Any]]:
+                body = {"action": "acquire", "generation": generation, "wait": 0}
+                start.wait(20)
+                return name, guests.permit(world.members[name].ident, body)
+
+            with ThreadPoolExecutor(len(world.members)) as pool:
+                asked = [
+                    pool.submit(ask, (world.guests, elsewhere)[number % 2], name, world.node(name).generation)
+                    for number, name in enumerate(world.members)
+                ]
+                answers = dict(found.result(60) for found in asked)
+            granted = [name for name, answer in answers.items() if answer["granted"]]
+            assert len(granted) == 1, answers
+            refused = {answer["why"] for answer in answers.values() if not answer["granted"]}
+            assert all(granted[0] in why for why in refused)
+            world.finish(granted[0])
+    finally:
+        other.close()
