@@ -141,8 +141,9 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     desired = store.clouds.get(cloud)
     nodes = {node.name: node for node in store.nodes.all()}
     live = [deployment for deployment in store.deployments.live(cloud) if deployment.placement.role in desired.roles]
-    members = store.parts.put(build_members(desired, [deployment.placement for deployment in live]))
-    shared = {name: (store.parts.put(build_role(desired, name)), members) for name in desired.cloud.roles}
+    placements = [deployment.placement for deployment in live]
+    members = store.parts.put(build_members(desired, placements))
+    shared = {name: (store.parts.put(build_role(desired, name, placements)), members) for name in desired.cloud.roles}
     secrets = {name: store.clouds.ensure_secrets(cloud, desired.roles[name].secrets, new_secret) for name in shared}
     for deployment in live:
         placement = deployment.placement

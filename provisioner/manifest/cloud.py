@@ -10,6 +10,7 @@ from typing import Any
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
+from provisioner.manifest.firewall import check_firewall, check_groups, check_sources
 from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
 from provisioner.manifest.policy import check_order, check_policy
@@ -78,6 +79,7 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         problems += check_cabling(role, layer)
         problems += check_storage(role, layer)
         problems += check_policy(role, layer)
+        problems += check_firewall(role, layer)
         for key in sorted(RESERVED & role.config.values.keys()):
             place = layer.where(("config", "values", key))
             problems.append(Problem(place, f"{key!r} is a name of the metadata itself", "give the value another name"))
@@ -86,6 +88,7 @@ def _parse_roles(files: Mapping[str, str], problems: list[Problem]) -> dict[str,
         layers[role.role] = layer
     problems += _check_order(roles, places)
     problems += check_order(roles, layers)
+    problems += check_sources(roles, layers)
     return roles
 
 
@@ -128,6 +131,7 @@ def _check_cloud(cloud: Cloud, roles: Mapping[str, Role], layer: Layer) -> Itera
         yield from _check_values(use.values, role.config.values, ("roles", name, "values"), layer)
     yield from _check_nodes(cloud.roles, layer)
     yield from _check_pools(cloud, roles, layer)
+    yield from check_groups(cloud, roles, layer)
 
 
 def _check_nodes(uses: Mapping[str, RoleUse], layer: Layer) -> Iterator[Problem]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from provisioner.manifest.firewall import describe_rules
 from provisioner.model.policy import Policy
 from provisioner.model.role import Desired
 
-RESERVED = frozenset({"cloud", "role", "node", "members", "secrets"})
+RESERVED = frozenset({"cloud", "role", "node", "members", "secrets", "firewall"})
 """Names that the metadata gives to templates itself."""
 
 
 def build_shared(desired: Desired, role: str) -> dict[str, Any]:
     """The parts of the metadata that are the same for every member: ``values``, ``role``, ``health``."""
-    spec = desired.roles[role]
+    spec, rules = desired.roles[role], describe_rules(desired, role)
     return {
         "values": merge_values(desired, role),
         "role": {
@@ -24,6 +25,7 @@ def build_shared(desired: Desired, role: str) -> dict[str, Any]:
             "at_a_time": spec.policy.at_a_time,
             "drift": spec.config.drift,
             **_order(spec.policy),
+            **({} if rules is None else {"firewall": rules}),
         },
         "health": spec.health.model_dump(mode="json"),
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioner.manifest.values import build_shared
+from provisioner.metadata.firewall import build_firewall
 from provisioner.model.deployment import Placement
 from provisioner.model.role import Desired
 from provisioner_agent.protocol.parts import PARTS, join_parts
@@ -23,11 +24,11 @@ def build_metadata(
 
     :param placement: of the instance. :param members: of the whole cloud, the instance's own among them.
     :param secrets: those of the role, by name. :param generation: grows with each document that differs.
-    :returns: ``cloud role node members values secrets`` are what templates see (``values`` at the top level);
+    :returns: ``cloud role node members values secrets firewall`` are what templates see (``values`` at the top level);
         ``health`` are the probes that the agent runs, ``permit`` says that it asks before it switches.
     """
     own = build_own(placement, node_uuid, secrets, generation)
-    return join_parts(own, (build_role(desired, placement.role), build_members(desired, members)))
+    return join_parts(own, (build_role(desired, placement.role, members), build_members(desired, members)))
 
 
 def build_own(
@@ -51,9 +52,11 @@ def build_own(
     }
 
 
-def build_role(desired: Desired, role: str) -> dict[str, Any]:
-    """The same for all members of a role."""
-    return {"cloud": {"name": desired.cloud.cloud}, **build_shared(desired, role)}
+def build_role(desired: Desired, role: str, members: Sequence[Placement]) -> dict[str, Any]:
+    """The same for all members of a role. :param members: of the whole cloud."""
+    firewall = build_firewall(desired, role, members)
+    shared = {"cloud": {"name": desired.cloud.cloud}, **build_shared(desired, role)}
+    return shared if firewall is None else {**shared, "firewall": firewall}
 
 
 def build_members(desired: Desired, members: Sequence[Placement]) -> dict[str, Any]:

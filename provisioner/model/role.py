@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from provisioner.model.firewall import Firewall, Rule
 from provisioner.model.hardware import NAME, HardwarePart
 from provisioner.model.policy import Policy
 from provisioner.model.storage import Storage
@@ -108,7 +109,8 @@ class Role(Value):
     ``start``: how an instance is started when its disk is written: by switching the node off and on (``power``), or by
     the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
     ``after``: roles that must be ready before this one is deployed. ``change``: in which order members change and join
-    (permits). ``at_a_time``: that of ``change``, as older role files say it.
+    (permits). ``at_a_time``: that of ``change``, as older role files say it. ``firewall``: who may reach the members;
+    without it nobody is kept out.
     """
 
     role: str
@@ -125,6 +127,7 @@ class Role(Value):
     after: tuple[str, ...] = ()
     at_a_time: int | None = Field(default=None, ge=1)
     change: Policy = Policy()
+    firewall: Firewall | None = None
     health: Health = Health()
 
     @property
@@ -167,7 +170,8 @@ class RoleUse(Value):
     """How a cloud uses a role. ``nodes`` names the nodes; without it any that match are taken, in name order.
 
     ``wipe`` names nodes whose root disk may be overwritten although it holds something. ``accept`` names nodes whose
-    hardware tests may be bad, and which of them: ``a01: [disk]``.
+    hardware tests may be bad, and which of them: ``a01: [disk]``. ``firewall`` names groups of rules that are let in as
+    well.
     """
 
     count: int = Field(ge=1)
@@ -175,14 +179,16 @@ class RoleUse(Value):
     wipe: tuple[str, ...] = ()
     accept: dict[str, tuple[HardwarePart, ...]] = Field(default_factory=dict)
     values: dict[str, Any] = Field(default_factory=dict)
+    firewall: tuple[str, ...] = ()
 
 
 class Cloud(Value):
-    """One cloud file, the top manifest."""
+    """One cloud file, the top manifest. ``firewall``: groups of rules by name, for roles to use."""
 
     cloud: str
     networks: dict[str, Network] = Field(min_length=1)
     roles: dict[str, RoleUse] = Field(min_length=1)
+    firewall: dict[str, tuple[Rule, ...]] = Field(default_factory=dict)
 
     @field_validator("cloud")
     @classmethod

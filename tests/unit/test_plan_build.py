@@ -236,10 +236,10 @@ def test_a_plan_says_in_which_order_a_change_goes() -> None:
 
 def test_what_a_role_says_of_changes_is_in_its_metadata_and_the_usual_is_not() -> None:
     desired = make_desired()
-    plain = build_role(desired, "db")["role"]
+    plain = build_role(desired, "db", ())["role"]
     assert "change" not in plain and plain["at_a_time"] == 1
     role = desired.roles["db"].model_copy(update={"change": Policy(at_a_time="50%", canary=1)})
-    told = build_role(desired.model_copy(update={"roles": {"db": role}}), "db")["role"]
+    told = build_role(desired.model_copy(update={"roles": {"db": role}}), "db", ())["role"]
     assert (told["at_a_time"], told["change"]) == ("50%", {"canary": 1})
 
 
