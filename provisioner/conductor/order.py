@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provisioner.model.hardware import Power
-from provisioner.model.policy import Policy
 from provisioner.model.states import NodeState
 from provisioner.store.permits import FAILED, FREE, HELD, Standing
 
@@ -29,73 +28,38 @@ class Refusal:
         return self.why if self.so_far is None else f"{self.why} ({self.so_far} s so far)"
 
 
-@dataclass(frozen=True)
-class View:
-    """What is looked at. ``members``: of the role and of the roles that it changes after, by host name.
+def refuse_leave(role: str, width: int, others: Sequence[Standing], now: float) -> Refusal | None:
+    """Whether a member that serves may leave, so that no more than ``width`` of its role are away at once.
 
-    :param width: how many of the role may be away at once. :param now: seconds since the epoch.
+    :param others: those of the role that change or do not serve. What is down by a change of its own is a failure,
+        which has a limit of its own; what joins was never there.
     """
-
-    policy: Policy
-    width: int
-    members: Sequence[Standing]
-    now: float
-
-    def of(self, role: str) -> list[Standing]:
-        return [member for member in self.members if member.role == role]
-
-
-def refuse(mine: Standing, view: View) -> Refusal | None:
-    """Why a member that runs may not leave now, though a permit is free; None if it may.
-
-    What a member that is not healthy does takes nothing away from anybody: it may always be mended first.
-    """
-    if is_away(mine, view.now) is not None:
+    changing = sum(other.permit == HELD for other in others)
+    gone = [other for other in others if other.permit == FREE and (other.deployed or other.rebuilds)]
+    lost = [(other, why) for other in gone if (why := is_away(other, now)) is not None]
+    if not lost or changing + len(lost) < width:
         return None
-    return next((found for found in _reasons(mine, view) if found is not None), None)
+    said = ", ".join(f"{_name(other)} {why}" for other, why in lost)
+    limit = f"at most {width} of {role} may be away at once"
+    halted = all(_is_stuck(other) for other, _ in lost)
+    return Refusal(f"{said}, and {limit}; {_next_command(lost[0][0])}", halted)
 
 
-def _reasons(mine: Standing, view: View) -> Iterator[Refusal | None]:
-    yield _unavailable(mine, view)
-    yield _canary(mine, view)
-    for role in view.policy.after:
-        yield from (_behind(f"{role} comes first: ", member, view.now) for member in view.of(role))
-
-
-def _unavailable(mine: Standing, view: View) -> Refusal | None:
-    others = [member for member in view.of(mine.role) if member.deployment != mine.deployment]
-    changing = sum(member.permit == HELD for member in others)
-    # What is down by a change of its own is a failure, which has a limit of its own; what joins was never there.
-    lost = [(member, why) for member in others if member.permit == FREE and (why := is_away(member, view.now))]
-    lost = [(member, why) for member, why in lost if member.deployed or member.rebuilds]
-    if not lost or changing + len(lost) < view.width:
-        return None
-    said = ", ".join(f"{_name(member)} {why}" for member, why in lost)
-    limit = f"at most {view.width} of {mine.role} may be away at once"
-    first = lost[0][0]
-    return Refusal(f"{said}, and {limit}; {_next_command(first)}", halted=all(_is_stuck(m) for m, _ in lost))
-
-
-def _canary(mine: Standing, view: View) -> Refusal | None:
-    """The canaries are the first members that are there, by number; one that is let alone is left out."""
-    there = [m for m in view.of(mine.role) if m.deployed and m.maintenance is None and m.state is not NodeState.RESCUE]
-    canaries = there[: view.policy.canary]
-    if mine.deployment in [canary.deployment for canary in canaries]:
-        return None
+def refuse_before(canaries: Sequence[Standing], settle: float, now: float) -> Refusal | None:
+    """Whether all canaries have changed, and have been green for ``settle`` seconds since."""
     for canary in canaries:
-        behind = _behind("canary ", canary, view.now)
+        behind = refuse_behind("canary ", canary, now)
         if behind is not None:
             return behind
-        green = max(0.0, view.now - canary.since)
-        if green < view.policy.settle:
-            why = f"canary {_name(canary)} is not green for {view.policy.settle:g} s yet"
-            return Refusal(why, so_far=int(green))
+        green = max(0.0, now - canary.since)
+        if green < settle:
+            return Refusal(f"canary {_name(canary)} is not green for {settle:g} s yet", so_far=int(green))
     return None
 
 
-def _behind(before: str, member: Standing, now: float) -> Refusal | None:
-    """Why others wait on for a member that comes before them."""
-    name, then = f"{before}{_name(member)}", _next_command(member)
+def refuse_behind(what: str, member: Standing, now: float) -> Refusal | None:
+    """Whether a member that comes before others has its newest generation in force, and serves."""
+    name, then = f"{what}{_name(member)}", _next_command(member)
     if member.failure is not None or member.permit == FAILED:
         return Refusal(f"{name} failed; {then}", halted=True)
     if member.permit == HELD:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.conductor.order import Refusal, View, refuse
+from provisioner.conductor.order import SILENT, Refusal, refuse_before, refuse_behind, refuse_leave
+from provisioner.errors import NotFound
 from provisioner.model.deployment import Deployment, Node
 from provisioner.model.role import Desired, Role
+from provisioner.model.states import NodeState
 from provisioner.store.deployments import LIVE
 from provisioner.store.permits import DONE, FAILED, HELD, OnceRecord, PermitRecord
 
@@ -18,6 +20,7 @@ ASKED_SECONDS = 30.0
 """Seconds after which a member that is refused for the same reason counts as having asked again."""
 SO_FAR = re.compile(r" \(\d+ s so far\)$")
 """What of a reason changes by itself: nobody is told of it."""
+UNUSED = Refusal("the cloud does not use its role any more")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
         if refusal is not None or role is None:
             return {"granted": False, "why": _note(doors, who, refusal or UNUSED, generation), "once": {}}
         now = doors.clock.now()
-        store.permits.take(
+        granted = store.permits.take(
             who.cloud,
             role.role,
             _width(who, role),
@@ -58,15 +61,13 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
             generation=generation,
             now=now,
         )
+        assert granted, "that one is free was seen in this transaction"
         if store.nodes.waiting(who.node.name)[0] is not None:
             store.nodes.set_waiting(who.node.name, None, now)
         once = {name: _once(doors, who, name) for name in role.once}
         if had is None:
             doors.tell("permit.granted", f"may change to generation {generation}", who.node.name, ident, once=once)
         return {"granted": True, "why": "", "once": once}
-
-
-UNUSED = Refusal("the cloud does not use its role any more")
 
 
 def _note(doors: Doors, who: Applicant, refusal: Refusal, generation: int) -> str:
@@ -122,15 +123,33 @@ def _refuse_together(doors: Doors, who: Applicant, role: Role) -> Refusal | None
 
 
 def _refuse_by_policy(doors: Doors, who: Applicant, role: Role) -> Refusal | None:
-    """A first generation takes nothing away, and nobody is asked for it."""
-    policy, width = role.policy, _width(who, role)
-    count = who.desired.cloud.roles[role.role].count
-    if who.node.applied == 0 or (width >= count and not policy.canary and not policy.after):
+    """A first generation takes nothing away, and nobody is asked for it; nor for the mending of who is not healthy."""
+    node, policy, permits = who.node, role.policy, doors.store.permits
+    if node.applied == 0 or node.healthy is not True or node.state is NodeState.DEPLOYING:
         return None
-    now = doors.clock.now()
-    members = doors.store.permits.standings(who.cloud, (role.role, *policy.after))
-    mine = next(member for member in members if member.deployment == who.deployment.id)
-    return refuse(replace(mine, heard=now), View(policy, width, members, now))
+    now, width = doors.clock.now(), _width(who, role)
+    heard = now - SILENT
+    if width < who.desired.cloud.roles[role.role].count:
+        others = [other for other in permits.away(who.cloud, role.role, heard) if other.node != node.name]
+        refusal = refuse_leave(role.role, width, others, now)
+        if refusal is not None:
+            return refusal
+    if policy.canary:
+        canaries = permits.canaries(who.cloud, role.role, policy.canary)
+        if node.name not in [canary.node for canary in canaries]:
+            refusal = refuse_before(canaries, policy.settle, now)
+            if refusal is not None:
+                return refusal
+    for name in policy.after:
+        earlier = who.desired.roles.get(name)
+        if earlier is None:
+            continue
+        disk = bool(earlier.image.disk)  # its instance says no more when it is well
+        behind = permits.behind(who.cloud, name, None if disk else heard)
+        if behind is not None:
+            known = replace(behind, heard=None) if disk else behind
+            return refuse_behind(f"{name} comes first: ", known, now)
+    return None
 
 
 def _width(who: Applicant, role: Role) -> int:
@@ -163,5 +182,7 @@ def _names(doors: Doors, permits: Sequence[PermitRecord]) -> str:
 
 
 def _name(doors: Doors, permit: PermitRecord) -> str:
-    found = doors.store.deployments.find(permit.deployment)
-    return permit.node if found is None else f"{found.placement.hostname} on {permit.node}"
+    try:
+        return f"{doors.store.deployments.placement(permit.deployment).hostname} on {permit.node}"
+    except NotFound:
+        return permit.node

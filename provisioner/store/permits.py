@@ -6,13 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import ColumnElement, Row, Text, cast, func, insert, or_, select, update
 
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
 from provisioner.model.states import NodeState
 from provisioner.store.database import Database
 from provisioner.store.deployments import LIVE
+from provisioner.store.nodes import NULL
 from provisioner.store.schema import DEPLOYMENTS, NODES, ONCE, PERMITS, REPORTS
 
 ANY_PERMIT = "permits"
@@ -22,9 +23,17 @@ HELD = "held"
 FAILED = "failed"
 CLAIMED = "claimed"
 DONE = "done"
-NUMBER = DEPLOYMENTS.c.placement["index"].as_integer()
-REBUILDS = DEPLOYMENTS.c.placement["rebuilds"].as_string()
-"""Of a placement."""
+MEMBERS = (
+    select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.hostname, DEPLOYMENTS.c.state.label("deployed"), REPORTS.c.at)
+    .add_columns(DEPLOYMENTS.c.placement["rebuilds"].as_string().label("rebuilds"), PERMITS.c.state.label("permit"))
+    .add_columns(NODES.c.name, NODES.c.state, NODES.c.power, NODES.c.generation, NODES.c.applied, NODES.c.healthy)
+    .add_columns(NODES.c.since, NODES.c.maintenance, NODES.c.failure)
+    .join(NODES, NODES.c.name == DEPLOYMENTS.c.node)
+    .outerjoin(REPORTS, (REPORTS.c.node == NODES.c.uuid) & (REPORTS.c.deployment == DEPLOYMENTS.c.id))
+    .outerjoin(PERMITS, (PERMITS.c.deployment == DEPLOYMENTS.c.id) & (PERMITS.c.state != FREE))
+    .where(DEPLOYMENTS.c.state.in_(LIVE))
+)
+"""How the members of roles are."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,6 @@ class Standing:
     """
 
     deployment: str
-    role: str
     hostname: str
     node: str
     deployed: bool
@@ -99,23 +107,36 @@ class Permits:
         with self._db.read() as tx:
             return [_permit(row) for row in tx.execute(query.order_by(PERMITS.c.role, PERMITS.c.slot))]
 
-    def standings(self, cloud: str, roles: Collection[str]) -> list[Standing]:
-        """How all members of several roles are, by role and number."""
-        mine = (DEPLOYMENTS.c.cloud == cloud, DEPLOYMENTS.c.role.in_(roles), DEPLOYMENTS.c.state.in_(LIVE))
-        node = (NODES.c.name, NODES.c.state, NODES.c.power, NODES.c.generation, NODES.c.applied, NODES.c.healthy)
-        query = (
-            select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.role, DEPLOYMENTS.c.hostname, DEPLOYMENTS.c.state.label("deployed"))
-            .add_columns(NUMBER.label("number"), REBUILDS.label("rebuilds"))
-            .add_columns(*node, NODES.c.since, NODES.c.maintenance, NODES.c.failure)
-            .add_columns(REPORTS.c.at, PERMITS.c.state.label("permit"))
-            .join(NODES, NODES.c.name == DEPLOYMENTS.c.node)
-            .outerjoin(REPORTS, (REPORTS.c.node == NODES.c.uuid) & (REPORTS.c.deployment == DEPLOYMENTS.c.id))
-            .outerjoin(PERMITS, (PERMITS.c.deployment == DEPLOYMENTS.c.id) & (PERMITS.c.state != FREE))
-            .where(*mine)
-            .order_by(DEPLOYMENTS.c.role, NUMBER)
-        )
+    def canaries(self, cloud: str, role: str, number: int) -> list[Standing]:
+        """The first so many members that run and are not let alone."""
+        there = (DEPLOYMENTS.c.state == DeploymentState.ACTIVE, NODES.c.maintenance.is_(None))
+        return self._standings(cloud, role, *there, NODES.c.state != NodeState.RESCUE, limit=number)
+
+    def away(self, cloud: str, role: str, heard: float | None) -> list[Standing]:
+        """The members that change, or do not serve.
+
+        :param heard: who has been silent since then does not serve; None when silence means nothing.
+        """
+        return self._standings(cloud, role, or_(PERMITS.c.state == HELD, _is_away(heard)))
+
+    def behind(self, cloud: str, role: str, heard: float | None) -> Standing | None:
+        """The first member that changes, has failed, does not serve, or has an older generation in force.
+
+        :param heard: as for :meth:`away`.
+        """
+        failed = cast(NODES.c.failure, Text).not_in((NULL, ""))
+        older = NODES.c.applied < NODES.c.generation
+        found = self._standings(cloud, role, or_(PERMITS.c.state.is_not(None), failed, older, _is_away(heard)), limit=1)
+        return found[0] if found else None
+
+    def _standings(
+        self, cloud: str, role: str, *which: ColumnElement[bool], limit: int | None = None
+    ) -> list[Standing]:
+        """By number, which is how host names end. A role may have a thousand members who all ask: few are read."""
+        query = MEMBERS.where(DEPLOYMENTS.c.cloud == cloud, DEPLOYMENTS.c.role == role, *which)
+        order = (func.length(DEPLOYMENTS.c.hostname), DEPLOYMENTS.c.hostname)
         with self._db.read() as tx:
-            return [_standing(row) for row in tx.execute(query)]
+            return [_standing(row) for row in tx.execute(query.order_by(*order).limit(limit))]
 
     def held_by(self, deployment: str) -> PermitRecord | None:
         """The permit that a deployment's instance holds, if it holds one."""
@@ -211,6 +232,13 @@ class Permits:
             return names
 
 
+def _is_away(heard: float | None) -> ColumnElement[bool]:
+    """What :func:`provisioner.conductor.order.is_away` says in words."""
+    at_work = NODES.c.state.in_((NodeState.DEPLOYING, NodeState.RESCUE))
+    silent = [] if heard is None else [REPORTS.c.at < heard]
+    return or_(at_work, NODES.c.power == Power.OFF, NODES.c.healthy.is_not(True), *silent)
+
+
 def _permit(row: Row[Any]) -> PermitRecord:
     return PermitRecord(row.role, row.slot, row.state, row.node, row.deployment, row.generation, row.granted)
 
@@ -219,7 +247,6 @@ def _standing(row: Row[Any]) -> Standing:
     failure, maintenance = row.failure or {}, row.maintenance or {}
     return Standing(
         deployment=row.id,
-        role=row.role,
         hostname=row.hostname,
         node=row.name,
         deployed=row.deployed == DeploymentState.ACTIVE,

@@ -16,7 +16,7 @@ from provisioner.conductor.clouds import end_deployment, renew_metadata
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.status import read_status
-from provisioner.model.deployment import Address, DeploymentState, Node, Placement
+from provisioner.model.deployment import Address, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.hardware import Power
 from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
@@ -87,6 +87,7 @@ class Members:
         """Its first generation comes into force, whatever others do."""
         member = self.members[name]
         self.report(name)
+        self.store.deployments.end_step(member.deployment, StepName.SEED_INSTANCE, StepState.DONE, {}, self.clock.now())
         self.store.deployments.set_state(
             member.deployment, (DeploymentState.RUNNING,), DeploymentState.ACTIVE, now=self.clock.now()
         )

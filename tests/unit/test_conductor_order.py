@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ import pytest
 from conductor_rack import Rot, role
 from members import Members
 from records import records_url
+from sqlalchemy import create_engine
 
 from provisioner.conductor.guests import Guests
+from provisioner.conductor.order import SILENT, is_away, refuse_behind
+from provisioner.model.hardware import Power
 from provisioner.model.policy import Policy
-from provisioner.model.role import Desired, Role
+from provisioner.model.role import Desired, ImageSpec, Role
+from provisioner.model.states import NodeState
+from provisioner.store.permits import FAILED, FREE, HELD
+from provisioner.store.schema import NODES, REPORTS
 from provisioner.store.store import Store
 
 
@@ -111,9 +118,12 @@ def test_a_member_is_down_when_it_is_switched_off_or_silent(tmp_path: Path) -> N
     world = Members(tmp_path, roles())
     world.change("new")
     drift = {"expected": "on", "since": world.clock.now()}
-    world.store.nodes.set_seen("n-web-2", "off", drift, world.clock.now())  # type: ignore[arg-type]
+    world.store.nodes.set_seen("n-web-2", Power.OFF, drift, world.clock.now())
     assert world.ask("web-0").startswith("web-2 on n-web-2 is switched off, and at most 1 of web")
-    world.store.nodes.set_seen("n-web-2", "on", None, world.clock.now())  # type: ignore[arg-type]
+    world.set_desired(world.desired.model_copy(update={"roles": {"web": roles(canary=1)[0]}}))
+    assert "canary" in world.ask("web-2"), "whoever asks runs, whatever its controller says"
+    world.set_desired(world.desired.model_copy(update={"roles": {"web": roles()[0]}}))
+    world.store.nodes.set_seen("n-web-2", Power.ON, None, world.clock.now())
     gone = world.members.pop("web-2")
     world.sleep(200)
     assert world.ask("web-0").startswith("web-2 on n-web-2 is silent, and at most 1 of web")
@@ -204,6 +214,26 @@ def test_a_role_that_the_cloud_does_not_use_is_not_waited_for(tmp_path: Path) ->
     assert world.ask("web-0") == ""
 
 
+def test_an_instance_of_a_whole_disk_is_silent_once_it_is_well_and_is_waited_for_no_longer(tmp_path: Path) -> None:
+    disk = role("disk", image=ImageSpec(disk="noble"), secrets=())
+    world = Members(tmp_path, (disk, role("web", change=Policy(after=("disk",)))), 1)
+    world.change("new")
+    del world.members["disk-0"]
+    world.sleep(200)
+    assert world.store.nodes.get("n-disk-0").generation == 1, "it reads its values once"
+    assert world.ask("web-0") == ""
+
+
+def test_what_was_left_of_a_role_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    world = Members(tmp_path, (role("galera"), role("web", change=Policy(after=("galera",)))), 1)
+    world.change("new")
+    assert "galera-0" in world.ask("web-0")
+    uses = {"web": world.desired.cloud.roles["web"]}
+    cloud = world.desired.cloud.model_copy(update={"roles": uses})
+    world.set_desired(Desired(cloud=cloud, roles={"web": world.desired.roles["web"]}))
+    assert world.ask("web-0") == ""
+
+
 def test_of_roles_that_are_kept_apart_one_member_changes_at_a_time_even_when_it_joins(tmp_path: Path) -> None:
     galera, queue = role("galera", change=Policy(apart=("quorum",))), role("queue", change=Policy(apart=("quorum",)))
     world = Members(tmp_path, (galera, queue, role("web")), 2, active=False)
@@ -262,6 +292,40 @@ def test_records_of_an_older_service_say_at_a_time_as_it_did(tmp_path: Path) -> 
     world.set_desired(Desired.model_validate(old))
     world.change("new")
     assert [world.ask(name) for name in sorted(world.members)] == ["", "", ""]
+
+
+def test_what_is_read_of_the_records_is_what_is_decided_about(tmp_path: Path) -> None:
+    world = Members(tmp_path, roles(), 1)
+    now = world.clock.now()
+    permits, deployment = world.store.permits, world.members["web-0"].deployment
+    engine = create_engine(records_url(tmp_path, "members"))
+    node, report = NODES.update(), REPORTS.update()
+    states = (NodeState.ACTIVE, NodeState.FAILED, NodeState.DEPLOYING, NodeState.RESCUE)
+    known: list[tuple[bool, bool]] = []
+    for state, power, healthy, failed, silent in product(
+        states, (Power.ON, Power.OFF), (True, False, None), (False, True), (False, True)
+    ):
+        failure = {"summary": "it did not start"} if failed else None
+        with engine.begin() as tx:
+            tx.execute(node.values(state=state, power=power, healthy=healthy, failure=failure, applied=1, generation=1))
+            tx.execute(report.values(at=now - SILENT - silent))
+        for generation, taken in product((1, 2), (FREE, HELD, FAILED)):
+            with engine.begin() as tx:
+                tx.execute(node.values(generation=generation))
+            permits.clear(deployment)
+            if taken != FREE:
+                permits.take("lab", "web", 1, node="n-web-0", deployment=deployment, generation=1, now=now)
+            if taken == FAILED:
+                permits.fail(deployment)
+            (member,) = permits.canaries("lab", "web", 1) if state is not NodeState.RESCUE else [None]
+            away, behind = permits.away("lab", "web", now - SILENT), permits.behind("lab", "web", now - SILENT)
+            member = member or (away or [behind])[0]
+            assert member is not None
+            found = (is_away(member, now) is not None, refuse_behind("", member, now) is not None)
+            assert (bool(away), behind is not None) == (found[0] or taken == HELD, found[1]), member
+            known.append(found)
+    engine.dispose()
+    assert set(known) == {(False, False), (False, True), (True, True)}
 
 
 def test_two_conductors_grant_one_permit_of_a_group_however_many_ask_at_once(tmp_path: Path) -> None:
