@@ -175,6 +175,7 @@ def test_what_is_allowed_answers_and_nothing_else() -> None:
         inside(INSTANCE, "nft", "add", "table", "inet", "another")
         load(FILES)
         assert answers(4) == [2201, 2202, 2203]
+        assert inside(INSTANCE, sys.executable, "-c", ASK, "127.0.0.1", "2206") == "2206\n", "itself it reaches"
         assert answers(6) == [2201, 2202, 2203, 2204], "the neighbour's address was found out through the firewall"
         inside(CLIENT, "ip", "neighbour", "flush", "dev", "wire")
         inside(INSTANCE, "ip", "neighbour", "flush", "dev", "wire")
