@@ -76,7 +76,7 @@ def _note(doors: Doors, who: Applicant, refusal: Refusal, generation: int) -> st
     known, asked = store.nodes.waiting(name)
     told = known is not None and SO_FAR.sub("", known) == f"permit: {refusal.why}"
     # Every write wakes whoever waits for this node, who then asks again: so not each refusal is written.
-    store.clouds.note_heard(name, who.deployment.id, now, ASKED_SECONDS)
+    store.nodes.note_spoke(name, now, ASKED_SECONDS)
     if not told or (not refusal.halted and now - asked > ASKED_SECONDS):
         store.nodes.set_waiting(name, f"permit: {refusal}", asked if refusal.halted else now)
     if not told:

@@ -32,7 +32,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class ReportRecord:
-    """What the config agent of a deployment last said, and when it was last heard."""
+    """What the config agent of a deployment last said, and when."""
 
     deployment: str
     at: float
@@ -206,13 +206,6 @@ class Clouds:
             changed = tx.execute(update(REPORTS).where(REPORTS.c.node == uuid).values(values))
             if changed.rowcount == 0:
                 tx.execute(insert(REPORTS).values(node=uuid, **values))
-
-    def note_heard(self, node: str, deployment: str, now: float, after: float) -> None:
-        """A deployment's instance was heard, though it reported nothing; noted when ``after`` seconds are over."""
-        uuid = select(NODES.c.uuid).where(NODES.c.name == node).scalar_subquery()
-        mine = (REPORTS.c.node == uuid, REPORTS.c.deployment == deployment, REPORTS.c.at < now - after)
-        with self._db.write(node) as tx:
-            tx.execute(update(REPORTS).where(*mine).values(at=now))
 
     def report(self, node: str, deployment: str) -> ReportRecord | None:
         """The last report of this deployment's instance."""

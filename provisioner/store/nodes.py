@@ -385,6 +385,11 @@ class Nodes:
         with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(waiting=reason, asked=now))
 
+    def note_spoke(self, name: str, now: float, after: float) -> None:
+        """The node's instance asked for a permit; noted when ``after`` seconds have passed since the last time."""
+        with self._db.write(name) as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name, NODES.c.spoke < now - after).values(spoke=now))
+
     def waiting(self, name: str) -> tuple[str | None, float]:
         """(why the node's instance waits, when it last asked)."""
         with self._db.read() as tx:

@@ -27,7 +27,7 @@ MEMBERS = (
     select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.hostname, DEPLOYMENTS.c.state.label("deployed"), REPORTS.c.at)
     .add_columns(DEPLOYMENTS.c.placement["rebuilds"].as_string().label("rebuilds"), PERMITS.c.state.label("permit"))
     .add_columns(NODES.c.name, NODES.c.state, NODES.c.power, NODES.c.generation, NODES.c.applied, NODES.c.healthy)
-    .add_columns(NODES.c.since, NODES.c.maintenance, NODES.c.failure)
+    .add_columns(NODES.c.since, NODES.c.spoke, NODES.c.maintenance, NODES.c.failure)
     .join(NODES, NODES.c.name == DEPLOYMENTS.c.node)
     .outerjoin(REPORTS, (REPORTS.c.node == NODES.c.uuid) & (REPORTS.c.deployment == DEPLOYMENTS.c.id))
     .outerjoin(PERMITS, (PERMITS.c.deployment == DEPLOYMENTS.c.id) & (PERMITS.c.state != FREE))
@@ -66,8 +66,8 @@ class Standing:
 
     ``deployed``: it was active once, since it was deployed. ``rebuilds``: it takes the place of one that was.
     ``permit``: ``free``, ``held`` or ``failed``. ``since``: when what it has in force, or its health, last changed;
-    ``heard``: when its instance last spoke, None for never; both in seconds since the epoch. ``maintenance`` and
-    ``failure`` say why.
+    ``heard``: when its instance last reported or asked, None for never; both in seconds since the epoch.
+    ``maintenance`` and ``failure`` say why.
     """
 
     deployment: str
@@ -235,7 +235,7 @@ class Permits:
 def _is_away(heard: float | None) -> ColumnElement[bool]:
     """What :func:`provisioner.conductor.order.is_away` says in words."""
     at_work = NODES.c.state.in_((NodeState.DEPLOYING, NodeState.RESCUE))
-    silent = [] if heard is None else [REPORTS.c.at < heard]
+    silent = [] if heard is None else [(REPORTS.c.at < heard) & (NODES.c.spoke < heard)]
     return or_(at_work, NODES.c.power == Power.OFF, NODES.c.healthy.is_not(True), *silent)
 
 
@@ -257,7 +257,7 @@ def _standing(row: Row[Any]) -> Standing:
         applied=row.applied,
         healthy=row.healthy is True,
         since=row.since,
-        heard=row.at,
+        heard=None if row.at is None else max(row.at, row.spoke),
         maintenance=maintenance.get("reason"),
         failure=failure.get("summary"),
         permit=row.permit or FREE,

@@ -44,6 +44,7 @@ NODES = Table(
     Column("applied", Integer, nullable=False),
     Column("healthy", Boolean),
     Column("since", Float, nullable=False, server_default="0"),
+    Column("spoke", Float, nullable=False, server_default="0"),
     Column("failure", JSON),
     Column("waiting", Text),
     Column("asked", Float, nullable=False),
