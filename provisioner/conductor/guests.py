@@ -384,17 +384,17 @@ class Guests:
         action, generation = message.get("action"), message.get("generation")
         if action not in ("acquire", "release") or not isinstance(generation, int):
             raise UsageError("a permit is acquired or released, for a generation", where=token.node)
-        node = self._store.nodes.get(token.node)
-        if node.deployment != token.deployment:
-            raise TrustError("the deployment has ended", where=token.node)
-        if action == "release":
-            with self._store.transaction():
+        with self._store.transaction():  # a deployment that ends meanwhile would keep its permit
+            node = self._store.nodes.get(token.node)
+            if node.deployment != token.deployment:
+                raise TrustError("the deployment has ended", where=token.node)
+            if action == "release":
                 if self._store.permits.give_back(token.deployment):
                     self._doors.tell("permit.released", f"generation {generation}", node.name, token.deployment)
-            return {"granted": False, "why": "given back", "once": {}}
-        deployment = self._store.deployments.get(token.deployment)
-        role = self._store.clouds.get(deployment.placement.cloud).roles[deployment.placement.role]
-        return acquire(self._doors, Applicant(node, deployment, role), generation)
+                return {"granted": False, "why": "given back", "once": {}}
+            deployment = self._store.deployments.get(token.deployment)
+            desired = self._store.clouds.get(deployment.placement.cloud)
+            return acquire(self._doors, Applicant(node, deployment, desired), generation)
 
     def _token(self, token_id: str) -> TokenRecord:
         """:raises TrustError: it ended since its message was authenticated."""

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.order import SILENT, Refusal, refuse_before, refuse_behind, refuse_leave
+from provisioner.errors import NotFound
 from provisioner.model.deployment import Deployment, Node
-from provisioner.model.role import Role
+from provisioner.model.role import Desired, Role
+from provisioner.model.states import NodeState
 from provisioner.store.deployments import LIVE
-from provisioner.store.permits import DONE, FAILED, OnceRecord, PermitRecord
+from provisioner.store.permits import DONE, FAILED, HELD, OnceRecord, PermitRecord
 
 ASKED_SECONDS = 30.0
 """Seconds after which a member that is refused for the same reason counts as having asked again."""
+SO_FAR = re.compile(r" \(\d+ s so far\)$")
+"""What of a reason changes by itself: nobody is told of it."""
+UNUSED = Refusal("the cloud does not use its role any more")
 
 
 @dataclass(frozen=True)
 class Applicant:
     node: Node
     deployment: Deployment
-    role: Role
+    desired: Desired
+
+    @property
+    def cloud(self) -> str:
+        return self.deployment.placement.cloud
+
+    @property
+    def role(self) -> Role | None:
+        """None when the cloud does not use it any more, and the node was left as it is."""
+        return self.desired.roles.get(self.deployment.placement.role)
 
 
 def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
@@ -29,54 +45,115 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
     Members that are refused because others change count as waiting; behind a failed member they do not, so that
     their own deadline goes on.
     """
-    store, placement, ident = doors.store, who.deployment.placement, who.deployment.id
-    cloud, role = placement.cloud, placement.role
-    now = doors.clock.now()
+    store, ident, role = doors.store, who.deployment.id, who.role
     with store.transaction():
         had = store.permits.held_by(ident)
-        why, halted = _refusal(doors, who)
-        if why is None:
-            granted = store.permits.take(
-                cloud,
-                role,
-                who.role.at_a_time,
-                node=who.node.name,
-                deployment=ident,
-                generation=generation,
-                now=now,
-            )
-            why = None if granted else f"{_names(store.permits.taken(cloud, role))} changes now"
-        known, asked = store.nodes.waiting(who.node.name)
-        if why is not None:
-            reason = f"permit: {why}"
-            # Every write wakes whoever waits for a permit, who then asks again: so not each refusal is written.
-            if known != reason or (not halted and now - asked > ASKED_SECONDS):
-                store.nodes.set_waiting(who.node.name, reason, asked if halted else now)
-            if known != reason:
-                doors.tell("permit.refused", why, who.node.name, ident, generation=generation)
-            return {"granted": False, "why": why, "once": {}}
-        if known is not None:
+        refusal = _refuse(doors, who, role, had)
+        if refusal is not None or role is None:
+            return {"granted": False, "why": _note(doors, who, refusal or UNUSED, generation), "once": {}}
+        now = doors.clock.now()
+        granted = store.permits.take(
+            who.cloud,
+            role.role,
+            _width(who, role),
+            node=who.node.name,
+            deployment=ident,
+            generation=generation,
+            now=now,
+        )
+        assert granted, "that one is free was seen in this transaction"
+        if store.nodes.waiting(who.node.name)[0] is not None:
             store.nodes.set_waiting(who.node.name, None, now)
-        once = {name: _once(doors, who, name) for name in who.role.once}
+        once = {name: _once(doors, who, name) for name in role.once}
         if had is None:
             doors.tell("permit.granted", f"may change to generation {generation}", who.node.name, ident, once=once)
         return {"granted": True, "why": "", "once": once}
 
 
-def _refusal(doors: Doors, who: Applicant) -> tuple[str | None, bool]:
-    """(why a permit cannot be given whatever is free, whether that is because the role is halted)."""
-    placement = who.deployment.placement
+def _note(doors: Doors, who: Applicant, refusal: Refusal, generation: int) -> str:
+    """Put on record why a member waits. :returns: the reason."""
+    store, now, name = doors.store, doors.clock.now(), who.node.name
+    known, asked = store.nodes.waiting(name)
+    told = known is not None and SO_FAR.sub("", known) == f"permit: {refusal.why}"
+    # Every write wakes whoever waits for this node, who then asks again: so not each refusal is written.
+    store.nodes.note_spoke(name, now, ASKED_SECONDS)
+    if not told or (not refusal.halted and now - asked > ASKED_SECONDS):
+        store.nodes.set_waiting(name, f"permit: {refusal}", asked if refusal.halted else now)
+    if not told:
+        doors.tell("permit.refused", str(refusal), name, who.deployment.id, generation=generation)
+    return str(refusal)
+
+
+def _refuse(doors: Doors, who: Applicant, role: Role | None, had: PermitRecord | None) -> Refusal | None:
+    """Why a member gets no permit; None when it may have one. What is cheap to know comes first."""
     if who.node.maintenance is not None:
-        return f"it is in maintenance: {who.node.maintenance['reason']}", False
-    taken = doors.store.permits.taken(placement.cloud, placement.role)
+        return Refusal(f"it is in maintenance: {who.node.maintenance['reason']}")
+    if role is None:
+        return UNUSED
+    taken = doors.store.permits.taken(who.cloud, role.role)
     failed = [permit for permit in taken if permit.state == FAILED]
-    if failed:
-        return f"{_names(failed)} failed; provisioner node show {failed[0].node}", True
-    for record in doors.store.permits.once(placement.cloud, placement.role).values():
+    mine = [permit for permit in failed if permit.deployment == who.deployment.id]
+    if mine or len(failed) > role.policy.max_failures:
+        first = (mine or failed)[0]
+        return Refusal(f"{_names(doors, failed)} failed; provisioner node show {first.node}", halted=True)
+    for record in doors.store.permits.once(who.cloud, role.role).values():
         holder = _live(doors, record)
         if record.state != DONE and holder is not None and holder.id != who.deployment.id:
-            return f"{holder.placement.hostname} does {record.name} first", False
-    return None, False
+            return Refusal(f"{holder.placement.hostname} does {record.name} first")
+    if had is not None:
+        return None
+    held = [permit for permit in taken if permit.state == HELD]
+    if len(held) >= _width(who, role):
+        return Refusal(f"{_names(doors, held)} changes now")
+    return _refuse_together(doors, who, role) or _refuse_by_policy(doors, who, role)
+
+
+def _refuse_together(doors: Doors, who: Applicant, role: Role) -> Refusal | None:
+    """One at a time of all who name the same group. Only one transaction writes at a time, so the look holds."""
+    groups = {
+        other.role: shared
+        for other in who.desired.roles.values()
+        if (shared := sorted(set(other.policy.apart) & set(role.policy.apart)))
+    }
+    held = doors.store.permits.held(who.cloud, groups) if groups else []
+    if not held:
+        return None
+    named = ", ".join(groups[held[0].role])
+    return Refusal(f"{_names(doors, held)} changes now, and {named} keeps {role.role} apart from it")
+
+
+def _refuse_by_policy(doors: Doors, who: Applicant, role: Role) -> Refusal | None:
+    """A first generation takes nothing away, and nobody is asked for it; nor for the mending of who is not healthy."""
+    node, policy, permits = who.node, role.policy, doors.store.permits
+    if node.applied == 0 or node.healthy is not True or node.state is NodeState.DEPLOYING:
+        return None
+    now, width = doors.clock.now(), _width(who, role)
+    heard = now - SILENT
+    if width < who.desired.cloud.roles[role.role].count:
+        others = [other for other in permits.away(who.cloud, role.role, heard) if other.node != node.name]
+        refusal = refuse_leave(role.role, width, others, now)
+        if refusal is not None:
+            return refusal
+    if policy.canary:
+        canaries = permits.canaries(who.cloud, role.role, policy.canary)
+        if node.name not in [canary.node for canary in canaries]:
+            refusal = refuse_before(canaries, policy.settle, now)
+            if refusal is not None:
+                return refusal
+    for name in policy.after:
+        earlier = who.desired.roles.get(name)
+        if earlier is None:
+            continue
+        disk = bool(earlier.image.disk)  # its instance says no more when it is well
+        behind = permits.behind(who.cloud, name, None if disk else heard)
+        if behind is not None:
+            known = replace(behind, heard=None) if disk else behind
+            return refuse_behind(f"{name} comes first: ", known, now)
+    return None
+
+
+def _width(who: Applicant, role: Role) -> int:
+    return role.policy.width(who.desired.cloud.roles[role.role].count)
 
 
 def _once(doors: Doors, who: Applicant, name: str) -> dict[str, Any]:
@@ -100,5 +177,12 @@ def _live(doors: Doors, record: OnceRecord) -> Deployment | None:
     return deployment if deployment is not None and deployment.state in LIVE else None
 
 
-def _names(permits: Sequence[PermitRecord]) -> str:
-    return ", ".join(permit.node for permit in permits)
+def _names(doors: Doors, permits: Sequence[PermitRecord]) -> str:
+    return ", ".join(_name(doors, permit) for permit in permits)
+
+
+def _name(doors: Doors, permit: PermitRecord) -> str:
+    try:
+        return f"{doors.store.deployments.placement(permit.deployment).hostname} on {permit.node}"
+    except NotFound:
+        return permit.node

@@ -43,7 +43,7 @@ def write_manifests(folder: Path, nodes: Sequence[FleetNode], ports: Sequence[in
         "description": "a simulated server",
         "image": {"elements": ["base"]},
         "networks": ["main"],
-        "at_a_time": max(1, len(nodes)),
+        "change": {"at_a_time": max(1, len(nodes))},
         "config": {"values": {"setting": 0}},
         "health": {"wait": 300},
     }

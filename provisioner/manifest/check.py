@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Sequence
+from types import UnionType
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -83,12 +84,16 @@ def field_names(model: type[BaseModel], path: Path) -> list[str]:
     kind: Any = model
     for key in path:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            info = kind.model_fields.get(str(key))
-            kind = info.annotation if info else None
+            named = {info.alias or name: info for name, info in kind.model_fields.items()}
+            kind = named[str(key)].annotation if str(key) in named else None
+            chosen = [argument for argument in get_args(kind) if argument is not type(None)]
+            kind = chosen[0] if isinstance(kind, UnionType) and len(chosen) == 1 else kind
         else:
             inner = [argument for argument in get_args(kind) if argument not in (str, type(None), ...)]
             kind = inner[0] if inner else None
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return []
+    return [info.alias or name for name, info in kind.model_fields.items()]
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str | None:

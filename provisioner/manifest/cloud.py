@@ -11,9 +11,11 @@ from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
 from provisioner.manifest.check import dotted, parse_value, suggest
 from provisioner.manifest.elements import Element, ElementText, chain_elements, line_of, parse_elements
+from provisioner.manifest.firewall import check_firewall, check_groups, check_sources
 from provisioner.manifest.given import Known, check_common_values, check_role_values, check_use_values, find_known
 from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
+from provisioner.manifest.policy import check_order, check_policy
 from provisioner.manifest.storage import check_storage
 from provisioner.manifest.values import CLOUD, layer_name, with_defaults
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
@@ -183,7 +185,12 @@ def _parse_roles(
         problems += check_cabling(one.role, one.layer)
         problems += check_storage(one.role, one.layer)
         problems += check_role_values(one.role, one.known, one.layer)
+        problems += check_policy(one.role, one.layer)
+        problems += check_firewall(one.role, one.layer)
+    plain, layers = {name: one.role for name, one in roles.items()}, {name: one.layer for name, one in roles.items()}
     problems += _check_order(roles)
+    problems += check_order(plain, layers)
+    problems += check_sources(plain, layers)
     return roles
 
 
@@ -231,6 +238,7 @@ def _check_cloud(cloud: Cloud, roles: Mapping[str, _Role], layer: Layer) -> Iter
         yield from check_common_values(node.values, used, ("nodes", name, "values"), layer)
     yield from _check_nodes(cloud.roles, layer)
     yield from _check_pools(cloud, roles, layer)
+    yield from check_groups(cloud, {name: found.role for name, found in roles.items()}, layer)
 
 
 def _check_nodes(uses: Mapping[str, RoleUse], layer: Layer) -> Iterator[Problem]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioner.manifest.elements import default_values
+from provisioner.manifest.firewall import describe_rules
 from provisioner.manifest.layer import Path
 from provisioner.manifest.merge import find_missing, find_references, infer, merge_value, unite
+from provisioner.model.policy import Policy
 from provisioner.model.role import Desired, Role
 from provisioner.model.values import ANYTHING, Schema
 
@@ -120,16 +122,18 @@ def build_shared(desired: Desired, role: str, values: Mapping[str, Any]) -> dict
 
     :param values: as :class:`Values` mixes them for these members.
     """
-    spec = desired.roles[role]
+    spec, rules = desired.roles[role], describe_rules(desired, role)
     return {
         "values": values,
         "role": {
             "name": role,
             "count": desired.cloud.roles[role].count,
             "once": list(spec.once),
-            "at_a_time": spec.at_a_time,
+            "at_a_time": spec.policy.at_a_time,
             "drift": spec.config.drift,
             "confirm": spec.config.confirm_seconds,
+            **_order(spec.policy),
+            **({} if rules is None else {"firewall": rules}),
         },
         "health": spec.health.model_dump(mode="json"),
     }
@@ -142,6 +146,12 @@ def with_defaults(role: Role, schemas: Mapping[str, Schema]) -> Role:
     for values in (*map(default_values, schemas.values()), role.config.values):
         merged = merge_value(merged, values, rule, refers=not role.image.disk)
     return role.model_copy(update={"config": role.config.model_copy(update={"values": merged})})
+
+
+def _order(policy: Policy) -> dict[str, Any]:
+    """What else a role says of changes; nothing where it says nothing, so that older metadata stay as they are."""
+    said = policy.model_dump(mode="json", exclude_defaults=True, exclude={"at_a_time"})
+    return {"change": said} if said else {}
 
 
 def whole_roles(desired: Desired) -> dict[str, Role]:

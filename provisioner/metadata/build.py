@@ -8,6 +8,7 @@ from typing import Any
 from provisioner.errors import NotFound
 from provisioner.manifest.layer import Path
 from provisioner.manifest.values import Mixture, Values, build_shared
+from provisioner.metadata.firewall import build_firewall
 from provisioner.model.deployment import Placement
 from provisioner.model.role import Desired
 from provisioner.model.values import SECRET
@@ -29,12 +30,12 @@ def build_metadata(
     :param placement: of the instance. :param members: of the whole cloud, the instance's own among them.
     :param secrets: those of :func:`needed_secrets`, by name. :param generation: grows with each document that differs.
     :param zone: of the node.
-    :returns: ``cloud role node members values secrets`` are what templates see (``values`` at the top level);
+    :returns: ``cloud role node members values secrets firewall`` are what templates see (``values`` at the top level);
         ``health`` are the probes that the agent runs, ``permit`` says that it asks before it switches.
     """
     own = build_own(placement, node_uuid, secrets, generation)
     mixture = Values(desired).of(placement.role, zone, placement.node)
-    return join_parts(own, (build_role(desired, mixture), build_members(desired, members)))
+    return join_parts(own, (build_role(desired, mixture, members), build_members(desired, members)))
 
 
 def needed_secrets(desired: Desired, mixture: Mixture) -> tuple[str, ...]:
@@ -77,6 +78,7 @@ class Documents:
         keep: Callable[[Mapping[str, Any]], str],
     ) -> None:
         self._desired = desired
+        self._members = members
         self._everybody = keep(build_members(desired, members))
         self._secrets = secrets
         self._keep = keep
@@ -87,7 +89,10 @@ class Documents:
         """:param zone: of the node. :raises NotFound: a value refers to a secret that there is not."""
         mixture = self._values.of(placement.role, zone, placement.node)
         if mixture.key not in self._known:
-            self._known[mixture.key] = (self._keep(build_role(self._desired, mixture)), self._present(mixture))
+            self._known[mixture.key] = (
+                self._keep(build_role(self._desired, mixture, self._members)),
+                self._present(mixture),
+            )
         part, secrets = self._known[mixture.key]
         return build_own(placement, node_uuid, secrets, generation, parts=(part, self._everybody))
 
@@ -104,14 +109,19 @@ class Documents:
         return {name: self._secrets[name] for name in needed}
 
 
-def build_role(desired: Desired, mixture: Mixture) -> dict[str, Any]:
+def build_role(desired: Desired, mixture: Mixture, members: Sequence[Placement]) -> dict[str, Any]:
     """The same for all members of a role that have the same values.
 
     Where these refer to a secret nothing stands, and the agent puts it there; an agent that cannot misses the value.
+
+    :param members: of the whole cloud.
     """
     shared = build_shared(desired, mixture.role, _without(mixture.values, [path for path, _ in mixture.references]))
     if mixture.references:
         shared[REFERENCES] = [[list(path), name] for path, name in mixture.references]
+    firewall = build_firewall(desired, mixture.role, members)
+    if firewall is not None:
+        shared["firewall"] = firewall
     return {"cloud": {"name": desired.cloud.cloud}, **shared}
 
 

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from provisioner.model.firewall import Firewall, Rule
 from provisioner.model.hardware import NAME, HardwarePart
+from provisioner.model.policy import Policy
 from provisioner.model.storage import Storage
 from provisioner.model.value import Value
 from provisioner.model.values import NodeUse, Origin, Schema, Zone
@@ -109,8 +111,9 @@ class Role(Value):
     one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
     ``start``: how an instance is started when its disk is written: by switching the node off and on (``power``), or by
     the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
-    ``after``: roles that must be ready before this one is deployed. ``at_a_time``: how many members may change or
-    join together (permits).
+    ``after``: roles that must be ready before this one is deployed. ``change``: in which order members change and join
+    (permits). ``at_a_time``: that of ``change``, as older role files say it. ``firewall``: who may reach the members;
+    without it nobody is kept out.
     """
 
     role: str
@@ -125,8 +128,15 @@ class Role(Value):
     once: tuple[str, ...] = ()
     start: Literal["power", "kexec"] = "power"
     after: tuple[str, ...] = ()
-    at_a_time: int = Field(default=1, ge=1)
+    at_a_time: int | None = Field(default=None, ge=1)
+    change: Policy = Policy()
+    firewall: Firewall | None = None
     health: Health = Health()
+
+    @property
+    def policy(self) -> Policy:
+        """``change``, also of an older role file."""
+        return self.change if self.at_a_time is None else self.change.model_copy(update={"at_a_time": self.at_a_time})
 
     @field_validator("role")
     @classmethod
@@ -163,7 +173,8 @@ class RoleUse(Value):
     """How a cloud uses a role. ``nodes`` names the nodes; without it any that match are taken, in name order.
 
     ``wipe`` names nodes whose root disk may be overwritten although it holds something. ``accept`` names nodes whose
-    hardware tests may be bad, and which of them: ``a01: [disk]``.
+    hardware tests may be bad, and which of them: ``a01: [disk]``. ``firewall`` names groups of rules that are let in as
+    well.
     """
 
     count: int = Field(ge=1)
@@ -171,16 +182,21 @@ class RoleUse(Value):
     wipe: tuple[str, ...] = ()
     accept: dict[str, tuple[HardwarePart, ...]] = Field(default_factory=dict)
     values: dict[str, Any] = Field(default_factory=dict)
+    firewall: tuple[str, ...] = ()
 
 
 class Cloud(Value):
-    """One cloud file, the top manifest. ``values``: of all roles that know them. ``nodes``: of one node, by name."""
+    """One cloud file, the top manifest. ``values``: of all roles that know them. ``nodes``: of one node, by name.
+
+    ``firewall``: groups of rules by name, for roles to use.
+    """
 
     cloud: str
     networks: dict[str, Network] = Field(min_length=1)
     roles: dict[str, RoleUse] = Field(min_length=1)
     values: dict[str, Any] = Field(default_factory=dict)
     nodes: dict[str, NodeUse] = Field(default_factory=dict)
+    firewall: dict[str, tuple[Rule, ...]] = Field(default_factory=dict)
 
     @field_validator("cloud")
     @classmethod

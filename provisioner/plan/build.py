@@ -20,6 +20,7 @@ from provisioner.model.states import NodeState
 from provisioner.model.values import secret_name
 from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
+from provisioner.plan.order import describe_order
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
 from provisioner.plan.wire import ports_of, wire
 
@@ -66,7 +67,10 @@ class _Planner:
         # Roles that name their nodes choose first, so that the others leave these alone.
         for name, use in sorted(self.desired.cloud.roles.items(), key=lambda item: not item[1].nodes):
             deploys += self._deploy(name, use)
-            configures += self._configure(name, use)
+            changed = self._configure(name, use)
+            configures += changed
+            if changed and (order := describe_order(self.desired, name, self._running(name))) is not None:
+                self.notes.append(order)
         self._check_values()
         if self.problems:
             raise ManifestError(self.problems)
@@ -226,6 +230,15 @@ class _Planner:
             changes = diff_shared(told, shared, lambda path: find_place(self.desired, layers, path))
             known = self.compared[mixture.key] = (told, changes)
         return known[1]
+
+    def _running(self, name: str) -> list[str]:
+        """Host names of a role's members that run and are not let alone, by number."""
+        mine = [self.own[slot] for slot in sorted(self.own) if slot[0] == name]
+        return [
+            found.placement.hostname
+            for found in mine
+            if found.state is DeploymentState.ACTIVE and self.nodes[found.placement.node].maintenance is None
+        ]
 
     def _note_disk(self, node: Node, *, wipe: bool) -> None:
         """Said before the node boots, where the ramdisk has seen its only disk before; with more, hints decide."""

@@ -377,8 +377,10 @@ class Nodes:
             tx.execute(update(NODES).where(NODES.c.name == name).values(values | {"updated": result.at}))
 
     def set_health(self, name: str, applied: int, healthy: bool | None, now: float) -> None:
+        """What the node has in force, and how it is, since now."""
+        values = {"applied": applied, "healthy": healthy, "since": now, "updated": now}
         with self._db.write(name) as tx:
-            tx.execute(update(NODES).where(NODES.c.name == name).values(applied=applied, healthy=healthy, updated=now))
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_heard(self, heard: Mapping[str, int]) -> None:
         """The generations that instances have fetched and proved, by their nodes' names; older ones change nothing."""
@@ -406,6 +408,11 @@ class Nodes:
         """Why the node's instance waits, and when it last asked."""
         with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name).values(waiting=reason, asked=now))
+
+    def note_spoke(self, name: str, now: float, after: float) -> None:
+        """The node's instance asked for a permit; noted when ``after`` seconds have passed since the last time."""
+        with self._db.write(name) as tx:
+            tx.execute(update(NODES).where(NODES.c.name == name, NODES.c.spoke < now - after).values(spoke=now))
 
     def waiting(self, name: str) -> tuple[str | None, float]:
         """(why the node's instance waits, when it last asked)."""

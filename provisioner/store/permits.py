@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, Row, Text, cast, func, insert, or_, select, update
 
+from provisioner.model.deployment import DeploymentState
+from provisioner.model.hardware import Power
+from provisioner.model.states import NodeState
 from provisioner.store.database import Database
-from provisioner.store.schema import ONCE, PERMITS
+from provisioner.store.deployments import LIVE
+from provisioner.store.nodes import NULL
+from provisioner.store.schema import DEPLOYMENTS, NODES, ONCE, PERMITS, REPORTS
 
 ANY_PERMIT = "permits"
 """The topic of changes of permits."""
@@ -17,12 +23,24 @@ HELD = "held"
 FAILED = "failed"
 CLAIMED = "claimed"
 DONE = "done"
+MEMBERS = (
+    select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.hostname, DEPLOYMENTS.c.state.label("deployed"), REPORTS.c.at)
+    .add_columns(DEPLOYMENTS.c.placement["rebuilds"].as_string().label("rebuilds"), PERMITS.c.state.label("permit"))
+    .add_columns(NODES.c.name, NODES.c.state, NODES.c.power, NODES.c.generation, NODES.c.applied, NODES.c.healthy)
+    .add_columns(NODES.c.since, NODES.c.spoke, NODES.c.maintenance, NODES.c.failure)
+    .join(NODES, NODES.c.name == DEPLOYMENTS.c.node)
+    .outerjoin(REPORTS, (REPORTS.c.node == NODES.c.uuid) & (REPORTS.c.deployment == DEPLOYMENTS.c.id))
+    .outerjoin(PERMITS, (PERMITS.c.deployment == DEPLOYMENTS.c.id) & (PERMITS.c.state != FREE))
+    .where(DEPLOYMENTS.c.state.in_(LIVE))
+)
+"""How the members of roles are."""
 
 
 @dataclass(frozen=True)
 class PermitRecord:
-    """A permit that is not free. ``state``: ``held``, or ``failed``, which halts the role."""
+    """A permit that is not free. ``state``: ``held``, or ``failed``, which may halt the role."""
 
+    role: str
     slot: int
     state: str
     node: str
@@ -42,6 +60,33 @@ class OnceRecord:
     state: str
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a member of a role is, as far as it decides about changes of others.
+
+    ``deployed``: it was active once, since it was deployed. ``rebuilds``: it takes the place of one that was.
+    ``permit``: ``free``, ``held`` or ``failed``. ``since``: when what it has in force, or its health, last changed;
+    ``heard``: when its instance last reported or asked, None for never; both in seconds since the epoch.
+    ``maintenance`` and ``failure`` say why.
+    """
+
+    deployment: str
+    hostname: str
+    node: str
+    deployed: bool
+    rebuilds: bool
+    state: NodeState
+    power: Power
+    generation: int
+    applied: int
+    healthy: bool
+    since: float
+    heard: float | None = None
+    maintenance: str | None = None
+    failure: str | None = None
+    permit: str = FREE
+
+
 class Permits:
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -54,24 +99,59 @@ class Permits:
             .order_by(PERMITS.c.slot)
         )
         with self._db.read() as tx:
-            return [
-                PermitRecord(row.slot, row.state, row.node, row.deployment, row.generation, row.granted)
-                for row in tx.execute(query)
-            ]
+            return [_permit(row) for row in tx.execute(query)]
+
+    def held(self, cloud: str, roles: Collection[str]) -> list[PermitRecord]:
+        """The permits of several roles that are held, by role."""
+        query = select(PERMITS).where(PERMITS.c.cloud == cloud, PERMITS.c.role.in_(roles), PERMITS.c.state == HELD)
+        with self._db.read() as tx:
+            return [_permit(row) for row in tx.execute(query.order_by(PERMITS.c.role, PERMITS.c.slot))]
+
+    def canaries(self, cloud: str, role: str, number: int) -> list[Standing]:
+        """The first so many members that run and are not let alone."""
+        there = (DEPLOYMENTS.c.state == DeploymentState.ACTIVE, NODES.c.maintenance.is_(None))
+        return self._standings(cloud, role, *there, NODES.c.state != NodeState.RESCUE, limit=number)
+
+    def away(self, cloud: str, role: str, heard: float | None) -> list[Standing]:
+        """The members that change, or do not serve.
+
+        :param heard: who has been silent since then does not serve; None when silence means nothing.
+        """
+        return self._standings(cloud, role, or_(PERMITS.c.state == HELD, _is_away(heard)))
+
+    def behind(self, cloud: str, role: str, heard: float | None) -> Standing | None:
+        """The first member that changes, has failed, does not serve, or has an older generation in force.
+
+        :param heard: as for :meth:`away`.
+        """
+        failed = cast(NODES.c.failure, Text).not_in((NULL, ""))
+        older = NODES.c.applied < NODES.c.generation
+        found = self._standings(cloud, role, or_(PERMITS.c.state.is_not(None), failed, older, _is_away(heard)), limit=1)
+        return found[0] if found else None
+
+    def _standings(
+        self, cloud: str, role: str, *which: ColumnElement[bool], limit: int | None = None
+    ) -> list[Standing]:
+        """By number, which is how host names end. A role may have a thousand members who all ask: few are read."""
+        query = MEMBERS.where(DEPLOYMENTS.c.cloud == cloud, DEPLOYMENTS.c.role == role, *which)
+        order = (func.length(DEPLOYMENTS.c.hostname), DEPLOYMENTS.c.hostname)
+        with self._db.read() as tx:
+            return [_standing(row) for row in tx.execute(query.order_by(*order).limit(limit))]
 
     def held_by(self, deployment: str) -> PermitRecord | None:
         """The permit that a deployment's instance holds, if it holds one."""
         query = select(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state == HELD)
         with self._db.read() as tx:
             row = tx.execute(query).first()
-        if row is None:
-            return None
-        return PermitRecord(row.slot, row.state, row.node, row.deployment, row.generation, row.granted)
+        return None if row is None else _permit(row)
 
     def take(
         self, cloud: str, role: str, width: int, *, node: str, deployment: str, generation: int, now: float
     ) -> bool:
-        """Take one of ``width`` permits, or keep the one already held; whether it was granted."""
+        """Take one of ``width`` permits, or keep the one already held; whether it was granted.
+
+        A permit that failed is none of them: whether it halts the role is not decided here.
+        """
         mine = (PERMITS.c.cloud == cloud) & (PERMITS.c.role == role)
         with self._db.write(ANY_PERMIT) as tx:
             held = self.held_by(deployment)
@@ -88,23 +168,23 @@ class Permits:
                 "granted": now,
             }
             states = dict(tx.execute(select(PERMITS.c.slot, PERMITS.c.state).where(mine)).all())
-            for slot in [slot for slot in range(width) if states.get(slot, FREE) == FREE]:
-                if slot not in states:
-                    tx.execute(insert(PERMITS).values(cloud=cloud, role=role, slot=slot, **values))
-                    return True
-                won = tx.execute(
-                    update(PERMITS).where(mine, PERMITS.c.slot == slot, PERMITS.c.state == FREE).values(values)
-                )
-                if won.rowcount:
-                    return True
-            return False
+            if sum(state == HELD for state in states.values()) >= width:
+                return False
+            slot = next(slot for slot in range(len(states) + 1) if states.get(slot, FREE) == FREE)
+            if slot not in states:
+                tx.execute(insert(PERMITS).values(cloud=cloud, role=role, slot=slot, **values))
+                return True
+            won = tx.execute(
+                update(PERMITS).where(mine, PERMITS.c.slot == slot, PERMITS.c.state == FREE).values(values)
+            )
+            return won.rowcount > 0
 
     def give_back(self, deployment: str) -> bool:
         """Free the permit that a deployment's instance holds; one that failed stays, and halts its role."""
         return self._set(deployment, (HELD,), FREE)
 
     def fail(self, deployment: str) -> bool:
-        """Halt the role if the deployment's instance holds a permit; whether it did."""
+        """The permit that a deployment's instance holds is one that failed; whether it held one."""
         return self._set(deployment, (HELD,), FAILED)
 
     def clear(self, deployment: str) -> bool:
@@ -153,3 +233,35 @@ class Permits:
             if names:
                 tx.execute(update(ONCE).where(mine).values(state=DONE))
             return names
+
+
+def _is_away(heard: float | None) -> ColumnElement[bool]:
+    """What :func:`provisioner.conductor.order.is_away` says in words."""
+    at_work = NODES.c.state.in_((NodeState.DEPLOYING, NodeState.RESCUE))
+    silent = [] if heard is None else [(REPORTS.c.at < heard) & (NODES.c.spoke < heard)]
+    return or_(at_work, NODES.c.power == Power.OFF, NODES.c.healthy.is_not(True), *silent)
+
+
+def _permit(row: Row[Any]) -> PermitRecord:
+    return PermitRecord(row.role, row.slot, row.state, row.node, row.deployment, row.generation, row.granted)
+
+
+def _standing(row: Row[Any]) -> Standing:
+    failure, maintenance = row.failure or {}, row.maintenance or {}
+    return Standing(
+        deployment=row.id,
+        hostname=row.hostname,
+        node=row.name,
+        deployed=row.deployed == DeploymentState.ACTIVE,
+        rebuilds=row.rebuilds is not None,
+        state=NodeState(row.state),
+        power=Power(row.power),
+        generation=row.generation,
+        applied=row.applied,
+        healthy=row.healthy is True,
+        since=row.since,
+        heard=None if row.at is None else max(row.at, row.spoke),
+        maintenance=maintenance.get("reason"),
+        failure=failure.get("summary"),
+        permit=row.permit or FREE,
+    )

@@ -43,6 +43,8 @@ NODES = Table(
     Column("generation", Integer, nullable=False),
     Column("applied", Integer, nullable=False),
     Column("healthy", Boolean),
+    Column("since", Float, nullable=False, server_default="0"),
+    Column("spoke", Float, nullable=False, server_default="0"),
     Column("failure", JSON),
     Column("waiting", Text),
     Column("asked", Float, nullable=False),

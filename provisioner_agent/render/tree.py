@@ -14,7 +14,7 @@ from provisioner_agent.render.references import put_references
 from provisioner_agent.render.template import render_template
 
 CONTROL = ".control"
-RESERVED = ("cloud", "role", "node", "members", "secrets")
+RESERVED = ("cloud", "role", "node", "members", "secrets", "firewall")
 """Top-level names of the data that are not values."""
 
 MODE = re.compile(r"^0?[0-7]{3}$")
@@ -53,7 +53,7 @@ def split_tree(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
 
 
 def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The data that templates see: the values at the top, beside them cloud, role, node, members and secrets.
+    """The data that templates see: the values at the top, beside them the names of RESERVED.
 
     Values that refer to a secret are that secret.
 

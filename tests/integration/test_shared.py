@@ -19,7 +19,10 @@ from rack import ROOT
 NODES = int(os.environ.get("NODES", "40"))
 """Enough for both to have some; a thousand take ten minutes."""
 PACE = ("--boot-seconds", "3", "--image-seconds", "4", "--start-seconds", "2")
-SAME = ("test_store_records.py", "test_conductor_shared.py", "test_conductor_permits.py", "test_server_upgrade.py")
+SAME = (
+    *("test_store_records.py", "test_conductor_shared.py", "test_conductor_permits.py", "test_server_upgrade.py"),
+    *("test_conductor_order.py", "test_conductor_order_random.py"),
+)
 """Of the unit tests, those that are about what is on record."""
 
 

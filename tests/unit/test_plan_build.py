@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from provisioner.errors import GuardFailed, ImageError, ManifestError
 from provisioner.manifest.cloud import parse_desired
-from provisioner.metadata.build import build_metadata
+from provisioner.metadata.build import build_metadata, build_role
 from provisioner.model.deployment import Deployment, DeploymentState, Node
 from provisioner.model.hardware import BmcAddress, Disk, Firmware, HardwareReport, Nic, NodeSpec, Port, SecretRef
 from provisioner.model.plan import Configure, Deploy, Observed, Plan, Release
+from provisioner.model.policy import Policy
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan, diff_values
@@ -202,6 +203,44 @@ def test_notes_name_failures_and_newer_images() -> None:
     assert plan.empty
     assert any("provisioner node retry n1" in note for note in plan.notes)
     assert "db-1 runs db-1; db-2 is newer" in plan.notes
+
+
+def test_a_plan_says_in_which_order_a_change_goes() -> None:
+    nodes, desired = make_nodes(5), make_desired("{db: {count: 3}, web: {count: 2}}")
+    done = observe(build_plan(desired, Observed(nodes=nodes, images=IMAGES)), nodes)
+
+    changed = make_desired("{db: {count: 3, values: {db: {connections: 7}}}, web: {count: 2}}")
+
+    def notes(observed: Observed, **policies: Policy) -> tuple[str, ...]:
+        roles = {
+            name: role.model_copy(update={"change": policies.get(name, Policy())})
+            for name, role in changed.roles.items()
+        }
+        return build_plan(changed.model_copy(update={"roles": roles}), observed).notes
+
+    assert notes(done) == ("db: 1 at a time",), "nothing of web changes"
+    assert "  note: db: 1 at a time" in render_plan(build_plan(changed, done)).splitlines()
+    assert notes(done, db=Policy(at_a_time="100%")) == ()
+    first, kept = Policy(canary=1, apart=("quorum",)), Policy(apart=("quorum",))
+    assert notes(done, db=first, web=kept) == (
+        "db: canary db-0 first, then 1 at a time, apart from web",
+        "web: 1 at a time, apart from db",
+    )
+    two = Policy(at_a_time=2, canary=2, after=("web",))
+    assert notes(done, db=two)[0] == "db: canaries db-0, db-1 first, then 2 at a time, after web"
+    resting = done.nodes[0].model_copy(update={"maintenance": {"reason": "a fan"}})
+    assert resting.name == "n1"
+    resting_rack = done.model_copy(update={"nodes": (resting, *done.nodes[1:])})
+    assert notes(resting_rack, db=first)[0] == "db: canary db-1 first, then 1 at a time"
+
+
+def test_what_a_role_says_of_changes_is_in_its_metadata_and_the_usual_is_not() -> None:
+    desired = make_desired()
+    plain = build_role(desired, "db", ())["role"]
+    assert "change" not in plain and plain["at_a_time"] == 1
+    role = desired.roles["db"].model_copy(update={"change": Policy(at_a_time="50%", canary=1)})
+    told = build_role(desired.model_copy(update={"roles": {"db": role}}), "db", ())["role"]
+    assert (told["at_a_time"], told["change"]) == ("50%", {"canary": 1})
 
 
 @pytest.mark.parametrize(
