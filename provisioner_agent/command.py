@@ -13,6 +13,7 @@ ALONE = {
     "apply": "provisioner_agent.classic.apply",
     "refresh": "provisioner_agent.classic.refresh",
     "settle": "provisioner_agent.instance.settle",
+    "watch": "provisioner_agent.instance.watch",
 }
 """Commands that are modules of their own."""
 

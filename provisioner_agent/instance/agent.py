@@ -72,8 +72,9 @@ class Agent:
 
     def turn(self) -> float:
         """Do what is due; seconds until something else will be, unless a newer generation comes before."""
-        self._converge()
-        self._look_for_drift()
+        with self.host.hold(places.LOCK):
+            self._converge()
+            self._look_for_drift()
         self._probe()
         self._release()
         self._tell()

@@ -13,7 +13,7 @@ from provisioner_agent.instance import journal as journals
 from provisioner_agent.instance import places
 from provisioner_agent.instance.account import Account, build_mask, cut_diff
 from provisioner_agent.instance.document import Document, read_document
-from provisioner_agent.instance.failure import build_error, script_error, unconfirmed_error
+from provisioner_agent.instance.failure import build_error, script_error, unconfirmed_error, unwatched_error
 from provisioner_agent.instance.files import (
     check_files,
     compare_files,
@@ -41,6 +41,7 @@ from provisioner_agent.instance.services import (
     read_units,
     split_gone,
     start_units,
+    start_watch,
     touch_units,
     units_of,
     watch_units,
@@ -134,7 +135,7 @@ class Applier:
             return None
         changes = compare_files(self.host, files, record.files)
         journal = _journal(document, changes, managed, once, account=account.to_dict())
-        if _is_risky(journal, record) and not self.confirm.reach(document.generation):
+        if journal.is_risky(record) and not self.confirm.reach(document.generation):
             return None
         return self._carry_out(journal, record)
 
@@ -167,7 +168,7 @@ class Applier:
         if journal.state == journals.RETURNING:
             LOG.warning("the way back from generation %s was interrupted: it goes on", generation)
             what = build_error(f"generation {generation} did not get through", "the agent ended on the way back", None)
-            return self._go_back(journal, (), what, record)
+            return self._go_back(journal, (), dict(journal.error or what), record)
         if record.applied >= generation and not journal.boot:
             journals.close_journal(self.host)
             return None
@@ -178,7 +179,7 @@ class Applier:
                 return self._go_back(journal, (), error, record)
         if not journal.boot:
             # Who cannot be heard since the switch can grant nothing: that must not be waited for without an end.
-            patience = journal.document.confirm_seconds if _is_risky(journal, record) else None
+            patience = journal.document.confirm_seconds if journal.is_risky(record) else None
             once = self._permit(journal.document, whatever_comes=True, patience=patience)
             if once is None and patience is not None:
                 why = f"no word about the permit for {patience:g} s after the switch"
@@ -201,13 +202,20 @@ class Applier:
         try:
             with account.timed("switch", self.host.monotonic):
                 journal = journals.open_journal(self.host, journal)
+            if journal.is_risky(record):
+                with account.timed("watch", self.host.monotonic):
+                    unwatched = start_watch(self.host)
+                if unwatched is not None:
+                    LOG.error("generation %s is not begun: %s", journal.document.generation, unwatched)
+                    return _outcome(FAILED, journal, record.managed, (), unwatched_error(unwatched))
+            with account.timed("switch", self.host.monotonic):
                 switched = journals.switch(self.host, journal)
         except (OSError, LookupError) as error:  # no space, no such owner
             LOG.error("the files cannot be written, they are taken back: %s", error)
-            journals.take_back(self.host, journal)
             what = build_error(
                 "the files cannot be written", str(error), "on the instance: journalctl -u provisioner-agent"
             )
+            journals.take_back(self.host, journal, what)
             state = BROKEN if journal.boot else FAILED
             return Outcome(state, journal.document, record.managed, error=what, boot=journal.boot)
         return self._finish(replace(switched, account=account.to_dict()), record)
@@ -219,7 +227,7 @@ class Applier:
         with account.timed("phases", now):
             journal, results = self._bring_in(journal, record, env, journal.units)
         error, cut_off = script_error(results), False
-        if _is_risky(journal, record) and (error is None or not record.applied):
+        if journal.is_risky(record) and (error is None or not record.applied):
             with account.timed("confirm", now):
                 journal, unheard = self._confirm(journal)
             error, cut_off = error or unheard, unheard is not None
@@ -315,7 +323,7 @@ class Applier:
     ) -> Outcome:
         account = Account(journal.account)
         with account.timed("way back", self.host.monotonic):
-            journal = journals.take_back(self.host, journal)
+            journal = journals.take_back(self.host, journal, error)
             previous = read_document(self.host, places.APPLIED)
             if previous is None:
                 read_units(self.host, journal.changed)
@@ -369,9 +377,3 @@ def _outcome(
     error: dict[str, Any] | None = None,
 ) -> Outcome:
     return Outcome(state, journal.document, managed, tuple(results), error, journal.boot, journal.account)
-
-
-def _is_risky(journal: Journal, record: Record) -> bool:
-    """Whether the change may have cut the node off, and nobody has said yet that it has not."""
-    risky = {*journal.confirm, *record.confirm}
-    return not journal.boot and not journal.confirmed and any(path in risky for path in journal.changed)

@@ -2,6 +2,7 @@
 
 The link with which the agent speaks otherwise proves nothing: its connections were made before the change, and its
 addresses were read when it started. So each try reads the agent's configuration again and makes a new connection.
+What the change leaves no agent to take back, :mod:`.watch` does.
 """
 
 from __future__ import annotations

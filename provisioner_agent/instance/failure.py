@@ -7,7 +7,7 @@ from typing import Any
 
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.phases import PhaseResult, failure_of
-from provisioner_agent.instance.services import SERVICES
+from provisioner_agent.instance.services import OWN, SERVICES, WATCH
 
 
 def build_error(summary: str, cause: str, hint: str | None) -> dict[str, Any]:
@@ -20,6 +20,20 @@ def unconfirmed_error(document: Document, why: str) -> dict[str, Any]:
     summary = f"the server was not heard over a new connection within {seconds} of the switch"
     return build_error(
         summary, why, "look at what the change does to network, firewall, sshd and the agent's own files"
+    )
+
+
+def unwatched_error(why: str) -> dict[str, Any]:
+    """Nothing was changed, since nobody would have taken it back."""
+    summary = f"{WATCH} does not start, and without it nobody takes back what ends the agent"
+    return build_error(summary, why, f"on the instance: systemctl status {WATCH}")
+
+
+def absent_error(seconds: float, state: str, said: str) -> dict[str, Any]:
+    """The agent was not there to end the change. :param state: of its unit. :param said: its last lines."""
+    summary = f"the agent did not go on with the change for {seconds:.0f} s, so {WATCH} took it back"
+    return build_error(
+        summary, f"{OWN} was {state}\n{said}".rstrip(), "look at what the change does to the agent's own unit and files"
     )
 
 

@@ -5,6 +5,7 @@ All paths are absolute as the instance sees them; the real door may be rooted in
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import pwd
@@ -12,7 +13,8 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -64,6 +66,10 @@ class Host(Protocol):
 
     def sweep(self, path: str) -> None:
         """Remove what writes of this file that were cut off left beside it; flush what became of its name."""
+
+    def hold(self, path: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the lock of that name until the end of the block, or of this process; whether it is held, since without
+        ``wait`` somebody else may have it."""
 
     def tree(self, folder: str) -> dict[str, str]:
         """All regular files below a folder: text by relative path."""
@@ -160,6 +166,16 @@ class LinuxHost:
                 beside.unlink(missing_ok=True)
         _flush_folder(file.parent)
 
+    @contextmanager
+    def hold(self, path: str, *, wait: bool = True) -> Iterator[bool]:
+        file = self._at(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)  # the disk may be read-only by now
+        try:
+            yield _lock(handle, wait)
+        finally:
+            os.close(handle)
+
     def tree(self, folder: str) -> dict[str, str]:
         top = self._at(folder)
         return {str(p.relative_to(top)): p.read_text() for p in sorted(top.rglob("*")) if p.is_file()}
@@ -225,6 +241,14 @@ def _open_unnamed() -> IO[bytes]:
     return os.fdopen(handle, "w+b")
 
 
+def _lock(handle: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _remove_tree(folder: Path) -> None:
     """A folder with all that it holds; where links lead to stays."""
     for path in list(folder.iterdir()):
@@ -284,6 +308,7 @@ class FakeHost:
         self.files: dict[str, FileState] = dict(files or {})
         self.programs: dict[str, Script] = {}
         self.runs: list[tuple[tuple[str, ...], dict[str, str]]] = []
+        self.locks: set[str] = set()
         self.boot = "boot-1"
         self.time = 1_700_000_000.0
         self.kill_before: int | None = None
@@ -309,6 +334,18 @@ class FakeHost:
 
     def sweep(self, path: str) -> None:
         """A write in memory is never half done."""
+
+    @contextmanager
+    def hold(self, path: str, *, wait: bool = True) -> Iterator[bool]:
+        if path in self.locks:
+            assert not wait, f"{path} is waited for by the one thread that there is"
+            yield False
+            return
+        self.locks.add(path)
+        try:
+            yield True
+        finally:
+            self.locks.remove(path)
 
     def tree(self, folder: str) -> dict[str, str]:
         top = f"{folder}/"

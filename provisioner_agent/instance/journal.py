@@ -18,7 +18,7 @@ from typing import Any
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import Document, read_document, write_document
 from provisioner_agent.instance.host import FileState, Host
-from provisioner_agent.instance.record import Managed
+from provisioner_agent.instance.record import Managed, Record
 
 RECORD = f"{places.JOURNAL}/journal.json"
 DOCUMENT = f"{places.JOURNAL}/metadata.json"
@@ -44,6 +44,7 @@ class Journal:
     ``units`` and ``confirm`` are the new generation's: see :class:`.record.Managed`. ``deadline``: seconds since the
     epoch until which it must be confirmed; ``confirmed``: it was. ``touched``: units that were restarted or reloaded on
     this way, forth or back, since the kernel ``booted`` began to run. ``account``: what is to be told of the change.
+    ``error``: why it is taken back, not masked.
     """
 
     document: Document
@@ -59,6 +60,7 @@ class Journal:
     touched: tuple[str, ...] = ()
     booted: str = ""
     account: Mapping[str, Any] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -67,6 +69,11 @@ class Journal:
     @property
     def managed(self) -> Managed:
         return Managed(self.files, self.units, self.confirm)
+
+    def is_risky(self, record: Record) -> bool:
+        """Whether the change may have cut the node off, and nobody has said yet that it has not."""
+        risky = {*self.confirm, *record.confirm}
+        return not self.boot and not self.confirmed and any(path in risky for path in self.changed)
 
 
 def open_journal(host: Host, journal: Journal) -> Journal:
@@ -102,12 +109,12 @@ def note_touched(host: Host, journal: Journal, unit: str, booted: str) -> Journa
     return _record(host, replace(journal, touched=(*touched, unit), booted=booted), journal.state)
 
 
-def take_back(host: Host, journal: Journal) -> Journal:
-    """Put the previous files back."""
+def take_back(host: Host, journal: Journal, error: Mapping[str, Any]) -> Journal:
+    """Put the previous files back. :param error: why; who goes on with the way back tells it."""
     if read_journal(host) is None:
         return journal  # it never came to a switch
     if journal.state != RETURNING:
-        journal = replace(journal, touched=())
+        journal = replace(journal, touched=(), error=error)
     returning = _record(host, journal, RETURNING)
     settle(host, returning)
     return returning
@@ -164,6 +171,7 @@ def read_journal(host: Host) -> Journal | None:
         tuple(raw.get("touched", ())),
         raw.get("booted", ""),
         raw.get("account", {}),
+        raw.get("error"),
     )
 
 
@@ -188,6 +196,7 @@ def _record(host: Host, journal: Journal, state: str) -> Journal:
         "touched": journal.touched,
         "booted": journal.booted,
         "account": journal.account,
+        "error": journal.error,
         "changes": [{"path": c.path, "old": _attributes(c.old), "new": _attributes(c.new)} for c in journal.changes],
     }
     host.write(RECORD, FileState(json.dumps(raw).encode(), 0o600))

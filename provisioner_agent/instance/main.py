@@ -30,6 +30,7 @@ OTHERS = {
     "collect": "ask the sources of metadata (os-collect-config)",
     "apply": "metadata and templates become files (os-apply-config)",
     "refresh": "run the scripts of all phases (os-refresh-config)",
+    "watch": "take back what the agent is not there to take back",
     "settle": "at boot, before services: take back a switch that was cut off",
 }
 

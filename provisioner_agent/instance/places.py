@@ -12,6 +12,8 @@ APPLIED = "/var/lib/provisioner-agent/applied.json"
 """The metadata of the generation that is applied, for the boot without a server."""
 JOURNAL = "/var/lib/provisioner-agent/journal"
 CANDIDATE = "/var/lib/provisioner-agent/candidate"
+LOCK = "/var/lib/provisioner-agent/lock"
+"""Held by whoever works on a journal. Beside the journal, so that who sees the one sees the other."""
 
 RUN_STATUS = "/run/provisioner-agent/status.json"
 RUN_METADATA = "/run/provisioner-agent/metadata.json"

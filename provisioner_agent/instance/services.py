@@ -20,9 +20,13 @@ SERVICES = "services"
 """Stands for a phase in what is told of the work on units."""
 UNIT_FILES = "/etc/systemd/system/"
 OWN = "provisioner-agent.service"
+WATCH = "provisioner-agent-watch.service"
+"""It takes a change back when this agent is not there to do it: see :mod:`.watch`."""
 LIMIT = 900.0
 """Seconds until systemd counts as silent: a unit has its own, shorter limits."""
 LOOK_LIMIT = 20.0
+WATCH_LIMIT = 100.0
+"""Longer than systemd itself gives a unit to start."""
 END_SECONDS = 30.0
 """Within which this agent must have been ended by a restart of its own unit."""
 STRENGTH = (RELOAD, RESTART, PHASE)
@@ -128,6 +132,21 @@ def start_units(host: Host, units: Mapping[str, str]) -> list[PhaseResult]:
             if results[-1].code != 0:
                 break
     return results
+
+
+def start_watch(host: Host) -> str | None:
+    """Start the watch, which ends by itself when the journal is closed; None when it watches, else why it does not.
+
+    One of an earlier change may be about to end, and would count as started.
+    """
+    if not host.has_units:
+        return None
+    host.run(["systemctl", "reset-failed", WATCH], limit=LOOK_LIMIT)
+    done = host.run(["systemctl", "restart", WATCH], limit=WATCH_LIMIT)
+    if done.code == 0 and not done.timed_out:
+        return None
+    said = "\n".join(text for text in (last_lines(host, WATCH), done.output.strip()) if text)
+    return said or f"systemctl restart {WATCH} did not end within {WATCH_LIMIT:g} s"
 
 
 def read_states(host: Host, units: Collection[str]) -> dict[str, UnitState]:

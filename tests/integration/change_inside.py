@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE))
 from agent_server import AgentServer  # noqa: E402  beside this file, in the instance
 
 AGENT = "provisioner-agent.service"
+WATCH = "provisioner-agent-watch.service"
 UNITS = ("web.service", "other.service", "ssh.service", AGENT)
 JOURNAL = Path("/var/lib/provisioner-agent/journal/journal.json")
 SECONDS = 240.0
@@ -27,8 +28,22 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout.strip()
 
 
+def log(unit: str) -> str:
+    return run("journalctl", "--no-pager", "-o", "short-monotonic", "-u", unit)
+
+
 def pids() -> dict[str, str]:
     return {unit: run("systemctl", "show", "-P", "MainPID", unit) for unit in UNITS}
+
+
+def watch() -> str:
+    """How the watch is, once it has ended."""
+    end = time.monotonic() + SECONDS
+    while run("systemctl", "is-active", WATCH) in ("active", "deactivating"):
+        if time.monotonic() > end:
+            return "still runs"
+        time.sleep(0.5)
+    return " ".join(run("systemctl", "show", "-P", name, WATCH) for name in ("ActiveState", "Result"))
 
 
 class Story:
@@ -50,8 +65,16 @@ class Story:
         if state == "applied":
             self.values |= values
             self.applied = self.generation
-        report = self.server.wait_for(f"{state} {self.applied} True", SECONDS)
-        return {"report": report, "pids": pids()}
+        return {"report": self._report(state), "pids": pids()}
+
+    def _report(self, state: str) -> dict[str, Any]:
+        def said() -> list[dict[str, Any]]:
+            wanted = {"state": state, "generation": self.generation, "applied": self.applied, "healthy": True}
+            return [report for report in self.server.reports if wanted.items() <= report.items()]
+
+        with self.server.changed:
+            assert self.server.changed.wait_for(said, SECONDS), f"no {state} in {self.server.reports}"
+            return said()[0]
 
     def change(self, state: str, **values: str) -> dict[str, Any]:
         self.offer(**values)
@@ -80,11 +103,19 @@ def tell(found: dict[str, Any]) -> None:
         "env": run("systemctl", "show", "-P", "Environment", UNITS[0])
     }
     found["cut"] = story.change("rolled-back", cut="yes")
-    found["own"] = story.change("applied", own="two")
+    found["own"] = story.change("applied", own="two") | {
+        "watch": watch(),
+        "stops": log(AGENT).count(f"Stopping {AGENT}"),
+    }
     story.offer(cut="yes")
     wait_until_unconfirmed()
     run("systemctl", "kill", "--signal=KILL", AGENT)
-    found["killed"] = story.end("rolled-back") | {"cut": Path("/etc/cut.conf").read_text()}
+    found["killed"] = story.end("rolled-back") | {"cut": Path("/etc/cut.conf").read_text(), "watch": watch()}
+    found["no-start"] = story.change("rolled-back", start="/bin/false") | {
+        "unit": run("systemctl", "cat", AGENT),
+        "watch": watch(),
+    }
+    found["watch log"] = log(WATCH)
     found["reports"] = len(server.reports)
 
 
@@ -94,7 +125,7 @@ if __name__ == "__main__":
         tell(results)
     except Exception:
         results["error"] = traceback.format_exc()
-    results["log"] = run("journalctl", "--no-pager", "-o", "short-monotonic", "-u", AGENT)
+    results["log"] = log(AGENT)
     with Path("/dev/ttyS1").open("w") as port:
         port.write(json.dumps(results) + "\n")
     run("systemctl", "poweroff", "--force", "--force")

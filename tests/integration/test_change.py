@@ -53,7 +53,7 @@ TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "/etc/cut.conf": ("{{cut}}\n", {"services": {"cut.service": "restart"}, "confirm": True}),
     "/etc/systemd/system/provisioner-agent.service.d/change.conf": (
-        "[Service]\nEnvironment=OWN={{own}}\n",
+        "[Service]\nEnvironment=OWN={{own}}\nExecStart=\nExecStart={{start}}\n",
         {"services": {"provisioner-agent.service": "restart"}, "confirm": True},
     ),
 }
@@ -69,6 +69,7 @@ METADATA = {
         "colour": "red",
         "cut": "no",
         "own": "one",
+        "start": "/usr/local/bin/provisioner-agent run",
     },
     "secrets": {"key": "hush-hush"},
     "health": {
@@ -173,13 +174,29 @@ def test_what_cuts_the_server_off_is_taken_back(told: dict[str, Any]) -> None:
 def test_the_agent_restarts_itself_once(told: dict[str, Any]) -> None:
     before, after = told["cut"]["pids"], told["own"]["pids"]
     assert {unit for unit in before if before[unit] != after[unit]} == {"provisioner-agent.service"}
-    assert told["log"].count("Stopping provisioner-agent.service") == 2, "in the first generation, and in this one"
+    assert told["own"]["stops"] == 2, "in the first generation, and in this one"
 
 
 def test_an_agent_that_is_killed_before_the_word_comes_back_to_the_previous_files(told: dict[str, Any]) -> None:
     report = told["killed"]["report"]
     assert (report["generation"], report["applied"], report["healthy"]) == (7, 6, True)
     assert told["killed"]["cut"] == "no\n"
+
+
+def test_an_agent_that_cannot_start_any_more_comes_back_by_itself(told: dict[str, Any]) -> None:
+    report = told["no-start"]["report"]
+    assert (report["generation"], report["applied"], report["healthy"]) == (8, 6, True)
+    assert "provisioner-agent-watch.service took it back" in report["error"]["summary"]
+    assert "status=1/FAILURE" in report["error"]["cause"]
+    before, after = told["killed"]["pids"], told["no-start"]["pids"]
+    assert {unit for unit in before if before[unit] != after[unit]} == {"provisioner-agent.service"}
+    assert "/bin/false" not in told["no-start"]["unit"] and "OWN=two" in told["no-start"]["unit"]
+
+
+def test_the_watch_ends_with_the_change(told: dict[str, Any]) -> None:
+    assert [told[step]["watch"] for step in ("own", "killed", "no-start")] == ["inactive success"] * 3
+    assert told["watch log"].count("the change is over") >= 3, "it was told each time that nothing was left to do"
+    assert told["watch log"].count("is taken back, and the agent started") == 1
 
 
 def test_no_secret_is_told(told: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import read_document
 from provisioner_agent.instance.host import FakeHost, FileState, Finished, Killed
-from provisioner_agent.instance.services import OWN
+from provisioner_agent.instance.journal import DOCUMENT
+from provisioner_agent.instance.services import OWN, WATCH
 from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.link import FakeLink, ServerAway
@@ -64,7 +65,9 @@ class World:
 
     ``systemctl``: what it was told to do, but for questions; before the call of the number ``kill_in_systemctl`` the
     agent dies. ``confirms``: generations of which the server was asked for its word over a new connection; ``opened``:
-    how many of those were made; none gets through while ``cut_off`` says so.
+    how many of those were made; none gets through while ``cut_off`` says so. ``watched``: generations whose watch was
+    started, with the files as they were then; ``watch_code``: how that ended. ``restarted``: how often somebody else
+    started the agent.
     """
 
     host: FakeHost = field(default_factory=FakeHost)
@@ -86,6 +89,9 @@ class World:
     confirms: list[int] = field(default_factory=list)
     cut_off: Callable[[], bool] = bool
     opened: int = 0
+    watched: list[tuple[int, str]] = field(default_factory=list)
+    watch_code: int = 0
+    restarted: int = 0
 
     def __post_init__(self) -> None:
         top = places.TEMPLATES
@@ -114,7 +120,7 @@ class World:
         return self.units[name]
 
     def _systemctl(self, argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
-        verb, names = argv[1], [word for word in argv[2:] if not word.startswith("-")]
+        verb, *names = [word for word in argv[1:] if not word.startswith("-")]
         if verb == "show":
             return Finished(
                 0, "\n".join(self._show(self.units.get(name, Unit("inactive", found=False))) for name in names)
@@ -125,11 +131,18 @@ class World:
             self.kill_in_systemctl -= 1
             if self.kill_in_systemctl < 0:
                 raise Killed
+        if (verb, names) == ("restart", [WATCH]):
+            document = read_document(self.host, DOCUMENT)
+            self.watched.append((document.generation if document else 0, self.text(CONF)))
+            return Finished(self.watch_code, "Job for the watch failed.\n" if self.watch_code else "")
         self.systemctl.append(" ".join(argv[1:]))
         if verb == "daemon-reload":
             return Finished(0, "")
         if names == [OWN]:
-            raise Killed
+            if argv[1] != "--no-block":
+                raise Killed
+            self.restarted += 1
+            return Finished(0, "")
         unit = self.units.get(names[0])
         if unit is None or not unit.found:
             return Finished(5, f"Unit {names[0]} not found.\n")

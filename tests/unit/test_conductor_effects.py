@@ -52,6 +52,7 @@ def test_a_changed_value_names_the_files_that_use_it_and_the_second_plan_is_empt
         "  ~ configure  web-0 on node1, web-1 on node2",
         "      web.size: 1 → 7",
         "      writes /etc/web.conf; lets a phase script see to old.service; restarts web.service",
+        "  note: web: 1 at a time",
     ]
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     rack.conductor.apply(plan)
@@ -90,7 +91,8 @@ def test_an_image_without_templates_is_noted_once(tmp_path: Path) -> None:
     rack = ready(tmp_path, 2, tree=None)
     plan = rack.conductor.plan(cloud(2, values={"web": {"size": 7}}))
     assert files_of(plan) == {"node1": None, "node2": None}
-    (note,) = plan.notes
+    order, note = plan.notes
+    assert order == "web: 1 at a time"
     assert "2 instances of web-000000000000 cannot be said" in note and "provisioner image build" in note
     assert "no file changes" not in render_plan(plan)
     assert rack.conductor.plan(rack.desired).notes == ()

@@ -64,7 +64,7 @@ def test_members_with_the_same_layers_share_one_part() -> None:
     values = Values(read("layers"))
 
     def part(zone: str, node: str, role: str = "db") -> str:
-        return part_id(write_part(build_role(read("layers"), values.of(role, zone, node))))
+        return part_id(write_part(build_role(read("layers"), values.of(role, zone, node), ())))
 
     assert part("", "n7") == part("", "n8") == part("nowhere", "n9")
     assert part("a", "n7") == part("a", "n8") != part("", "n7")
@@ -115,7 +115,7 @@ def test_secrets_are_in_the_nodes_own_metadata_alone() -> None:
     desired = read("secrets")
     mixture = Values(desired).of("web")
     assert needed_secrets(desired, mixture) == ("made", "brought")
-    part = build_role(desired, mixture)
+    part = build_role(desired, mixture, ())
     assert part["values"] == {"e": {"keys": ["plain", None], "vault": {"secret": "no reference"}}, "own": {}}
     assert read_shared(part)["values"] == mixture.values, "a plan compares what the files say"
     address = Address(network="main", address="10.0.0.20/24", mac="02:00:00:00:00:01", interface="port0")

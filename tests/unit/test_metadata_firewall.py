@@ -73,18 +73,18 @@ def test_the_file_is_checked_by_nft_reloads_its_service_and_is_taken_back_when_t
 
 def test_a_plan_tells_each_rule_by_itself_and_not_who_the_members_are() -> None:
     desired = parse(GALERA)
-    before = build_shared(desired, "galera")
+    before = build_shared(desired, "galera", {})
     changed = GALERA["galera.yaml"].replace(
         "{role: web}, protocol: tcp, ports: [3306]", "any, protocol: tcp, ports: [3306]"
     )
     more = GALERA["cloud.yaml"].replace("count: 2", "count: 5")
-    after = build_shared(parse(GALERA | {"galera.yaml": changed, "cloud.yaml": more}), "galera")
+    after = build_shared(parse(GALERA | {"galera.yaml": changed, "cloud.yaml": more}), "galera", {})
     told = [(change.path, change.old, change.new) for change in diff_shared(before, after)]
     assert told == [
         ("role.firewall.tcp 3306 from any", None, ""),
         ("role.firewall.tcp 3306 from role web", "", None),
     ]
-    assert "firewall" not in build_shared(Desired.model_validate(_unmanaged(desired)), "web")["role"]
+    assert "firewall" not in build_shared(Desired.model_validate(_unmanaged(desired)), "web", {})["role"]
 
 
 def _unmanaged(desired: Desired) -> dict[str, object]:

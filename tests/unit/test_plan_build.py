@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from provisioner.errors import GuardFailed, ImageError, ManifestError
 from provisioner.manifest.cloud import parse_desired
+from provisioner.manifest.values import Values
 from provisioner.metadata.build import build_metadata, build_role
 from provisioner.model.deployment import Deployment, DeploymentState, Node
 from provisioner.model.hardware import BmcAddress, Disk, Firmware, HardwareReport, Nic, NodeSpec, Port, SecretRef
@@ -236,10 +237,11 @@ def test_a_plan_says_in_which_order_a_change_goes() -> None:
 
 def test_what_a_role_says_of_changes_is_in_its_metadata_and_the_usual_is_not() -> None:
     desired = make_desired()
-    plain = build_role(desired, "db", ())["role"]
+    plain = build_role(desired, Values(desired).of("db"), ())["role"]
     assert "change" not in plain and plain["at_a_time"] == 1
     role = desired.roles["db"].model_copy(update={"change": Policy(at_a_time="50%", canary=1)})
-    told = build_role(desired.model_copy(update={"roles": {"db": role}}), "db", ())["role"]
+    changed = desired.model_copy(update={"roles": {"db": role}})
+    told = build_role(changed, Values(changed).of("db"), ())["role"]
     assert (told["at_a_time"], told["change"]) == ("50%", {"canary": 1})
 
 
