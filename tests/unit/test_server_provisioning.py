@@ -260,6 +260,16 @@ def test_errors_of_the_conductor_are_signed_json() -> None:
     with_wire(work)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_what_json_cannot_write_is_not_taken_on_record(number: str) -> None:
+    async def work(wire: Wire) -> None:
+        body = b'{"generation": 1, "state": "applied", "seconds": {"switch": %s}}' % number.encode()
+        answer = await wire.send("POST", REPORT, body, ident="i1", secret="instance-secret")
+        assert answer.status_code == 400 and "JSON" in answer.json()["summary"]
+
+    with_wire(work)
+
+
 def test_who_asks_in_a_report_is_answered() -> None:
     async def work(wire: Wire) -> None:
         answer = await wire.instance("POST", REPORT, {"generation": 2, "confirming": 2})
