@@ -15,7 +15,7 @@ import pytest
 from provisioner.conductor.metadata import Ask
 from provisioner.errors import Conflict, NotFound, ProvisionerError, TrustError
 from provisioner.server import guard
-from provisioner.server.changes import Changes
+from provisioner.server.changes import EACH, Changes
 from provisioner.server.desk import Desk
 from provisioner.server.guard import MAX_BODY, Nonces
 from provisioner.server.provisioning import BOOT_BURST, agent_app, boot_app
@@ -310,6 +310,30 @@ def test_a_change_that_is_not_enough_keeps_the_poll_waiting() -> None:
         wire.rack.generation = 2
         wire.rack.announce()
         assert (await asyncio.wait_for(waiting, 8)).json() == {"generation": 2, "metadata": {}}
+
+    with_wire(work)
+
+
+def test_of_the_polls_of_one_guest_the_newest_wait() -> None:
+    """Whose connection has gone unseen would stay for minutes, and a guest may open and drop them without end."""
+
+    async def work(wire: Wire) -> None:
+        async def poll() -> httpx.Response:
+            return await wire.instance("GET", METADATA + "?since=1&wait=300")
+
+        other = asyncio.create_task(wire.ramdisk("GET", ORDER + "?wait=300"))
+        polls = []
+        for number in range(EACH + 3):
+            polls.append(asyncio.create_task(poll()))
+            while wire.rack.looks <= number:
+                await asyncio.sleep(0.01)
+        assert [(await asyncio.wait_for(gone, 8)).json() for gone in polls[:3]] == [{}] * 3
+        assert not any(waiting.done() for waiting in (other, *polls[3:]))
+        wire.rack.generation = 2
+        wire.rack.announce()
+        assert all(answer.json()["generation"] == 2 for answer in await asyncio.gather(*polls[3:]))
+        wire.changes.close()
+        await other
 
     with_wire(work)
 
