@@ -82,8 +82,13 @@ def managed_of(files: Mapping[str, RenderedFile]) -> Managed:
 
 
 def compare_files(host: Host, files: Mapping[str, RenderedFile], managed: Iterable[str]) -> tuple[Change, ...]:
-    """What must be written, and of the paths that were managed, what must be removed."""
+    """What of the paths that were managed must be removed, and then what must be written: a file may give way to a
+    folder of its name, or a folder to a file."""
     changes = []
+    for path in sorted(set(managed) - set(files)):
+        old = host.read(path)
+        if old is not None:
+            changes.append(Change(path, old, None))
     for path, file in sorted(files.items()):
         old = host.read(path)
         new = FileState(file.content.encode(), file.mode)
@@ -91,10 +96,6 @@ def compare_files(host: Host, files: Mapping[str, RenderedFile], managed: Iterab
             new = replace(new, owner=file.owner, group=file.group)
         if old != new:
             changes.append(Change(path, old, new))
-    for path in sorted(set(managed) - set(files)):
-        old = host.read(path)
-        if old is not None:
-            changes.append(Change(path, old, None))
     return tuple(changes)
 
 

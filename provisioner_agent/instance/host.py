@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -54,10 +55,13 @@ class Host(Protocol):
         """Whether systemd runs here, and its units are this instance's and may be restarted."""
 
     def read(self, path: str) -> FileState | None:
-        """A file, or None when there is none."""
+        """A file; None when there is none, but maybe a folder, or a file where a folder should be."""
 
     def write(self, path: str, state: FileState) -> None:
-        """Replace a file at once and flush it to the disk; a crash leaves the old one or the new one."""
+        """Replace a file at once and flush it to the disk; a crash leaves the old one or the new one.
+
+        An empty folder gives way to it.
+        """
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds; nothing there is good too."""
@@ -118,7 +122,7 @@ class LinuxHost:
         try:
             stat = file.stat()
             data = file.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         if not self.owns:
             return FileState(data, stat.st_mode & 0o7777)
@@ -136,6 +140,8 @@ class LinuxHost:
                 os.fchmod(stream.fileno(), state.mode)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
             os.replace(temporary, file)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -147,7 +153,8 @@ class LinuxHost:
         if file.is_dir() and not file.is_symlink():
             _remove_tree(file)
         else:
-            file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                file.unlink()
         if file.parent.is_dir():
             _flush_folder(file.parent)
 
