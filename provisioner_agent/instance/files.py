@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from provisioner_agent.instance import places
+from provisioner_agent.instance.account import Mask
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.host import FileState, Host
 from provisioner_agent.instance.journal import Change
@@ -33,9 +34,10 @@ def render_files(host: Host, document: Document, templates: str = places.TEMPLAT
     return render_tree(sources, controls, build_data(document.body))
 
 
-def check_files(host: Host, files: Mapping[str, RenderedFile]) -> list[dict[str, Any]]:
+def check_files(host: Host, files: Mapping[str, RenderedFile], mask: Mask = str) -> list[dict[str, Any]]:
     """Run each file's own validator on a candidate of it, which lies at the same path below another folder.
 
+    :param mask: hides secrets in what a validator said, before it is cut.
     :returns: ``{"path", "command", "code", "seconds", "said"}`` of each. Whether they are all good, says
         :func:`refuse_files`.
     """
@@ -56,7 +58,7 @@ def check_files(host: Host, files: Mapping[str, RenderedFile]) -> list[dict[str,
                     "command": shlex.join(file.validate),
                     "code": done.code or (-9 if done.timed_out else 0),
                     "seconds": round(host.monotonic() - begun, 3),
-                    "said": words[-SHOWN:],
+                    "said": mask(words)[-SHOWN:],
                 }
             )
     finally:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
@@ -276,7 +276,8 @@ class Killed(BaseException):
     """The process was killed, as tests play it."""
 
 
-Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
+if TYPE_CHECKING:  # Python 3.8 has no such words
+    Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
 
 
 class FakeHost:

@@ -44,6 +44,7 @@ class Journal:
     ``units`` and ``confirm`` are the new generation's: see :class:`.record.Managed`. ``deadline``: seconds since the
     epoch until which it must be confirmed; ``confirmed``: it was. ``touched``: units that were restarted or reloaded on
     this way, forth or back, since the kernel ``booted`` began to run. ``account``: what is to be told of the change.
+    ``again``: it puts files of the generation in force back.
     """
 
     document: Document
@@ -59,6 +60,7 @@ class Journal:
     touched: tuple[str, ...] = ()
     booted: str = ""
     account: Mapping[str, Any] = field(default_factory=dict)
+    again: bool = False
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -164,6 +166,7 @@ def read_journal(host: Host) -> Journal | None:
         tuple(raw.get("touched", ())),
         raw.get("booted", ""),
         raw.get("account", {}),
+        raw.get("again", False),
     )
 
 
@@ -188,6 +191,7 @@ def _record(host: Host, journal: Journal, state: str) -> Journal:
         "touched": journal.touched,
         "booted": journal.booted,
         "account": journal.account,
+        "again": journal.again,
         "changes": [{"path": c.path, "old": _attributes(c.old), "new": _attributes(c.new)} for c in journal.changes],
     }
     host.write(RECORD, FileState(json.dumps(raw).encode(), 0o600))
