@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from provisioner.server.desk import Subscribed
+from provisioner.store.database import EVERYTHING
 
 T = TypeVar("T")
 
@@ -114,6 +115,6 @@ class Changes:
         with self._lock:
             heard, self._heard = self._heard, set()
             self._gathering = False
-        for topic in (ANY, *heard):
+        for topic in list(self._waiting) if EVERYTHING in heard else (ANY, *heard):
             for event in self._waiting.get(topic, ()):
                 event.set()

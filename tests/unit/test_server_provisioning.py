@@ -19,6 +19,7 @@ from provisioner.server.changes import EACH, Changes
 from provisioner.server.desk import Desk
 from provisioner.server.guard import MAX_BODY, Nonces
 from provisioner.server.provisioning import BOOT_BURST, agent_app, boot_app
+from provisioner.store.database import EVERYTHING
 from provisioner_agent.protocol.auth import (
     ID_HEADER,
     MAC_HEADER,
@@ -295,6 +296,20 @@ def test_a_long_poll_is_woken(announced: bool) -> None:
             wire.changes.close()
         answer = await asyncio.wait_for(waiting, 8)
         assert answer.json() == ({"order": {"id": "o1", "step": "storage"}} if announced else {})
+
+    with_wire(work)
+
+
+def test_who_waits_hears_that_changes_may_have_been_missed() -> None:
+    """As when the connection was lost over which other conductors tell of theirs."""
+
+    async def work(wire: Wire) -> None:
+        waiting = asyncio.create_task(wire.instance("GET", METADATA + "?since=1&wait=300"))
+        await until_looked(wire.rack)
+        wire.rack.generation = 2
+        for callback in wire.rack.callbacks:
+            callback(frozenset((EVERYTHING,)))
+        assert (await asyncio.wait_for(waiting, 8)).json() == {"generation": 2, "metadata": {}}
 
     with_wire(work)
 
