@@ -200,6 +200,22 @@ def test_a_token_runs_out_and_a_new_one_ends_the_old(store: Store) -> None:
     assert store.tokens.token("d1", "boot") == "0022.two"
 
 
+def test_a_token_of_other_keys_leaves_those_asked_with_it_alone(url: str) -> None:
+    class Keys(Rot):
+        def decrypt(self, token: str) -> str:
+            if super().decrypt(token) == "of-other-keys":
+                raise TrustError("a secret on record cannot be decrypted")
+            return super().decrypt(token)
+
+    store = Store(url, Keys())
+    for number, secret in ((1, "of-other-keys"), (2, "two")):
+        enroll(store, f"node{number}", number)
+        store.tokens.replace(f"000{number}.{secret}", "instance", f"node{number}", f"d{number}", None)
+    wrong, opened = store.tokens.open([("0001", "instance"), ("0002", "instance")], NOW)
+    assert isinstance(wrong, TrustError) and not isinstance(opened, TrustError) and opened[1] == "two"
+    store.close()
+
+
 def test_a_move_needs_the_state_that_was_seen(store: Store) -> None:
     enroll(store)
     seen = store.nodes.get("node1")
