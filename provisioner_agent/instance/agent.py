@@ -16,7 +16,7 @@ from provisioner_agent.instance.confirm import Confirmer
 from provisioner_agent.instance.document import Document, read_document, write_document
 from provisioner_agent.instance.drift import LOOK_SECONDS, find_drift, is_repaired
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.journal import UNCONFIRMED, Journal, close_journal, read_journal
+from provisioner_agent.instance.journal import SWITCHED, UNCONFIRMED, Journal, close_journal, read_journal
 from provisioner_agent.instance.permits import Permits, back_off
 from provisioner_agent.instance.phases import PhaseResult
 from provisioner_agent.instance.probes import PAUSE, PAUSE_GREEN, ProbeResult, is_green, run_probes
@@ -118,7 +118,9 @@ class Agent:
         The kernel for which it was brought up stays as it is on record: if it is another one, it is brought up again.
         """
         done, generation = read_document(self.host, places.APPLIED), journal.document.generation
-        if journal.boot or done is None or not self.record.applied < generation == done.generation:
+        if journal.boot or journal.state != SWITCHED:
+            return False
+        if done is None or not self.record.applied < generation == done.generation:
             return False
         record = replace(self.record, applied=generation, state=APPLIED, about=generation, error=None, phases=())
         record = replace(record, files=journal.files, units=journal.units, confirm=journal.confirm)
