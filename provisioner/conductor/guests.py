@@ -15,9 +15,9 @@ from provisioner.conductor.instance_steps import BAD_STATES, report_error
 from provisioner.conductor.metadata import Answer, Ask, answer_metadata
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.presence import alive, guest_urls
-from provisioner.conductor.told import find_news, split_report
+from provisioner.conductor.told import check_report, find_news, split_report
 from provisioner.conductor.work import TOKEN_SECONDS
-from provisioner.errors import ProvisionerError, TrustError, UsageError
+from provisioner.errors import TrustError, UsageError
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import AT_WORK, NodeState
@@ -294,12 +294,13 @@ class Guests:
         """See :func:`provisioner.conductor.metadata.answer_metadata`."""
         return answer_metadata(self._doors, asks)
 
-    def reports(self, asks: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any] | ProvisionerError]:
-        """As :meth:`report`, of several in one transaction. One that is refused leaves the others as they are."""
+    def reports(self, asks: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any] | Exception]:
+        """As :meth:`report`, of several in one transaction. One that is refused, or that a fault of ours meets, leaves
+        the others as they are."""
         try:
             with self._store.transaction():
                 return [self.report(*ask) for ask in asks]
-        except ProvisionerError as error:
+        except Exception as error:
             if len(asks) == 1:
                 return [error]
         return [answer for ask in asks for answer in self.reports([ask])]
@@ -311,9 +312,8 @@ class Guests:
         :raises UsageError: the message has another shape.
         """
         token = self._token(token_id)
-        generation = message.get("generation")
-        if not isinstance(generation, int) or not isinstance(message.get("state"), str):
-            raise UsageError("the report has no generation or no state", where=token.node)
+        check_report(message, token.node)
+        generation = message["generation"]
         now = self._doors.clock.now()
         with self._store.transaction():
             node = self._store.nodes.get(token.node)

@@ -31,13 +31,16 @@ def answer_metadata(doors: Doors, asks: Sequence[Ask]) -> list[Answer]:
     """
     with doors.store.view():  # what nobody needs any more is dropped when there is a newer generation
         told = doors.store.clouds.told([ask.token for ask in asks])
-        texts = {ask.token: _read(doors, ask, told[ask.token]) for ask in asks if ask.token in told}
+        texts = [_read(doors, ask, told[ask.token]) if ask.token in told else None for ask in asks]
     for ask in asks:
         if ask.since == 0 and ask.token in told:
             _note_contact(doors, told[ask.token].deployment)
-    known = [(told[ask.token], ask.since) for ask in asks if ask.token in told]
+    known = sorted(((told[ask.token], ask.since) for ask in asks if ask.token in told), key=lambda pair: pair[1])
     doors.store.nodes.set_heard({one.node: since for one, since in known if one.heard < since <= one.generation})
-    return [_answer(doors, told[ask.token], texts[ask.token]) if ask.token in told else _unknown() for ask in asks]
+    return [
+        _answer(doors, told[ask.token], text) if ask.token in told else _unknown()
+        for ask, text in zip(asks, texts, strict=True)
+    ]
 
 
 def _unknown() -> TrustError:

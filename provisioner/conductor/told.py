@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from provisioner.errors import UsageError
 from provisioner.store.clouds import ReportRecord
 
 SKEW_SECONDS = 2.0
 """A clock that is off by more is told."""
+LATEST = 1e12
+"""Seconds since the epoch that a clock may show."""
 DIFF_CHARACTERS, MOST_VALIDATORS = 16_000, 100
 """What is kept of a change; an agent of ours sends less."""
 
@@ -17,7 +19,30 @@ SKEW = ("skew", "skew_seen")
 OURS = frozenset({"diff", "validators", "clock", "confirming", *SKEW})
 """Parts of a message that are kept elsewhere, or not, or that we put into it ourselves."""
 
+LARGEST = (1 << 31) - 1
+"""Generation that a column holds."""
+
 Body = Mapping[str, Any]
+
+
+def check_report(message: Body, node: str) -> None:
+    """Of what the service reads itself; the rest is kept as it is.
+
+    :raises UsageError: the message has another shape.
+    """
+    if not _is_generation(message.get("generation")) or not isinstance(message.get("state"), str):
+        raise UsageError("the report has no generation or no state", where=node)
+    if not _is_generation(message.get("applied") or 0):
+        raise UsageError("the report does not say which generation is in force", where=node)
+    if not isinstance(message.get("error") or {}, Mapping):
+        raise UsageError("the report's error is not a map", where=node)
+    probes = message.get("probes") or {}
+    if not isinstance(probes, Mapping) or not all(isinstance(probe, Mapping) for probe in probes.values()):
+        raise UsageError("the report's probes are not a map of maps", where=node)
+
+
+def _is_generation(found: object) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= LARGEST
 
 
 def split_report(
@@ -30,7 +55,7 @@ def split_report(
     body = {key: value for key, value in message.items() if key not in OURS}
     known = {} if before is None else {key: before.body[key] for key in SKEW if key in before.body}
     clock = message.get("clock")
-    if isinstance(clock, int | float) and not isinstance(clock, bool) and math.isfinite(clock):
+    if isinstance(clock, int | float) and not isinstance(clock, bool) and abs(clock) < LATEST:
         # A message that was long on its way makes the clock look slow, so the better of two counts.
         seen = round(clock - heard, 2)
         known = {"skew": min(seen, known.get("skew_seen", seen), key=abs), "skew_seen": seen}

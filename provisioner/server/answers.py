@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -95,15 +96,22 @@ async def read_value(request: Request, kind: type[V]) -> V:
 def parse_map(body: bytes, path: str) -> dict[str, Any]:
     """A body as a JSON map.
 
-    :raises UsageError: it is none.
+    :raises UsageError: it is none, or has a number that JSON cannot write (RFC 8259, section 6).
     """
     try:
-        found = json.loads(body)
+        found = json.loads(body, parse_float=_parse_finite, parse_constant=_parse_finite)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UsageError("the body is not a JSON map", where=path)
     return found
+
+
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def parse_number(query: Mapping[str, str], name: str, default: float, path: str) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from provisioner.server.desk import Subscribed
+from provisioner.store.database import EVERYTHING
 
 T = TypeVar("T")
 
@@ -19,6 +20,8 @@ ANY = None
 """In the place of a topic: any change."""
 LONGEST = 330.0
 """Seconds that one request may wait at most."""
+EACH = 4
+"""Requests of one guest that wait at the same time, with those whose connection has gone unseen; an agent has two."""
 
 
 class Changes:
@@ -30,6 +33,7 @@ class Changes:
     def __init__(self, source: Subscribed) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str | None, set[asyncio.Event]] = {}
+        self._of: dict[str, list[asyncio.Event]] = {}
         self._heard: set[str] = set()
         self._lock = threading.Lock()
         self._gathering = False
@@ -52,19 +56,26 @@ class Changes:
         wait: float,
         topics: frozenset[str] | None = None,
         again: float | None = LOOK_AGAIN,
+        who: str | None = None,
     ) -> T:
         """Look until it is ``enough`` or ``wait`` seconds are over; what the last look saw.
 
         It is listened before each look, so a change between look and wait is not missed.
 
         :param topics: what the request waits for; None for any change. :param again: seconds after which it looks
-            though nothing was announced; None where nothing depends on time alone.
+            though nothing was announced; None where nothing depends on time alone. :param who: asks; the oldest of its
+            requests ends when there are more than :data:`EACH`.
         """
         end = self._loop.time() + min(wait, LONGEST)
         event = asyncio.Event()
         wanted: Iterable[str | None] = (ANY,) if topics is None else topics
         for topic in wanted:
             self._waiting.setdefault(topic, set()).add(event)
+        mine = [event] if who is None else self._of.setdefault(who, [])
+        if who is not None:
+            mine.append(event)
+            if len(mine) > EACH:
+                mine.pop(0).set()
         try:
             while True:
                 event.clear()
@@ -76,7 +87,13 @@ class Changes:
                     await asyncio.wait_for(event.wait(), left if again is None else min(left, again))
                 except TimeoutError:
                     pass  # one last look, or the look that does not depend on an announcement
+                if event not in mine:
+                    return seen
         finally:
+            if event in mine:
+                mine.remove(event)
+            if who is not None and not mine:
+                self._of.pop(who, None)
             for topic in wanted:
                 events = self._waiting[topic]
                 events.discard(event)
@@ -98,6 +115,6 @@ class Changes:
         with self._lock:
             heard, self._heard = self._heard, set()
             self._gathering = False
-        for topic in (ANY, *heard):
+        for topic in list(self._waiting) if EVERYTHING in heard else (ANY, *heard):
             for event in self._waiting.get(topic, ()):
                 event.set()

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from provisioner.bmc.contract import Console
 from provisioner.conductor.metadata import Answer, Ask
-from provisioner.errors import ProvisionerError, TrustError
+from provisioner.errors import TrustError
 from provisioner.events import Event
 from provisioner.model.config import ConfigDiff, InstanceFiles
 from provisioner.model.deployment import Deployment, EraseLevel, Node
@@ -158,7 +158,7 @@ class ForGuests(Subscribed, Protocol):
 
     def metadata(self, asks: Sequence[Ask]) -> Sequence[Answer]: ...
 
-    def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> Sequence[dict[str, Any] | ProvisionerError]: ...
+    def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> Sequence[dict[str, Any] | Exception]: ...
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 

@@ -40,8 +40,13 @@ class Gather(Generic[Q, A]):
                 group = [self._open.popleft() for _ in range(min(MOST, len(self._open)))]
                 try:
                     answers = await self._ask([question for question, _ in group])
+                    if len(answers) != len(group):
+                        raise RuntimeError(f"{len(answers)} answers to {len(group)} questions")
                 except Exception as error:
                     answers = [error] * len(group)
+                except asyncio.CancelledError:  # the threads that ask are closed; nobody is to wait for them for ever
+                    self._open.extendleft(reversed(group))
+                    raise
                 for (_, future), answer in zip(group, answers, strict=True):
                     if future.cancelled():
                         continue
@@ -51,3 +56,5 @@ class Gather(Generic[Q, A]):
                         future.set_result(answer)
         finally:
             self._work = None
+            while self._open:
+                self._open.popleft()[1].cancel()

@@ -68,7 +68,11 @@ class GuestMessages:
 
     async def _order(self, call: Call) -> bytes:
         order = await self._changes.poll(
-            lambda: self._desk.for_guest(self._conductor.order, call.token), bool, _wait(call), call.topics
+            lambda: self._desk.for_guest(self._conductor.order, call.token),
+            bool,
+            _wait(call),
+            call.topics,
+            who=call.token,
         )
         return _json({"order": order}) if order else NOTHING
 
@@ -85,7 +89,9 @@ class GuestMessages:
         have = tuple(query.get("have", "").split(BETWEEN))
         ask = Ask(call.token, int(parse_number(query, "since", 0, call.path)), have)
         # Nothing of it depends on time alone, so nobody looks again before a change is announced.
-        found = await self._changes.poll(lambda: self._told(ask), bool, _wait(call), call.topics, again=None)
+        found = await self._changes.poll(
+            lambda: self._told(ask), bool, _wait(call), call.topics, again=None, who=call.token
+        )
         return found.encode() if found else NOTHING
 
     async def _report(self, call: Call) -> bytes:
@@ -104,6 +110,7 @@ class GuestMessages:
             lambda said: not acquires or bool(said.get("granted")),
             wait,
             call.topics | {ANY_PERMIT},
+            who=call.token,
         )
         return _json(answer)
 

@@ -32,26 +32,29 @@ class Served:
 
 
 class _Http(HttpToolsProtocol):
-    """With a limit for what comes before a body, of which its parser would keep as much as somebody sends."""
+    """With a limit for what is no body, of which its parser would keep as much as somebody sends: heads, and the
+    fields that may follow the last chunk of a body (RFC 9112, section 7.1.2)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head = 0
-        self._in_body = False
 
     def data_received(self, data: bytes) -> None:
         self._head += len(data)
         super().data_received(data)
-        if not self._in_body and self._head > LARGEST_HEAD and not self.transport.is_closing():
+        if self._head > LARGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("the head of the request is too large")
 
     def on_headers_complete(self) -> None:
-        self._in_body = True
+        self._head = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._head = 0
-        self._in_body = False
         super().on_message_complete()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from provisioner.errors import NotFound
 from provisioner.server.listener import ServiceLock
 from provisioner.store.database import Database
 from provisioner.store.migrate import Migration, copy_of, copy_out, find_copies, put_back, read_pending, read_schema
+from provisioner.store.restore import jump_generations
 from provisioner.store.store import Store
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
@@ -59,6 +60,8 @@ def upgrade(settings: Settings) -> Trial:
 def go_back(settings: Settings) -> tuple[Path, Path]:
     """Put the newest records from before an upgrade in force again, for the version of the program that wrote them.
 
+    Instances may have newer generations than these know; so the next ones are newer than any.
+
     :returns: the copy that is in force now; where the records that were are kept.
     Conductors on other hosts that share the records are to be stopped before.
 
@@ -75,8 +78,11 @@ def go_back(settings: Settings) -> tuple[Path, Path]:
             copy_out(database, aside)
             if database.shared:
                 put_back(database, copies[-1])
+                jump_generations(database, SiteKeys.ensure(settings.keys))
                 copies[-1].unlink()
                 return copies[-1], aside
+        with closing(Database(f"sqlite:///{copies[-1]}")) as copy:
+            jump_generations(copy, SiteKeys.ensure(settings.keys))
         for path in settings.records.parent.glob(f"{settings.records.name}-*"):
             path.unlink()  # its journal, which belongs to what is replaced
         copies[-1].replace(settings.records)

@@ -21,6 +21,8 @@ BUSY = 30.0
 READING = "reading"
 CHANNEL = "provisioner"
 """On which conductors that share a PostgreSQL tell each other of their commits (NOTIFY)."""
+EVERYTHING = "*"
+"""Topic of changes that nobody can name."""
 TURN = 0x70726F76
 """Number of PostgreSQL's advisory lock that a writer holds until its commit."""
 LONGEST_NEWS = 7000
@@ -115,7 +117,8 @@ class Database:
             connection.execute(TELL, {"news": json.dumps([self._me, *news])})
 
     def follow_others(self, stop: threading.Event) -> None:
-        """Hear what other processes commit, until ``stop``. What was said before, or while nobody listened, is lost.
+        """Hear what other processes commit, until ``stop``. What was said before, or while nobody listened, is lost:
+        so whoever waits is told once, when it begins, that it may be anything.
 
         :raises RecordsAway: the database does not work.
         """
@@ -124,6 +127,7 @@ class Database:
             connection.detach()
             door.autocommit = True
             door.execute(f"LISTEN {CHANNEL}")
+            self.hear(frozenset((EVERYTHING,)))
             while not stop.is_set():
                 for notice in door.notifies(timeout=1.0, stop_after=1):
                     author, *topics = json.loads(notice.payload)

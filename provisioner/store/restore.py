@@ -104,16 +104,7 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
     failed: nobody can say how far it came since the copy. Boot tokens have ended.
     """
     with database.write() as tx:
-        newest = (GENERATIONS.c.node == NODES.c.uuid) & (GENERATIONS.c.generation == NODES.c.generation)
-        query = select(GENERATIONS.c.node, GENERATIONS.c.generation, GENERATIONS.c.document_sealed).join(NODES, newest)
-        for row in tx.execute(query).all():
-            document = json.loads(cipher.decrypt(row.document_sealed)) | {"generation": row.generation + JUMP}
-            sealed = cipher.encrypt(json.dumps(document))
-            mine = (GENERATIONS.c.node == row.node, GENERATIONS.c.generation == row.generation)
-            tx.execute(
-                update(GENERATIONS).where(*mine).values(document_sealed=sealed, generation=row.generation + JUMP)
-            )
-        tx.execute(update(NODES).where(NODES.c.generation > 0).values(generation=NODES.c.generation + JUMP))
+        jump_generations(database, cipher)
         tx.execute(update(LEASES).values(fence=LEASES.c.fence + JUMP, holder="", purpose="", expiry=0.0))
         tx.execute(delete(CONDUCTORS))
         tx.execute(update(ONCE).values(fence=ONCE.c.fence + JUMP))
@@ -128,6 +119,21 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
             values = {"state": NodeState.FAILED, "failure": _failure(name).to_dict()}
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
         return len(names)
+
+
+def jump_generations(database: Database, cipher: Cipher) -> None:
+    """Let the newest generation of each node be newer than any that its instance may know. The schema may be older."""
+    with database.write() as tx:
+        newest = (GENERATIONS.c.node == NODES.c.uuid) & (GENERATIONS.c.generation == NODES.c.generation)
+        query = select(GENERATIONS.c.node, GENERATIONS.c.generation, GENERATIONS.c.document_sealed).join(NODES, newest)
+        for row in tx.execute(query).all():
+            document = json.loads(cipher.decrypt(row.document_sealed)) | {"generation": row.generation + JUMP}
+            sealed = cipher.encrypt(json.dumps(document))
+            mine = (GENERATIONS.c.node == row.node, GENERATIONS.c.generation == row.generation)
+            tx.execute(
+                update(GENERATIONS).where(*mine).values(document_sealed=sealed, generation=row.generation + JUMP)
+            )
+        tx.execute(update(NODES).where(NODES.c.generation > 0).values(generation=NODES.c.generation + JUMP))
 
 
 def _failure(name: str) -> DeployError:

@@ -102,7 +102,10 @@ class Tokens:
         sealed = row.bound_sealed if kind == BOOT else row.secret_sealed
         if sealed is None:
             return TrustError("no ramdisk has said hello with this token")
-        return TokenRecord(*row[:5]), self._cipher.decrypt(sealed)
+        try:
+            return TokenRecord(*row[:5]), self._cipher.decrypt(sealed)
+        except TrustError as error:  # of this one alone; the others asked at the same time
+            return error
 
     def bind(self, ident: str, secret: str) -> bool:
         """From now on its guest speaks under this secret; False when it has another already."""

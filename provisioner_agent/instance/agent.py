@@ -16,7 +16,7 @@ from provisioner_agent.instance.confirm import Confirmer
 from provisioner_agent.instance.document import Document, read_document, write_document
 from provisioner_agent.instance.drift import LOOK_SECONDS, find_drift, is_repaired
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.journal import UNCONFIRMED, close_journal, read_journal
+from provisioner_agent.instance.journal import SWITCHED, UNCONFIRMED, Journal, close_journal, read_journal
 from provisioner_agent.instance.permits import Permits, back_off
 from provisioner_agent.instance.phases import PhaseResult
 from provisioner_agent.instance.probes import PAUSE, PAUSE_GREEN, ProbeResult, is_green, run_probes
@@ -94,7 +94,7 @@ class Agent:
             close_journal(self.host)  # contents without a record: nothing was begun, or all was done
             self.host.remove(places.CANDIDATE)
         self.cleared = True
-        if journal is not None:
+        if journal is not None and not self._catch_up(journal):
             self.tried = journal.document.generation
             outcome = self.applier.resume(journal, self.record)
             if outcome is not None:
@@ -112,6 +112,22 @@ class Agent:
             if outcome is not None:
                 self.tried = newest.generation
                 self._settle(outcome)
+
+    def _catch_up(self, journal: Journal) -> bool:
+        """Whether the generation of an open journal got through and only the record did not say so yet; now it does.
+
+        The kernel for which it was brought up stays as it is on record: if it is another one, it is brought up again.
+        """
+        done, generation = read_document(self.host, places.APPLIED), journal.document.generation
+        if journal.boot or journal.state != SWITCHED:
+            return False
+        if done is None or not self.record.applied < generation == done.generation:
+            return False
+        record = replace(self.record, applied=generation, state=APPLIED, about=generation, error=None, phases=())
+        record = replace(record, files=journal.files, units=journal.units, confirm=journal.confirm)
+        self.record = write_record(self.host, replace(record, account=journal.account))
+        close_journal(self.host)
+        return True
 
     def _settle(self, outcome: Outcome) -> None:
         """Put an outcome on record, close its journal, tell the server."""
@@ -181,7 +197,7 @@ class Agent:
         document = self._in_force()
         if document is None:
             return
-        self.probes = run_probes(self.host, document.probes)
+        self.probes = run_probes(self.host, document.probes, build_mask(document, self.box.newest))
         self._look_at_units()
         self.probe_due = self.host.monotonic() + (PAUSE_GREEN if is_green(self.probes) else PAUSE)
 

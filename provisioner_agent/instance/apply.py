@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from provisioner_agent.instance import journal as journals
@@ -113,8 +114,8 @@ class Applier:
             with account.timed("render", self.host.monotonic):
                 files = render_files(self.host, document)
             with account.timed("validate", self.host.monotonic):
-                checks = check_files(self.host, files)
-            account.validators = [check | {"said": mask(check["said"])} for check in checks]
+                checks = check_files(self.host, files, mask)
+            account.validators = list(checks)
             refuse_files(checks)
         except RenderError as error:
             cause = mask(str(error))
@@ -134,7 +135,8 @@ class Applier:
         if once is None:
             return None
         changes = compare_files(self.host, files, record.files)
-        journal = _journal(document, changes, managed, once, account=account.to_dict())
+        again = record.applied == document.generation
+        journal = _journal(document, changes, managed, once, again=again, account=account.to_dict())
         if journal.is_risky(record) and not self.confirm.reach(document.generation):
             return None
         return self._carry_out(journal, record)
@@ -169,7 +171,7 @@ class Applier:
             LOG.warning("the way back from generation %s was interrupted: it goes on", generation)
             what = build_error(f"generation {generation} did not get through", "the agent ended on the way back", None)
             return self._go_back(journal, (), dict(journal.error or what), record)
-        if record.applied >= generation and not journal.boot:
+        if record.applied >= generation + journal.again and not journal.boot:
             journals.close_journal(self.host)
             return None
         LOG.warning("generation %s was interrupted after its switch: its phases run again", generation)
@@ -307,7 +309,9 @@ class Applier:
             seen.update(round_)
             self.watcher.probed(round_)
 
-        if wait_for_green(self.host, document.probes, document.wait, watch, lambda: watch_units(self.host, units)):
+        mask = build_mask(journal.document, document)
+        beside = partial(watch_units, self.host, units)
+        if wait_for_green(self.host, document.probes, document.wait, watch, beside, mask):
             return None
         red = {name: result for name, result in seen.items() if result.scope == "node" and not result.ok}
         causes = [f"{name} said {result.output!r}" for name, result in red.items() if name not in units]
@@ -362,10 +366,12 @@ def _journal(
     once: Mapping[str, Any],
     *,
     boot: bool = False,
+    again: bool = False,
     account: Mapping[str, Any],
 ) -> Journal:
+    units, confirm = managed.units, managed.confirm
     return Journal(
-        document, changes, managed.files, once, boot, units=managed.units, confirm=managed.confirm, account=account
+        document, changes, managed.files, once, boot, units=units, confirm=confirm, account=account, again=again
     )
 
 

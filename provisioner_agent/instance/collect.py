@@ -77,7 +77,9 @@ class Collector:
         started = self.host.monotonic()
         try:
             document = self._ask()
-        except (ServerAway, Refused, BadDocument) as error:
+            if document is not None:
+                write_document(self.host, places.METADATA, document)
+        except (ServerAway, Refused, BadDocument, OSError) as error:  # that of a full disk, too
             self.failures += 1
             if str(error) != self.box.problem:
                 LOG.warning("metadata: %s; generation %s stays in force", error, self.box.generation)
@@ -89,7 +91,6 @@ class Collector:
         self.box.note(None)
         if document is not None:
             LOG.info("metadata: generation %s", document.generation)
-            write_document(self.host, places.METADATA, document)
             self.box.put(document)
             return 0.0
         return max(0.0, SHORTEST_POLL - (self.host.monotonic() - started))

@@ -93,7 +93,9 @@ class Confirmer:
             return f"the agent's configuration {messages.AGENT_CONFIG} cannot be used: {type(error).__name__}: {error}"
         try:
             link.call(method, target, body, timeout=seconds)
-        except (ServerAway, Refused) as error:
+        except Refused:
+            pass  # its answer was authentic, so it was heard
+        except ServerAway as error:
             return str(error)
         finally:
             link.close()

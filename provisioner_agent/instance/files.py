@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from provisioner_agent.instance import places
+from provisioner_agent.instance.account import Mask
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.host import FileState, Host
 from provisioner_agent.instance.journal import Change
@@ -33,9 +34,10 @@ def render_files(host: Host, document: Document, templates: str = places.TEMPLAT
     return render_tree(sources, controls, build_data(document.body))
 
 
-def check_files(host: Host, files: Mapping[str, RenderedFile]) -> list[dict[str, Any]]:
+def check_files(host: Host, files: Mapping[str, RenderedFile], mask: Mask = str) -> list[dict[str, Any]]:
     """Run each file's own validator on a candidate of it, which lies at the same path below another folder.
 
+    :param mask: hides secrets in what a validator said, before it is cut.
     :returns: ``{"path", "command", "code", "seconds", "said"}`` of each. Whether they are all good, says
         :func:`refuse_files`.
     """
@@ -56,7 +58,7 @@ def check_files(host: Host, files: Mapping[str, RenderedFile]) -> list[dict[str,
                     "command": shlex.join(file.validate),
                     "code": done.code or (-9 if done.timed_out else 0),
                     "seconds": round(host.monotonic() - begun, 3),
-                    "said": words[-SHOWN:],
+                    "said": mask(words)[-SHOWN:],
                 }
             )
     finally:
@@ -82,8 +84,13 @@ def managed_of(files: Mapping[str, RenderedFile]) -> Managed:
 
 
 def compare_files(host: Host, files: Mapping[str, RenderedFile], managed: Iterable[str]) -> tuple[Change, ...]:
-    """What must be written, and of the paths that were managed, what must be removed."""
+    """What of the paths that were managed must be removed, and then what must be written: a file may give way to a
+    folder of its name, or a folder to a file."""
     changes = []
+    for path in sorted(set(managed) - set(files)):
+        old = host.read(path)
+        if old is not None:
+            changes.append(Change(path, old, None))
     for path, file in sorted(files.items()):
         old = host.read(path)
         new = FileState(file.content.encode(), file.mode)
@@ -91,10 +98,6 @@ def compare_files(host: Host, files: Mapping[str, RenderedFile], managed: Iterab
             new = replace(new, owner=file.owner, group=file.group)
         if old != new:
             changes.append(Change(path, old, new))
-    for path in sorted(set(managed) - set(files)):
-        old = host.read(path)
-        if old is not None:
-            changes.append(Change(path, old, None))
     return tuple(changes)
 
 

@@ -14,10 +14,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
@@ -56,10 +56,13 @@ class Host(Protocol):
         """Whether systemd runs here, and its units are this instance's and may be restarted."""
 
     def read(self, path: str) -> FileState | None:
-        """A file, or None when there is none."""
+        """A file; None when there is none, but maybe a folder, or a file where a folder should be."""
 
     def write(self, path: str, state: FileState) -> None:
-        """Replace a file at once and flush it to the disk; a crash leaves the old one or the new one."""
+        """Replace a file at once and flush it to the disk; a crash leaves the old one or the new one.
+
+        An empty folder gives way to it.
+        """
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds; nothing there is good too."""
@@ -124,7 +127,7 @@ class LinuxHost:
         try:
             stat = file.stat()
             data = file.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         if not self.owns:
             return FileState(data, stat.st_mode & 0o7777)
@@ -142,6 +145,8 @@ class LinuxHost:
                 os.fchmod(stream.fileno(), state.mode)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
             os.replace(temporary, file)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -153,7 +158,8 @@ class LinuxHost:
         if file.is_dir() and not file.is_symlink():
             _remove_tree(file)
         else:
-            file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                file.unlink()
         if file.parent.is_dir():
             _flush_folder(file.parent)
 
@@ -293,7 +299,8 @@ class Killed(BaseException):
     """The process was killed, as tests play it."""
 
 
-Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
+if TYPE_CHECKING:  # Python 3.8 has no such words
+    Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
 
 
 class FakeHost:

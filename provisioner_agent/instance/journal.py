@@ -45,6 +45,7 @@ class Journal:
     epoch until which it must be confirmed; ``confirmed``: it was. ``touched``: units that were restarted or reloaded on
     this way, forth or back, since the kernel ``booted`` began to run. ``account``: what is to be told of the change.
     ``error``: why it is taken back, not masked.
+    ``again``: it puts files of the generation in force back.
     """
 
     document: Document
@@ -61,6 +62,7 @@ class Journal:
     booted: str = ""
     account: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
+    again: bool = False
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -172,6 +174,7 @@ def read_journal(host: Host) -> Journal | None:
         raw.get("booted", ""),
         raw.get("account", {}),
         raw.get("error"),
+        raw.get("again", False),
     )
 
 
@@ -197,6 +200,7 @@ def _record(host: Host, journal: Journal, state: str) -> Journal:
         "booted": journal.booted,
         "account": journal.account,
         "error": journal.error,
+        "again": journal.again,
         "changes": [{"path": c.path, "old": _attributes(c.old), "new": _attributes(c.new)} for c in journal.changes],
     }
     host.write(RECORD, FileState(json.dumps(raw).encode(), 0o600))

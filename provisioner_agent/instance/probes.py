@@ -38,18 +38,18 @@ class ProbeResult:
         return {"ok": self.ok, "output": self.output, "scope": self.scope}
 
 
-def run_probe(host: Host, probe: Probe) -> ProbeResult:
+def run_probe(host: Host, probe: Probe, mask: Callable[[str], str] = str) -> ProbeResult:
     done = host.run(probe.command, limit=probe.timeout)
     output = done.output.strip()
     ok = not done.timed_out and done.code == 0 and (probe.expect is None or output == probe.expect)
     if done.timed_out:
         output = f"no answer within {probe.timeout:g} s"
-    return ProbeResult(ok, output[-SHOWN:], probe.scope)
+    return ProbeResult(ok, mask(output)[-SHOWN:], probe.scope)
 
 
-def run_probes(host: Host, probes: Iterable[Probe]) -> dict[str, ProbeResult]:
-    """Results by the probes' names."""
-    return {probe.name: run_probe(host, probe) for probe in probes}
+def run_probes(host: Host, probes: Iterable[Probe], mask: Callable[[str], str] = str) -> dict[str, ProbeResult]:
+    """Results by the probes' names. ``mask`` hides secrets in what they said."""
+    return {probe.name: run_probe(host, probe, mask) for probe in probes}
 
 
 def is_green(results: Mapping[str, ProbeResult], scope: str | None = None) -> bool:
@@ -63,17 +63,18 @@ def wait_for_green(
     wait: float,
     seen: Callable[[dict[str, ProbeResult]], None],
     beside: Callable[[], Mapping[str, ProbeResult]] = dict,
+    mask: Callable[[str], str] = str,
 ) -> bool:
     """Run all probes until those of the node are green, at most ``wait`` seconds. ``seen`` gets each round's results.
 
     The role's probes run along but are not waited for: members would wait for each other in a circle.
 
-    :param beside: gives results of another kind, which count as well.
+    :param beside: gives results of another kind, which count as well. :param mask: hides secrets in what probes said.
     """
     chosen = tuple(probes)
     end = host.monotonic() + wait
     while True:
-        results = {**run_probes(host, chosen), **beside()}
+        results = {**run_probes(host, chosen, mask), **beside()}
         seen(results)
         if is_green(results, "node"):
             return True

@@ -58,7 +58,7 @@ class Reporter:
         """
         now = self.compose(record, probes, drift=drift, units=units, settled=settled, problem=problem)
         status = now | {"waiting": waiting, "refused": record.refused, "updated": self.host.now()}
-        self.host.write(places.RUN_STATUS, FileState(json.dumps(status, indent=1).encode(), 0o644))
+        self.host.write(places.RUN_STATUS, FileState(json.dumps(status, indent=1).encode(), 0o600))
         clock = self.host.monotonic()
         news = now != self.told
         if send and record.state and (clock >= self.due or (news and self.told is not None)):

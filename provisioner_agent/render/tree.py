@@ -19,7 +19,9 @@ RESERVED = ("cloud", "role", "node", "members", "secrets", "firewall")
 
 MODE = re.compile(r"^0?[0-7]{3}$")
 ACCOUNT = re.compile(r"^[a-z_][a-z0-9_-]*$")
-UNIT = re.compile(r"^[A-Za-z0-9:_.@-]+\.(?:service|socket|timer|target)$")
+UNIT = re.compile(r"^[A-Za-z0-9:_.][A-Za-z0-9:_.@-]*(?<!@)\.(?:service|socket|timer|target)$")
+"""Of a template of units (``web@.service``) an instance must be named: systemd says nothing of it, nor of those that it
+is asked about in the same breath (systemctl(1))."""
 RESTART, RELOAD, PHASE = "restart", "reload", "phase"
 """What becomes of a unit when a file of it changes: the agent restarts or reloads it, or a phase script sees to it."""
 

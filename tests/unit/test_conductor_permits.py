@@ -279,6 +279,62 @@ def test_one_report_of_many_that_is_refused_leaves_the_others(tmp_path: Path) ->
     assert [rack.conductor.node(name).node.healthy for name in ("node1", "node2")] == [False, False]
 
 
+WRONG = {
+    "a number that is none": {"applied": "x"},
+    "a number that no column takes": {"applied": 1 << 70},
+    "a generation that no column takes": {"generation": 1 << 70, "state": "rolled-back"},
+    "a clock that no number holds": {"clock": 10**400},
+    "an error without parts": {"state": "rolled-back", "error": "it failed"},
+    "probes without names": {"probes": [1]},
+    "a probe that is none": {"probes": {"up": 1}},
+    "a text that is none": {"state": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_report_of_any_shape_leaves_the_others_and_the_status_alone(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    rack = once_rack(tmp_path, 2)
+    rack.apply()
+    rack.play()
+    one, two = instance(rack, "node1"), instance(rack, "node2")
+    said = {"generation": 1, "applied": 1, "state": "applied", "healthy": False, "probes": {}}
+    answers = rack.conductor.reports([(one, said), (two, said | wrong), (one, said | {"healthy": True})])
+    assert answers[0] == answers[2] == {}
+    if wrong.get("clock") is None:
+        assert isinstance(answers[1], Exception)
+    assert rack.conductor.cloud_status("lab").members[0].healthy
+    assert [event for event in rack.events() if "node1 instance.report" in event][-2:] == [
+        "node1 instance.report: generation 1 applied, not healthy",
+        "node1 instance.report: generation 1 applied, healthy",
+    ], "nothing is told twice"
+
+
+def test_two_questions_of_one_instance_are_answered_each_for_itself(tmp_path: Path) -> None:
+    """A connection that has gone unseen still asks while the agent, started anew, asks for all."""
+    rack = once_rack(tmp_path, 1)
+    rack.apply()
+    rack.play()
+    ident = instance(rack, "node1")
+    newest = rack.conductor.node("node1").node.generation
+    parts = json.loads(str(rack.metadata(ident, 0)))["metadata"]["parts"]
+    whole, nothing = rack.conductor.metadata([Ask(ident, 0), Ask(ident, newest)])
+    assert nothing is None and isinstance(whole, str) and sorted(json.loads(whole)["parts"]) == sorted(parts)
+    bare, whole = rack.conductor.metadata([Ask(ident, 0, parts), Ask(ident, 0)])
+    assert isinstance(bare, str) and json.loads(bare)["parts"] == {}
+    assert isinstance(whole, str) and sorted(json.loads(whole)["parts"]) == sorted(parts)
+
+
+def test_of_two_generations_that_one_instance_says_it_has_the_newer_counts(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 1)
+    rack.apply()
+    rack.play()
+    for word in ("new", "newer"):
+        rack.apply(cloud(1, (role(once=("bootstrap",)),), values={"web": {"word": word}}))
+    ident, newest = instance(rack, "node1"), rack.conductor.node("node1").node.generation
+    rack.conductor.metadata([Ask(ident, newest), Ask(ident, newest - 1)])
+    assert rack.store.nodes.get("node1").heard == newest
+
+
 def test_what_is_changed_by_hand_in_an_instance_is_told_once_and_when_it_is_over(tmp_path: Path) -> None:
     rack = once_rack(tmp_path, 1)
     rack.apply()

@@ -9,6 +9,7 @@ import pytest
 from agent_world import CONF, SECRET, World, applied_world
 
 from provisioner_agent.instance import places
+from provisioner_agent.instance.document import read_document
 from provisioner_agent.instance.host import FileState, Finished, Killed
 from provisioner_agent.instance.permits import back_off
 from provisioner_agent.protocol.link import ForgedAnswer
@@ -404,6 +405,47 @@ def test_secrets_are_in_no_report_and_no_status() -> None:
     world.go()
     assert world.text(SECRET) == "hush"
     assert "hush" not in json.dumps(world.reports) + world.text(places.RUN_STATUS)
+
+
+def test_a_full_disk_ends_no_collector() -> None:
+    world = applied_world()
+    real = world.host.write
+
+    def write(path: str, state: FileState) -> None:
+        if path == places.METADATA:
+            raise OSError(28, "No space left on device")
+        real(path, state)
+
+    world.host.write = write  # type: ignore[method-assign]
+    world.offer(2, 81)
+    assert world.collector.step() > 0
+    assert "No space left" in str(world.box.problem) and world.box.generation == 1
+    world.host.write = real  # type: ignore[method-assign]
+    world.go()
+    assert world.agent.record.applied == 2 and world.box.problem is None
+
+
+@pytest.mark.parametrize("boots", [False, True], ids=["the agent starts again", "the node boots"])
+def test_a_generation_that_gets_red_after_a_kill_is_in_force_whole_or_not_at_all(boots: bool) -> None:
+    kills = 0
+    while True:
+        world = applied_world()
+        world.offer(2, 81)
+        world.host.kill_before = kills
+        try:
+            world.go()
+            break
+        except Killed:
+            world.host.kill_before = None
+        world.host.programs["probe-node"] = lambda a, e, w=world: Finished(0, "down" if "81" in w.text(CONF) else "up")
+        (world.reboot if boots else world.start)()
+        for _ in range(3):
+            world.go()
+        document = read_document(world.host, places.APPLIED)
+        assert document is not None and document.generation == world.agent.record.applied, f"killed before {kills}"
+        assert world.text(CONF) == f"port={79 + document.generation}\n", f"killed before {kills}"
+        kills += 1
+    assert kills > 12
 
 
 def test_a_kill_at_any_write_leaves_the_old_or_the_new() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from agent_world import CONF, SECRET, World
@@ -10,7 +11,7 @@ from test_instance_services import controlled
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.host import Finished, Killed
-from provisioner_agent.protocol.link import ServerAway
+from provisioner_agent.protocol.link import Refused, ServerAway
 
 SECONDS = 120.0
 
@@ -320,6 +321,23 @@ def test_an_agent_that_died_in_a_phase_does_not_wait_for_a_permit_for_ever() -> 
     world.go()
     assert world.agent.record.state == "rolled-back" and world.text(CONF) == "port=80\n"
     assert world.host.time - before <= 2 * SECONDS
+
+
+def test_a_server_that_says_no_was_heard() -> None:
+    """Its answer is authentic: what it has against the report is no reason to take the change back."""
+    world = risky()
+    real = world.link.answer
+
+    def answer(method: str, target: str, body: Any) -> Any:
+        if "confirming" in body:
+            raise Refused("the records cannot be read or written")
+        return real(method, target, body)
+
+    world.link.answer = answer
+    world.open_link = lambda: world.link  # type: ignore[method-assign]
+    world.start()
+    change(world, 82)
+    assert world.reports[-1]["state"] == "applied" and world.text(CONF) == "port=82\n"
 
 
 def test_who_waits_for_others_is_not_cut_off() -> None:

@@ -9,7 +9,7 @@ from agent_world import CONF, SECRET, World
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.drift import LOOK_SECONDS
-from provisioner_agent.instance.host import FileState, LinuxHost
+from provisioner_agent.instance.host import FileState, Killed, LinuxHost
 from provisioner_agent.instance.main import run_command
 
 REPAIRED = {"name": "web", "count": 3, "once": ["first"], "at_a_time": 1, "drift": "repair"}
@@ -61,6 +61,34 @@ def test_a_role_may_have_it_put_back_by_its_phases() -> None:
     assert world.text(CONF) == "port=80\n"
     assert [env["PROVISIONER_CHANGED"] for _, env, _ in world.scripts][:1] == [CONF]
     assert world.reports[-1]["drift"] == {} and world.reports[-1]["healthy"] is True
+
+
+def test_a_kill_at_any_write_of_a_repair_leaves_units_with_the_files_in_force() -> None:
+    kills = 0
+    while True:
+        world = World()
+        world.control(CONF, '{"services": {"web.service": "restart"}}')
+        world.unit("web.service")
+        world.offer(1, role=REPAIRED)
+        world.start()
+        world.go()
+        change(world, CONF, "port=99\n")
+        world.units["web.service"].read = "port=99\n"
+        world.host.kill_before = kills
+        try:
+            later(world)
+            break
+        except Killed:
+            world.host.kill_before = None
+            world.start()
+            for _ in range(3):
+                world.go()
+                later(world)
+        assert world.text(CONF) == world.units["web.service"].read == "port=80\n", f"killed before {kills}"
+        record = world.agent.record
+        assert (record.applied, record.refused, record.state) == (1, 0, "applied"), f"killed before {kills}"
+        kills += 1
+    assert kills > 10
 
 
 def test_a_new_generation_takes_it_back_as_well() -> None:

@@ -96,6 +96,35 @@ def test_secrets_are_hidden_in_why_a_change_failed() -> None:
     assert "hush-hush" not in json.dumps(world.reports) + world.text(places.RUN_STATUS)
 
 
+def test_a_secret_that_is_cut_is_hidden_all_the_same() -> None:
+    secret = "0123456789" * 6
+    world = applied_world()
+    world.host.programs["check"] = lambda argv, env: Finished(1, f"bad: {secret} {'x' * 470}")
+    world.offer(2, 81, secrets={"key": secret})
+    world.go()
+    assert world.reports[-1]["state"] == "failed" and "x" * 470 in world.reports[-1]["error"]["cause"]
+    assert "56789" not in json.dumps(world.reports)
+
+
+def test_secrets_are_hidden_in_what_probes_say() -> None:
+    world = applied_world()
+    world.host.programs["probe-node"] = lambda argv, env: Finished(
+        "81" in world.text(CONF), f"up as hush-hush{' ' * 190}as hush-hush"
+    )
+    health = {"node": [{"name": "up", "command": ["probe-node"]}], "wait": 5}
+    world.offer(2, 81, secrets={"key": "hush-hush"}, health=health)
+    world.go()
+    world.host.time += 301
+    world.agent.turn()
+    assert world.reports[-1]["state"] == "broken" and HIDDEN in world.reports[-1]["probes"]["up"]["output"]
+    assert "hush" not in json.dumps(world.reports) + world.text(places.RUN_STATUS)
+
+
+def test_nobody_else_reads_what_changed_in_files_that_are_not_everybodys() -> None:
+    """The diff of a file by hand is in it, and that file may be for root alone."""
+    assert applied_world().host.files[places.RUN_STATUS].mode == 0o600
+
+
 def test_a_secret_of_several_lines_is_hidden_line_by_line() -> None:
     secrets = {"pem": "-----BEGIN KEY-----\nMIIabc\nMIIdef\n-----END KEY-----\n", "deep": {"it": ['in"side', 4711]}}
     mask = build_mask(Document(1, {"secrets": secrets}), None)

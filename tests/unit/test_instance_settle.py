@@ -13,9 +13,11 @@ from agent_world import CONF, SECRET, World, applied_world
 from provisioner_agent.instance import journal as journals
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import Document
+from provisioner_agent.instance.files import compare_files
 from provisioner_agent.instance.host import UNFINISHED, FileState, Finished, Killed, LinuxHost
 from provisioner_agent.instance.journal import Change, Journal
 from provisioner_agent.instance.settle import run_command, settle_host
+from provisioner_agent.render.tree import RenderedFile
 
 AGENT = Path(journals.__file__).parent
 UNIT = AGENT / "provisioner-agent-settle.service"
@@ -243,3 +245,65 @@ def test_the_unit_asks_for_the_journal_and_every_unit_is_enabled() -> None:
     assert names["DefaultDependencies"].endswith("no") and names["OnFailure"].endswith("emergency.target")
     enabled = next(line for line in INSTALL.read_text().splitlines() if line.startswith("systemctl enable")).split()
     assert {path.name for path in AGENT.glob("*.service")} <= set(enabled)
+
+
+class Mortal(LinuxHost):
+    """Dies before a write or removal."""
+
+    left = 1000
+
+    def write(self, path: str, state: FileState) -> None:
+        self._step()
+        super().write(path, state)
+
+    def remove(self, path: str) -> None:
+        self._step()
+        super().remove(path)
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+FILE, INNER = "/etc/thing", "/etc/thing/more"
+KINDS = {"a file becomes a folder": (FILE, INNER), "a folder becomes a file": (INNER, FILE)}
+
+
+@pytest.mark.parametrize(("before", "after"), KINDS.values(), ids=KINDS)
+def test_a_file_and_a_folder_of_one_name_follow_each_other_and_come_back(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    kills = 0
+    while True:
+        host = Mortal(tmp_path / str(kills))
+        host.write(before, FileState(b"old"))
+        changes = compare_files(host, {after: RenderedFile(after, "new")}, (before,))
+        host.left = kills
+        try:
+            journal = journals.open_journal(host, Journal(Document(2, {"node": {}}), changes, (after,), {}))
+            journal = journals.switch(host, journal)
+            break
+        except Killed:
+            host.left = 1000
+        if journals.read_journal(host) is not None:
+            settle_host(host, booting=False)
+        assert host.read(before) == FileState(b"old") and host.read(after) is None, f"killed before {kills}"
+        kills += 1
+    assert kills > 4
+    host.left = 1000
+    assert host.read(after) == FileState(b"new") and host.read(before) is None
+    journals.take_back(host, journal, None)
+    assert host.read(before) == FileState(b"old") and host.read(after) is None
+
+
+def test_a_folder_that_somebody_filled_is_not_removed_for_a_file(tmp_path: Path) -> None:
+    host = LinuxHost(tmp_path)
+    host.write(INNER, FileState(b"somebody's"))
+    changes = compare_files(host, {FILE: RenderedFile(FILE, "new")}, ())
+    journal = Journal(Document(2, {"node": {}}), changes, (FILE,), {})
+    with pytest.raises(OSError, match="not empty"):
+        journals.switch(host, journals.open_journal(host, journal))
+    journals.take_back(host, journal, None)
+    assert host.read(INNER) == FileState(b"somebody's")
+    assert [path.name for path in (tmp_path / "etc").iterdir()] == ["thing"]

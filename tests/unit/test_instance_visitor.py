@@ -92,4 +92,9 @@ def test_the_packed_file_runs_by_itself_and_is_the_same_each_time(tmp_path: Path
 def test_it_needs_no_newer_python_than_it_says() -> None:
     with zipfile.ZipFile(io.BytesIO(pack_visitor())) as archive:
         for name in archive.namelist():
-            ast.parse(archive.read(name), name, feature_version=(3, 8))
+            tree = ast.parse(archive.read(name), name, feature_version=(3, 8))
+            imports = [found for found in tree.body if isinstance(found, ast.ImportFrom)]
+            abstract = {word.name for found in imports if found.module == "collections.abc" for word in found.names}
+            aliases = [found.value for found in tree.body if isinstance(found, ast.Assign)]
+            named = {getattr(part, "id", "") for alias in aliases for part in ast.walk(alias)}
+            assert not named & abstract, f"{name}: what collections.abc has is no generic type before Python 3.9"

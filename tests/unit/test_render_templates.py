@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -176,6 +177,12 @@ def test_a_control_file_says_what_a_change_restarts() -> None:
     control = '{"services": {"haproxy.service": "reload", "x@1.service": "phase"}, "confirm": true}'
     file = render_tree({"a": ""}, {"a": control}, {})["/a"]
     assert (file.services, file.confirm) == ({"haproxy.service": "reload", "x@1.service": "phase"}, True)
+
+
+@pytest.mark.parametrize("unit", ["x@.service", "-x.service", "x", "x.service ", "../x.service", ""])
+def test_a_unit_of_which_systemd_would_say_nothing_is_refused(unit: str) -> None:
+    with pytest.raises(RenderError, match="not what a control file may say"):
+        render_tree({"a": ""}, {"a": json.dumps({"services": {unit: "phase"}})}, {})
 
 
 def test_data_of_metadata() -> None:

@@ -73,3 +73,32 @@ def test_who_has_gone_is_not_answered_and_nobody_else_waits_for_that() -> None:
             await gone
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("answers", [[], [1, 2, 3]], ids=["too few", "too many"])
+def test_who_asks_does_not_wait_for_an_answer_that_never_comes(answers: list[int]) -> None:
+    async def run() -> None:
+        async def wrong(numbers: Sequence[int]) -> list[int | Exception]:
+            return list(answers)
+
+        ask = Gather(wrong)
+        said = await asyncio.wait_for(asyncio.gather(ask(1), ask(2), return_exceptions=True), 5)
+        assert [type(answer) for answer in said] == [RuntimeError] * 2
+
+    asyncio.run(run())
+
+
+def test_when_the_threads_that_ask_are_closed_nobody_waits_on() -> None:
+    async def run() -> None:
+        closed: asyncio.Future[list[int | Exception]] = asyncio.get_running_loop().create_future()
+        ask = Gather[int, int](lambda numbers: closed)
+        first = asyncio.create_task(ask(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        second = asyncio.create_task(ask(2))
+        await asyncio.sleep(0)
+        closed.cancel()
+        await asyncio.wait((first, second), timeout=5)
+        assert first.cancelled() and second.cancelled()
+
+    asyncio.run(run())

@@ -15,10 +15,11 @@ import pytest
 from provisioner.conductor.metadata import Ask
 from provisioner.errors import Conflict, NotFound, ProvisionerError, TrustError
 from provisioner.server import guard
-from provisioner.server.changes import Changes
+from provisioner.server.changes import EACH, Changes
 from provisioner.server.desk import Desk
 from provisioner.server.guard import MAX_BODY, Nonces
 from provisioner.server.provisioning import BOOT_BURST, agent_app, boot_app
+from provisioner.store.database import EVERYTHING
 from provisioner_agent.protocol.auth import (
     ID_HEADER,
     MAC_HEADER,
@@ -260,6 +261,16 @@ def test_errors_of_the_conductor_are_signed_json() -> None:
     with_wire(work)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_what_json_cannot_write_is_not_taken_on_record(number: str) -> None:
+    async def work(wire: Wire) -> None:
+        body = b'{"generation": 1, "state": "applied", "seconds": {"switch": %s}}' % number.encode()
+        answer = await wire.send("POST", REPORT, body, ident="i1", secret="instance-secret")
+        assert answer.status_code == 400 and "JSON" in answer.json()["summary"]
+
+    with_wire(work)
+
+
 def test_who_asks_in_a_report_is_answered() -> None:
     async def work(wire: Wire) -> None:
         answer = await wire.instance("POST", REPORT, {"generation": 2, "confirming": 2})
@@ -289,6 +300,20 @@ def test_a_long_poll_is_woken(announced: bool) -> None:
     with_wire(work)
 
 
+def test_who_waits_hears_that_changes_may_have_been_missed() -> None:
+    """As when the connection was lost over which other conductors tell of theirs."""
+
+    async def work(wire: Wire) -> None:
+        waiting = asyncio.create_task(wire.instance("GET", METADATA + "?since=1&wait=300"))
+        await until_looked(wire.rack)
+        wire.rack.generation = 2
+        for callback in wire.rack.callbacks:
+            callback(frozenset((EVERYTHING,)))
+        assert (await asyncio.wait_for(waiting, 8)).json() == {"generation": 2, "metadata": {}}
+
+    with_wire(work)
+
+
 def test_a_change_that_is_not_enough_keeps_the_poll_waiting() -> None:
     async def work(wire: Wire) -> None:
         waiting = asyncio.create_task(wire.instance("GET", METADATA + "?since=1&wait=50"))
@@ -300,6 +325,30 @@ def test_a_change_that_is_not_enough_keeps_the_poll_waiting() -> None:
         wire.rack.generation = 2
         wire.rack.announce()
         assert (await asyncio.wait_for(waiting, 8)).json() == {"generation": 2, "metadata": {}}
+
+    with_wire(work)
+
+
+def test_of_the_polls_of_one_guest_the_newest_wait() -> None:
+    """Whose connection has gone unseen would stay for minutes, and a guest may open and drop them without end."""
+
+    async def work(wire: Wire) -> None:
+        async def poll() -> httpx.Response:
+            return await wire.instance("GET", METADATA + "?since=1&wait=300")
+
+        other = asyncio.create_task(wire.ramdisk("GET", ORDER + "?wait=300"))
+        polls = []
+        for number in range(EACH + 3):
+            polls.append(asyncio.create_task(poll()))
+            while wire.rack.looks <= number:
+                await asyncio.sleep(0.01)
+        assert [(await asyncio.wait_for(gone, 8)).json() for gone in polls[:3]] == [{}] * 3
+        assert not any(waiting.done() for waiting in (other, *polls[3:]))
+        wire.rack.generation = 2
+        wire.rack.announce()
+        assert all(answer.json()["generation"] == 2 for answer in await asyncio.gather(*polls[3:]))
+        wire.changes.close()
+        await other
 
     with_wire(work)
 

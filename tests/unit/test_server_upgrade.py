@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conductor_rack import Rack
 from records import SERVER, records_url
 from sqlalchemy import create_engine, inspect, text
-from test_store_records import Rot
+from test_store_records import NOW, Rot, enroll
 
 from provisioner.errors import Conflict, HostError, NotFound
 from provisioner.events import Event
 from provisioner.server.listener import ServiceLock
 from provisioner.server.upgrade import go_back, try_upgrade, upgrade
 from provisioner.store.database import Database
-from provisioner.store.migrate import copy_out, find_copies, put_back, run_migrations
+from provisioner.store.migrate import copy_of, copy_out, find_copies, put_back, run_migrations
 from provisioner.store.store import Store
 from provisioner.system.settings import Settings
 from provisioner.trust.keys import SiteKeys
@@ -61,6 +63,31 @@ def test_there_and_back(old: Settings) -> None:
     assert "maintenance" not in columns(old) and find_copies(old.records) == []
     with pytest.raises(NotFound, match="before an upgrade"):
         go_back(old)
+
+
+def test_after_the_way_back_an_instance_is_offered_more_than_it_has(old: Settings) -> None:
+    """What was changed since the upgrade is not on record any more, but instances have it."""
+    keys = SiteKeys.ensure(old.keys)
+    store = Store(old.database, keys, old.records)
+    find_copies(old.records)[0].unlink()
+    enroll(store)
+    store.tokens.replace("0011.one", "instance", "node1", "d1", None)
+    store.clouds.new_generation("node1", "d1", lambda number: {"generation": number, "word": "old"}, NOW)
+    database = Database(old.database)
+    copy_out(database, copy_of(old.records, "0013"))
+    database.close()
+    for word in ("new", "newer"):
+        known = store.clouds.new_generation(
+            "node1", "d1", partial(lambda w, n: {"generation": n, "word": w}, word), NOW
+        )
+    store.close()
+    go_back(old)
+    store = Store(old.database, keys, old.records)
+    told = store.clouds.told(["0011"])["0011"]
+    own = json.loads(store.clouds.open_own(told))
+    assert known == 3 and told.generation == own["generation"] > known and own["word"] == "old"
+    assert find_copies(old.records) == []
+    store.close()
 
 
 def test_the_service_brings_them_over_by_itself_and_keeps_what_was(old: Settings) -> None:

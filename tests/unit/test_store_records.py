@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from provisioner.events import Event
 from provisioner.model.deployment import Address, DeploymentState, Placement, StepName, StepState
 from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
 from provisioner.model.states import NodeState
+from provisioner.store.database import EVERYTHING, Database
 from provisioner.store.schema import METADATA
 from provisioner.store.store import Store
 from provisioner_agent.protocol.parts import part_id, write_part
@@ -198,6 +200,22 @@ def test_a_token_runs_out_and_a_new_one_ends_the_old(store: Store) -> None:
     assert store.tokens.token("d1", "boot") == "0022.two"
 
 
+def test_a_token_of_other_keys_leaves_those_asked_with_it_alone(url: str) -> None:
+    class Keys(Rot):
+        def decrypt(self, token: str) -> str:
+            if super().decrypt(token) == "of-other-keys":
+                raise TrustError("a secret on record cannot be decrypted")
+            return super().decrypt(token)
+
+    store = Store(url, Keys())
+    for number, secret in ((1, "of-other-keys"), (2, "two")):
+        enroll(store, f"node{number}", number)
+        store.tokens.replace(f"000{number}.{secret}", "instance", f"node{number}", f"d{number}", None)
+    wrong, opened = store.tokens.open([("0001", "instance"), ("0002", "instance")], NOW)
+    assert isinstance(wrong, TrustError) and not isinstance(opened, TrustError) and opened[1] == "two"
+    store.close()
+
+
 def test_a_move_needs_the_state_that_was_seen(store: Store) -> None:
     enroll(store)
     seen = store.nodes.get("node1")
@@ -339,3 +357,17 @@ def test_events_are_numbered(store: Store) -> None:
         store.events.add(Event("test.word", word, "node1", data={"word": word}), NOW)
     assert [(record.id, record.event.message) for record in store.events.since(1, 10)] == [(2, "two"), (3, "three")]
     assert [record.event.data["word"] for record in store.events.last_of("node1", 1)] == ["three"]
+
+
+@pytest.mark.skipif(not SERVER, reason="SQLite is nobody else's")
+def test_who_begins_to_listen_to_others_is_told_that_anything_may_have_changed(store: Store, url: str) -> None:
+    database, stop, heard = Database(url), threading.Event(), []
+
+    def hear(topics: frozenset[str]) -> None:
+        heard.append(topics)
+        stop.set()
+
+    database.listen(hear)
+    database.follow_others(stop)
+    database.close()
+    assert heard == [frozenset((EVERYTHING,))]
