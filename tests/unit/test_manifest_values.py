@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from casefile import parse_case, split_case
 
-from provisioner.errors import NotFound
+from provisioner.errors import ManifestError, NotFound
 from provisioner.manifest.cloud import parse_roles
 from provisioner.manifest.elements import ElementText
 from provisioner.manifest.explain import choose_explained, explain_values
+from provisioner.manifest.layer import parse_layer
 from provisioner.manifest.values import Values, whole_roles
 from provisioner.metadata.build import build_metadata, build_role, needed_secrets, read_shared
 from provisioner.model.deployment import Address, Placement
@@ -153,3 +154,18 @@ def test_a_key_that_no_layer_knows() -> None:
     with pytest.raises(NotFound, match=r"there is no value db\.conections") as caught:
         choose_explained(explained, "db.conections", "db-0")
     assert caught.value.hint == "did you mean 'db.connections'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (f"a: {'[' * 3000}{']' * 3000}", "more than 100 maps and lists are within each other"),
+        (f"a: {'[' * 200}{']' * 200}", "more than 100 maps and lists are within each other"),
+        (f"a: [{'1,' * 100_001}]", "the document has more than 100000 parts"),
+        (f"a: {'1' * 5000}", "cannot be read as int"),
+    ],
+    ids=["deeper than python", "deeper than pydantic", "large", "digits"],
+)
+def test_a_document_that_nobody_wrote_by_hand_is_refused(text: str, what: str) -> None:
+    with pytest.raises(ManifestError, match=what):
+        parse_layer("cloud.yaml", text)
