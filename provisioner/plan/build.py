@@ -107,10 +107,10 @@ class _Planner:
             self.problems.append(Problem(f"node {names[0]}", what, instead))
         declared = {name for role in self.desired.roles.values() for name in role.secrets}
         for mixture in self.mixtures.values():
-            layers = self.values.layers(*mixture.key)
+            layers, rule = self.values.layers(*mixture.key), self.values.rule(mixture.role)
             for path, name in mixture.references:
                 if self.observed.secrets is not None and name not in declared | self.observed.secrets:
-                    where = find_place(self.desired, layers, path) or mixture.role
+                    where = find_place(self.desired, layers, rule, path) or mixture.role
                     store = f"provisioner cloud secret {self.desired.cloud.cloud} {name} --set-file FILE"
                     known = suggest(name, declared | self.observed.secrets)
                     instead = f"store it: {store}" if known is None else f"{known} Or store it: {store}"
@@ -221,9 +221,9 @@ class _Planner:
         """Members that have the same values were mostly told the same too, so few comparisons are made."""
         known = self.compared.get(mixture.key)
         if known is None or known[0] != told:
-            layers = self.values.layers(*mixture.key)
+            layers, rule = self.values.layers(*mixture.key), self.values.rule(mixture.role)
             shared = build_shared(self.desired, mixture.role, mixture.values)
-            changes = diff_shared(told, shared, lambda path: find_place(self.desired, layers, path))
+            changes = diff_shared(told, shared, lambda path: find_place(self.desired, layers, rule, path))
             known = self.compared[mixture.key] = (told, changes)
         return known[1]
 

@@ -12,7 +12,7 @@ from casefile import parse_case, split_case
 from provisioner.errors import ManifestError, NotFound
 from provisioner.manifest.cloud import parse_roles
 from provisioner.manifest.elements import ElementText
-from provisioner.manifest.explain import choose_explained, explain_values
+from provisioner.manifest.explain import choose_explained, explain_values, find_place
 from provisioner.manifest.layer import parse_layer
 from provisioner.manifest.values import Values, whole_roles
 from provisioner.metadata.build import build_metadata, build_role, needed_secrets, read_shared
@@ -169,3 +169,14 @@ def test_a_key_that_no_layer_knows() -> None:
 def test_a_document_that_nobody_wrote_by_hand_is_refused(text: str, what: str) -> None:
     with pytest.raises(ManifestError, match=what):
         parse_layer("cloud.yaml", text)
+
+
+def test_what_is_gone_with_a_map_that_is_replaced_is_gone_because_of_that() -> None:
+    desired, values = read("taken-away"), Values(read("taken-away"))
+
+    def place(*path: str | int) -> str | None:
+        return find_place(desired, values.layers("db", "", "n1"), values.rule("db"), path)
+
+    assert place("db", "limits", "users") == place("db", "limits", "files") == "cloud.yaml:6"
+    assert place("db", "mode") == "cloud.yaml:8"
+    assert place("db", "size", 3, "x") is None
