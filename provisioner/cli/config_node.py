@@ -98,7 +98,7 @@ def _text(file: FileDiff) -> str:
         return "(not shown: sensitive)"
     if file.left_out:
         return "(not shown, since many others are; name one member to see it)"
-    return clean("\n".join(file.lines)) or "(only the end of its last line)"
+    return clean("\n".join(file.lines)) or "(only the value of a secret, or the end of its last line)"
 
 
 def _names(members: Sequence[MemberName]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from provisioner.conductor.doors import CatalogueDoor
@@ -15,9 +15,13 @@ NOT_KEPT = "it was built before images kept their templates; provisioner image b
 
 
 class Trees:
-    """Of a catalogue. ``why``: by the id of an image, why there is no tree of it."""
+    """Of a catalogue. ``why``: by the id of an image, why there is no tree of it.
 
-    def __init__(self, catalogue: CatalogueDoor) -> None:
+    :param stand_ins: what stands in the place of secrets, where files are to be shown.
+    """
+
+    def __init__(self, catalogue: CatalogueDoor, stand_ins: Collection[str] = ()) -> None:
+        self._stand_ins = stand_ins
         self._catalogue = catalogue
         self._known: dict[str, Tree | None] = {}
         self.why: dict[str, str] = {}
@@ -31,7 +35,7 @@ class Trees:
             else:
                 if files is None:
                     self.why[image] = NOT_KEPT
-            self._known[image] = None if files is None else Tree(files)
+            self._known[image] = None if files is None else Tree(files, self._stand_ins)
         return self._known[image]
 
 

@@ -9,7 +9,7 @@ node's own data. What comes out is what the agent writes, byte for byte; a test 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -137,10 +137,13 @@ def _read(parsed: ParsedTemplate) -> Iterator[Item]:
                 yield Section(parts, kind, optional, inverted=True, body=tuple(_read(node.parsed_section)))
 
 
-def settle(template: Sequence[Item], shared: Mapping[str, Any], late: frozenset[str]) -> Settled:
-    """:param late: names at the top of the data that are each node's own. :raises Missing: on every node."""
+def settle(
+    template: Sequence[Item], shared: Mapping[str, Any], late: frozenset[str], stand_ins: Collection[str] = ()
+) -> Settled:
+    """:param late: names at the top of the data that are each node's own. :param stand_ins: as the agent's renderer
+    takes them. :raises Missing: on every node."""
     pieces: list[Piece] = []
-    Walk(shared, late).walk(template, [], pieces)
+    Walk(shared, late, stand_ins=stand_ins).walk(template, [], pieces)
     return tuple(_join(pieces))
 
 
@@ -190,12 +193,18 @@ class Walk:
     """
 
     def __init__(
-        self, shared: Mapping[str, Any], late: frozenset[str], own: Mapping[str, Any] | None = None, host: str = ""
+        self,
+        shared: Mapping[str, Any],
+        late: frozenset[str],
+        own: Mapping[str, Any] | None = None,
+        host: str = "",
+        stand_ins: Collection[str] = (),
     ) -> None:
         self.shared = shared
         self.late = late
         self.own = own
         self.host = host
+        self.stand_ins = stand_ins
 
     def walk(self, items: Sequence[Item], stack: list[Any], out: list[Piece]) -> None:
         """:param stack: items of the sections around, the innermost last. :raises Missing: a key is not there."""
@@ -225,6 +234,8 @@ class Walk:
 
     def _check_kind(self, item: Tag | Section, found: Any) -> None:
         """:raises Missing: the value is not of its type, as the agent's renderer will say."""
+        if isinstance(found, str) and found in self.stand_ins:
+            return
         stands = isinstance(found, Stands)
         if stands or not ((found is None and item.optional) or is_of_type(item.kind, found)):
             raise Missing(f"{'.'.join(item.parts)} of the type {item.kind}")

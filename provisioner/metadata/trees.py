@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -62,10 +62,12 @@ class Shared:
 class Tree:
     """The template tree of an image.
 
-    :param files: text by relative path, control files too.
+    :param files: text by relative path, control files too. :param stand_ins: what stands in the place of secrets that
+        are not to be shown, and so is of any type that a tag asks for.
     """
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str], stand_ins: Collection[str] = ()) -> None:
+        self._stand_ins = stand_ins
         self._templates, self._controls = split_tree(files)
         problems: list[Problem] = []
         self._shells: dict[str, RenderedFile] = {}
@@ -101,13 +103,14 @@ class Tree:
             if not (self._whole or shared.whole or VALUES in own):
                 settled = self._settle(shared, frozenset(data))
         if settled is not None:
-            walk = Walk(shared.data, frozenset(data), data, str(own["node"]["hostname"]))
+            walk = Walk(shared.data, frozenset(data), data, str(own["node"]["hostname"]), self._stand_ins)
             try:
                 return {path: finish(text, walk) for path, text in settled.items()}
             except Missing:  # the agent's renderer finds out what else there is, and says it all
                 pass
         data = build_data(join_parts(own, shared.parts))
-        return {path: file.content for path, file in render_tree(self._templates, self._controls, data).items()}
+        rendered = render_tree(self._templates, self._controls, data, self._stand_ins)
+        return {path: file.content for path, file in rendered.items()}
 
     def _settle(self, shared: Shared, late: frozenset[str]) -> dict[str, Settled] | None:
         """None when the nodes are to be rendered one by one."""
@@ -116,7 +119,9 @@ class Tree:
             self._settled[key] = None
             items = {f"/{path}": template for path, template in self._read.items() if template is not None}
             with suppress(Missing):  # on every node, and so said of each
-                self._settled[key] = {path: settle(found, shared.data, late) for path, found in items.items()}
+                self._settled[key] = {
+                    path: settle(found, shared.data, late, self._stand_ins) for path, found in items.items()
+                }
         return self._settled[key]
 
 

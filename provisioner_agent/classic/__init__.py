@@ -2,7 +2,7 @@
 
 Takes: metadata files, a template tree, phase folders.
 Gives: files in the instance, the exit codes that scripts written for those tools rely on.
-May import: protocol
+May import: protocol, render
 May touch: the instance; programs through programs.py
 
 ``provisioner-agent apply`` stands for os-apply-config, ``refresh`` for os-refresh-config, ``collect`` for

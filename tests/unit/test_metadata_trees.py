@@ -84,9 +84,11 @@ def metadata(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     return [role, {"members": members}], own
 
 
-def as_agent(files: Mapping[str, str], parts: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> Any:
+def as_agent(
+    files: Mapping[str, str], parts: Sequence[Mapping[str, Any]], own: Mapping[str, Any], stand_ins: Sequence[str] = ()
+) -> Any:
     try:
-        return agent.render_tree(*agent.split_tree(files), agent.build_data(join_parts(own, parts)))
+        return agent.render_tree(*agent.split_tree(files), agent.build_data(join_parts(own, parts)), stand_ins)
     except RenderError as error:
         return error.problems
 
@@ -99,16 +101,21 @@ def as_we(tree: Tree, shared: Shared, own: Mapping[str, Any]) -> Any:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.lists(TEMPLATE, min_size=1, max_size=3), metadata(), st.sampled_from(("", ', "lax": true')))
+@given(
+    st.lists(TEMPLATE, min_size=1, max_size=3),
+    metadata(),
+    st.sampled_from(("", ', "lax": true')),
+    st.sampled_from(((), ("word", "t"))),
+)
 def test_files_are_those_of_the_agent(
-    texts: list[str], told: tuple[list[dict[str, Any]], list[dict[str, Any]]], lax: str
+    texts: list[str], told: tuple[list[dict[str, Any]], list[dict[str, Any]]], lax: str, stand_ins: tuple[str, ...]
 ) -> None:
     parts, owns = told
     for text in texts:  # each alone: one with a fault has all of its tree rendered by the agent's renderer
         files = {"etc/a": text, "etc/a.control": f'{{"mode": "0600", "services": {{"a.service": "reload"}}{lax}}}'}
-        tree, shared = Tree(files), Shared(parts)
+        tree, shared = Tree(files, stand_ins), Shared(parts)
         for own in owns:
-            assert as_we(tree, shared, own) == as_agent(files, parts, own), text
+            assert as_we(tree, shared, own) == as_agent(files, parts, own, stand_ins), text
 
 
 PARTS = [
