@@ -8,7 +8,7 @@ from typing import Any
 
 from provisioner.conductor.doors import CatalogueDoor
 from provisioner.errors import ImageError, NotFound
-from provisioner.metadata.trees import Shared, Tree
+from provisioner.metadata.trees import Shared, Tree, name_members
 from provisioner_agent.protocol.parts import part_id, write_part
 
 NOT_KEPT = "it was built before images kept their templates; provisioner image build makes one that does"
@@ -46,14 +46,14 @@ class Common:
     """
 
     def __init__(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
-        self._parts = dict(parts)
+        self._parts = {ident: name_members(part) for ident, part in parts.items()}
         self._shared: dict[tuple[str, ...], Shared] = {}
 
     def keep(self, part: Mapping[str, Any]) -> str:
         text = write_part(part)
         ident = part_id(text)
         if ident not in self._parts:
-            self._parts[ident] = json.loads(text)  # as it would come to the instances
+            self._parts[ident] = name_members(json.loads(text))  # as it would come to the instances
         return ident
 
     def find(self, idents: tuple[str, ...]) -> Shared | None:

@@ -85,7 +85,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Rest:
-    """What can be evaluated only when the node is known. ``stack``: the items of the sections around it."""
+    """What can be evaluated only when the node is known. ``stack``: the items of the sections around it, where they
+    can still matter."""
 
     item: Tag | Section
     stack: tuple[Any, ...]
@@ -174,15 +175,27 @@ def finish(settled: Settled, walk: Walk) -> str:
     """The text on one node. :param walk: with the node's own data. :raises Missing: a key of these is not there."""
     if len(settled) == 1 and isinstance(settled[0], str):
         return settled[0]
-    out: list[Piece] = []
+    out: list[str] = []
+    known: dict[int, str] = {}  # a tag in a section over a thousand members is the same for each of them
     for piece in settled:
         if isinstance(piece, str):
             out.append(piece)
         elif isinstance(piece, Run):
             out.append(piece.on(walk.host))
+        elif piece.stack:
+            out.append(_evaluate(piece, walk))
         else:
-            walk.walk((piece.item,), list(piece.stack), out)
-    return "".join(map(str, out))
+            item = id(piece.item)
+            if item not in known:
+                known[item] = _evaluate(piece, walk)
+            out.append(known[item])
+    return "".join(out)
+
+
+def _evaluate(rest: Rest, walk: Walk) -> str:
+    inner: list[Piece] = []
+    walk.walk((rest.item,), list(rest.stack), inner)
+    return "".join(map(str, inner))
 
 
 class Walk:
@@ -219,8 +232,8 @@ class Walk:
                 found = ""
             elif item.kind and found is not Found.LATE:
                 self._check_kind(item, found)
-            if found is Found.LATE:
-                out.append(Rest(item, tuple(stack)))
+            if found is Found.LATE:  # none of the sections around has the name
+                out.append(Rest(item, () if isinstance(item, Tag) else tuple(stack)))
             elif isinstance(item, Section):
                 self._section(item, found, stack, out)
             elif isinstance(found, Stands):
