@@ -5,6 +5,7 @@ Pure: nothing is looked at but the two arguments, and the same arguments give th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -295,14 +296,17 @@ def _but_count(part: Any) -> dict[str, Any]:
 
 def diff_values(old: Mapping[str, Any], new: Mapping[str, Any], place: Place = _nowhere) -> tuple[Change, ...]:
     """What differs, by dotted path; ``None`` stands for absent. A reference to a secret is one value."""
-    if old == new:  # the usual case, for each of many nodes
-        return ()
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return tuple(
         Change(path=".".join(map(str, path)), old=before.get(path), new=after.get(path), place=place(path))
         for path in sorted(before.keys() | after.keys(), key=str)
-        if path and before.get(path) != after.get(path)
+        if path and _text(before.get(path)) != _text(after.get(path))
     )
+
+
+def _text(value: Any) -> str:
+    """To a template true is not 1, and 1 is not 1.0."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
