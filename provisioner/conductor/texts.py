@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from provisioner.conductor.clouds import deployments_of, look_ahead
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.effects import no_tree, not_rendered, unmade
+from provisioner.conductor.masker import Masker
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ManifestError, NotFound
 from provisioner.metadata.trees import Tree, as_told
@@ -44,28 +44,6 @@ def mask_secrets(own: Mapping[str, Any]) -> dict[str, Any]:
 def stand_ins(owns: Iterable[Mapping[str, Any]], known: Iterable[str]) -> frozenset[str]:
     """What :func:`mask_secrets` puts into nodes' own metadata. :param known: names of secrets of their cloud."""
     return frozenset(unmade(name) for names in [*(own.get("secrets") or () for own in owns), known] for name in names)
-
-
-class Masker:
-    """Takes the values of secrets out of text into which they came by another way, a value of the cloud file say."""
-
-    def __init__(self, secrets: Mapping[str, str]) -> None:
-        known = {form: name for name, value in secrets.items() for form in (value, _as_json(value)) if form}
-        # What stands there already comes first: a short secret may be part of its name.
-        found = [*(re.escape(unmade(name)) for name in secrets), *map(re.escape, sorted(known, key=len, reverse=True))]
-        self._known = known
-        self._pattern = re.compile("|".join(found)) if known else None
-
-    def mask(self, text: str) -> str:
-        return text if self._pattern is None else self._pattern.sub(self._hide, text)
-
-    def _hide(self, found: re.Match[str]) -> str:
-        return unmade(self._known[found[0]]) if found[0] in self._known else found[0]
-
-
-def _as_json(text: str) -> str:
-    """As a template shows it within a map or list."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 @dataclass(frozen=True)

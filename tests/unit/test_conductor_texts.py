@@ -9,9 +9,11 @@ from conductor_rack import Rack, cloud, role
 from served import make_placement
 from test_conductor_effects import TREE, ready
 
-from provisioner.conductor.texts import NO_FILES, Diffs, Files, Masker
+from provisioner.conductor.masker import Masker
+from provisioner.conductor.texts import NO_FILES, Diffs, Files
 from provisioner.errors import ManifestError, NotFound
 from provisioner.model.config import ConfigDiff
+from provisioner.model.plan import Configure
 from provisioner.model.role import Config, Desired
 from provisioner_agent.render.tree import RenderedFile
 
@@ -202,3 +204,19 @@ def test_a_secret_that_is_not_shown_is_of_the_type_that_a_tag_asks_for(tmp_path:
 )
 def test_what_is_masked(secrets: dict[str, str], text: str, masked: str) -> None:
     assert Masker(secrets).mask(text) == masked
+
+
+def test_a_plan_does_not_show_what_has_become_a_secret(tmp_path: Path) -> None:
+    own = Config(values={"web": {"word": "plain", "list": ["plain"]}})
+    rack = ready(tmp_path, 1, tree=None, config=own)
+    typed = {"word": "hunter2", "list": ["a hunter2", 3]}
+    rack.apply(cloud(1, (role(config=own),), values={"web": typed}))
+    rack.conductor.store_secret("lab", "word", "hunter2")
+    plan = rack.conductor.plan(cloud(1, (role(config=own),), values={"web": {"word": {"secret": "word"}}}))
+    assert "hunter2" not in plan.model_dump_json()
+    (action,) = plan.actions
+    assert isinstance(action, Configure)
+    assert {change.path: (change.old, change.new) for change in action.changes} == {
+        "web.list": (["a (secret word)", 3], ["plain"]),
+        "web.word": ("(secret word)", {"secret": "word"}),
+    }
