@@ -124,8 +124,13 @@ def _explain(
         strategy=rule.strategy,
         description=rule.description,
         said=tuple(
-            Said(layer=name, place=place_of(desired, name, path), value=value, counts=number >= first)
-            for number, (name, value) in enumerate(said)
+            Said(
+                layer=name,
+                place=place_of(desired, name, path),
+                value=one,
+                counts=number >= first and (one is None or value is not GONE),  # a layer above may say no map at all
+            )
+            for number, (name, one) in enumerate(said)
         ),
     )
 
