@@ -42,10 +42,8 @@ class Masker:
     def _mask_action(self, action: Action) -> Action:
         if not isinstance(action, Configure):
             return action
-        changes = tuple(
-            change.model_copy(update={"old": self.mask_value(change.old), "new": self.mask_value(change.new)})
-            for change in action.changes
-        )
+        # Not the new values: who asks has written them, and would learn which of many guesses is a secret.
+        changes = tuple(change.model_copy(update={"old": self.mask_value(change.old)}) for change in action.changes)
         return action.model_copy(update={"changes": changes}) if changes != action.changes else action
 
     def _hide(self, found: re.Match[str]) -> str:

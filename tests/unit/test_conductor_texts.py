@@ -13,7 +13,7 @@ from provisioner.conductor.masker import Masker
 from provisioner.conductor.texts import NO_FILES, Diffs, Files
 from provisioner.errors import ManifestError, NotFound
 from provisioner.model.config import ConfigDiff
-from provisioner.model.plan import Configure
+from provisioner.model.plan import Change, Configure, Plan
 from provisioner.model.role import Config, Desired
 from provisioner_agent.render.tree import RenderedFile
 
@@ -206,6 +206,12 @@ def test_what_is_masked(secrets: dict[str, str], text: str, masked: str) -> None
     assert Masker(secrets).mask(text) == masked
 
 
+def changes_of(plan: Plan) -> tuple[Change, ...]:
+    (action,) = plan.actions
+    assert isinstance(action, Configure)
+    return action.changes
+
+
 def test_a_plan_does_not_show_what_has_become_a_secret(tmp_path: Path) -> None:
     own = Config(values={"web": {"word": "plain", "list": ["plain"]}})
     rack = ready(tmp_path, 1, tree=None, config=own)
@@ -214,9 +220,9 @@ def test_a_plan_does_not_show_what_has_become_a_secret(tmp_path: Path) -> None:
     rack.conductor.store_secret("lab", "word", "hunter2")
     plan = rack.conductor.plan(cloud(1, (role(config=own),), values={"web": {"word": {"secret": "word"}}}))
     assert "hunter2" not in plan.model_dump_json()
-    (action,) = plan.actions
-    assert isinstance(action, Configure)
-    assert {change.path: (change.old, change.new) for change in action.changes} == {
+    guess = rack.conductor.plan(cloud(1, (role(config=own),), values={"web": {"word": "hunter2 hunter3"}}))
+    assert "(secret word)" not in "".join(str(change.new) for change in changes_of(guess)), "a guess is not answered"
+    assert {change.path: (change.old, change.new) for change in changes_of(plan)} == {
         "web.list": (["a (secret word)", 3], ["plain"]),
         "web.word": ("(secret word)", {"secret": "word"}),
     }
