@@ -51,8 +51,9 @@ def secret(options: Options, name: str, key: str, set_file: Path | None) -> None
     name the secret get the new one at once, as a new generation.
 
     \b
-    Example:
+    Examples:
       provisioner cloud secret lab galera_app_password
+      provisioner cloud secret lab ldap_password --set-file FILE
     """
     if set_file is not None:
         stored = read_secret(set_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
     needed = needed_secrets(desired, Values(desired).of(placement.role, "", placement.node))
     secrets = {secret: f"(secret {secret})" for secret in needed}
     document = build_metadata(desired, placement, members, think_uuid(placement.node), secrets, 1)
-    files = _render(role, settings.source_dir, document)
+    files = _render(role, settings.source_dir, document, secrets.values())
     if options.json:
         print_json([_json(file) for file in files])
         return
@@ -64,14 +65,14 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
         click.echo()
 
 
-def _render(role: Role, source: Path, document: dict[str, Any]) -> list[RenderedFile]:
-    """The files of the role's template trees.
+def _render(role: Role, source: Path, document: dict[str, Any], stand_ins: Collection[str]) -> list[RenderedFile]:
+    """The files of the role's template trees. :param stand_ins: what stands in the place of secrets.
 
     :raises ManifestError: with every problem of the templates. :raises ImageError: two trees have one path.
     """
     texts = {path: read_text(place) for path, place in find_templates(source, role.image.templates).items()}
     try:
-        rendered = render_tree(*split_tree(texts), build_data(document))
+        rendered = render_tree(*split_tree(texts), build_data(document), stand_ins)
     except RenderError as error:
         raise ManifestError([Problem(f"templates: {p.where}", p.what) for p in error.problems]) from error
     return [rendered[path] for path in sorted(rendered)]

@@ -50,7 +50,9 @@ def _about(file: InstanceFile) -> str:
 @output_option
 @pass_options
 def diff(options: Options, what: str, member: str | None) -> int:
-    """Show what changes in files of instances, as a diff; no node is asked. Exit code 0: nothing; 2: changes.
+    """Show what changes in files of instances, as a diff; no node is asked.
+
+    Exit code 0: nothing; 2: changes, also where nobody can say which since an image keeps no templates.
 
     With NODE, what its newest generation changes in the files that it has in force. With CLOUD.yaml, what apply would
     change in the files of members on record, of all or of MEMBER (a host name or a node). Values of secrets do not
@@ -75,7 +77,7 @@ def diff(options: Options, what: str, member: str | None) -> int:
         print_json(found.model_dump(mode="json"))
     else:
         _print(found)
-    return EXIT_CHANGES_PENDING if found.changes else 0
+    return EXIT_CHANGES_PENDING if found.changes or found.notes else 0
 
 
 def _print(found: ConfigDiff) -> None:
@@ -98,7 +100,7 @@ def _text(file: FileDiff) -> str:
         return "(not shown: sensitive)"
     if file.left_out:
         return "(not shown, since many others are; name one member to see it)"
-    return clean("\n".join(file.lines)) or "(only the end of its last line)"
+    return clean("\n".join(file.lines)) or "(only the value of a secret, or the end of its last line)"
 
 
 def _names(members: Sequence[MemberName]) -> str:

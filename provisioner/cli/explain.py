@@ -20,6 +20,7 @@ from provisioner.model.role import Desired
 from provisioner.model.values import Explained, MemberValues, Said, secret_name
 
 FILES = (".yaml", ".yml")
+HINT = "provisioner config explain --help"
 
 
 @click.command("explain")
@@ -39,12 +40,12 @@ def explain(options: Options, words: tuple[str, ...], zone: str) -> None:
     \b
     Examples:
       provisioner config explain node1 galera.max_connections
-      provisioner config explain cloud-lab.yaml galera-1 --zone rack-a
+      provisioner config explain cloud-lab.yaml galera-1
     """
     offline = words[0].endswith(FILES)
     most = 3 if offline else 2
     if len(words) > most or (offline and len(words) < 2):
-        raise UsageError("the words are not NODE [KEY], nor CLOUD.yaml MEMBER [KEY]", where=" ".join(words))
+        raise UsageError("the words are not NODE [KEY], nor CLOUD.yaml MEMBER [KEY]", where=" ".join(words), hint=HINT)
     if offline:
         member = _think(read_desired(Path(words[0]), read_options(options)), words[1], zone)
     elif zone:

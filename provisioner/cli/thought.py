@@ -28,7 +28,9 @@ def think_placements(desired: Desired, zone: str = "") -> list[Placement]:
         uses[role_name] = use.model_copy(update={"nodes": tuple(named)})
         role = desired.roles[role_name]
         nodes += [_think_node(name, role, number, zone) for number, name in enumerate(named, len(nodes))]
-    for name in desired.cloud.nodes.keys() - {node.name for node in nodes}:  # nobody knows of which role they will be
+    told = [name for use in uses.values() for name in (*use.wipe, *use.accept)]
+    # Nobody knows of which role these will be.
+    for name in {*desired.cloud.nodes, *told} - {node.name for node in nodes}:
         spec = NodeSpec(name=name, bmc=BMC)
         nodes.append(Node(uuid=think_uuid(name), spec=spec, state=NodeState.ENROLLED))
     thought = desired.model_copy(update={"cloud": desired.cloud.model_copy(update={"roles": uses})})

@@ -9,6 +9,7 @@ from functools import partial
 
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.effects import Outlook, build_outlooks, find_effects
+from provisioner.conductor.masker import Masker
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
@@ -36,7 +37,7 @@ def plan_cloud(doors: Doors, desired: Desired) -> Plan:
     """
     ahead = look_ahead(doors, desired)
     effects, notes = find_effects(ahead.outlooks, ahead.before, ahead.common, Trees(doors.catalogue))
-    return add_effects(ahead.plan, effects, notes)
+    return Masker(ahead.secrets).mask_changes(add_effects(ahead.plan, effects, notes))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from provisioner.conductor.clouds import deployments_of, look_ahead
 from provisioner.conductor.doors import Doors
-from provisioner.conductor.effects import no_tree, not_rendered
+from provisioner.conductor.effects import no_tree, not_rendered, unmade
+from provisioner.conductor.masker import Masker
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ManifestError, NotFound
 from provisioner.metadata.trees import Tree, as_told
@@ -36,20 +38,23 @@ SHOWN = 50
 
 def mask_secrets(own: Mapping[str, Any]) -> dict[str, Any]:
     """A node's own metadata with the names of its secrets in place of their values."""
-    return {**own, "secrets": {name: f"(secret {name})" for name in own.get("secrets") or {}}}
+    return {**own, "secrets": {name: unmade(name) for name in own.get("secrets") or {}}}
 
 
-class Masker:
-    """Takes the values of secrets out of text into which they came by another way, a value of the cloud file say."""
+def stand_ins(owns: Iterable[Mapping[str, Any]], known: Iterable[str]) -> frozenset[str]:
+    """What :func:`mask_secrets` puts into nodes' own metadata. :param known: names of secrets of their cloud."""
+    return frozenset(unmade(name) for names in [*(own.get("secrets") or () for own in owns), known] for name in names)
 
-    def __init__(self, secrets: Mapping[str, str]) -> None:
-        self._secrets = sorted(secrets.items(), key=lambda item: -len(item[1]))
 
-    def mask(self, text: str) -> str:
-        for name, value in self._secrets:
-            if value:
-                text = text.replace(value, f"(secret {name})")
-        return text
+@dataclass(frozen=True)
+class Files:
+    """The files of an instance. ``shown``: without what is secret. ``contents``: with it, to be compared only."""
+
+    shown: Mapping[str, RenderedFile]
+    contents: Mapping[str, str]
+
+
+NO_FILES = Files({}, {})
 
 
 def render_node(doors: Doors, name: str) -> InstanceFiles:
@@ -65,7 +70,7 @@ def render_node(doors: Doors, name: str) -> InstanceFiles:
         hostname=desk.placement.hostname,
         image=desk.placement.image,
         generation=desk.newest.generation,
-        files=tuple(_told(files[path]) for path in sorted(files)),
+        files=tuple(_told(files.shown[path]) for path in sorted(files.shown)),
     )
 
 
@@ -76,7 +81,7 @@ def diff_node(doors: Doors, name: str) -> ConfigDiff:
     """
     desk = _Node(doors, name)
     applied = doors.store.nodes.get(name).applied
-    old: dict[str, RenderedFile] = {}
+    old = NO_FILES
     if applied:
         generation = doors.store.clouds.applied(name)
         if generation is None or desk.common.find(generation.parts) is None:
@@ -109,7 +114,8 @@ def diff_cloud(doors: Doors, desired: Desired, member: str | None) -> ConfigDiff
             raise NotFound("no such member is on record", where=member, hint=f"on record are: {names}")
         live = [placement for placement in live if member in (placement.hostname, placement.node)]
     wanted = {placement.node for placement in live}
-    trees, masker = Trees(doors.catalogue), Masker(ahead.secrets)
+    words = stand_ins([outlook.own for outlook in ahead.outlooks], ahead.secrets)
+    trees, masker = Trees(doors.catalogue, words), Masker(ahead.secrets)
     found = Diffs(limit=SHOWN if member is None else None)
     unknown: dict[str, int] = {}
     for outlook in ahead.outlooks:
@@ -122,12 +128,12 @@ def diff_cloud(doors: Doors, desired: Desired, member: str | None) -> ConfigDiff
             continue
         new = _render(ahead.common, tree, placement, outlook.own, needed_parts(outlook.own), masker)
         text = ahead.before.get(placement.node)
-        old: dict[str, RenderedFile] = {}
+        old = NO_FILES
         if text is not None and ahead.common.find(outlook.newest.parts) is not None:
             try:
                 old = _render(ahead.common, tree, placement, json.loads(text), outlook.newest.parts, masker)
             except ManifestError:  # it never came into force
-                old = {}
+                old = NO_FILES
         found.add(placement, old, new)
     notes = tuple(no_tree(image, count, trees.why[image]) for image, count in unknown.items())
     return ConfigDiff(before="what is on record", after="the cloud file", changes=found.changes(), notes=notes)
@@ -140,15 +146,16 @@ def _render(
     own: Mapping[str, Any],
     parts: tuple[str, ...],
     masker: Masker,
-) -> dict[str, RenderedFile]:
+) -> Files:
     shared = common.find(parts)
     assert shared is not None
     try:
         files = tree.files(shared, as_told(mask_secrets(own)))
+        contents = tree.contents(shared, as_told(own))
     except RenderError as error:
         problems = [not_rendered(placement.image, p.where, p.what, [placement.hostname]) for p in error.problems]
         raise ManifestError(problems) from error
-    return {path: _masked(file, masker) for path, file in files.items()}
+    return Files({path: _masked(file, masker) for path, file in files.items()}, contents)
 
 
 def _masked(file: RenderedFile, masker: Masker) -> RenderedFile:
@@ -172,8 +179,9 @@ class _Node:
             applied = store.clouds.applied(name)
             self._own = {g.generation: store.clouds.own_text(g) for g in (newest, applied) if g is not None}
             self.common = Common(store.clouds.parts_of([newest, *([applied] if applied else [])]))
-            self._masker = Masker(store.clouds.secrets(self.placement.cloud))
-        trees = Trees(doors.catalogue)
+            secrets = store.clouds.secrets(self.placement.cloud)
+        self._masker = Masker(secrets)
+        trees = Trees(doors.catalogue, stand_ins(map(json.loads, self._own.values()), secrets))
         tree = trees.find(self.placement.image)
         if tree is None:
             raise NotFound(
@@ -184,7 +192,7 @@ class _Node:
             )
         self._tree = tree
 
-    def files(self, generation: Generation) -> dict[str, RenderedFile]:
+    def files(self, generation: Generation) -> Files:
         own = json.loads(self._own[generation.generation])
         return _render(self.common, self._tree, self.placement, own, generation.parts, self._masker)
 
@@ -210,15 +218,14 @@ class Diffs:
         self._known: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {}
         self._found: dict[str, tuple[tuple[FileDiff, ...], list[MemberName]]] = {}
 
-    def add(self, placement: Placement, old: Mapping[str, RenderedFile], new: Mapping[str, RenderedFile]) -> None:
+    def add(self, placement: Placement, old: Files, new: Files) -> None:
         shells = {
             path: FileChange(path=path, services=dict(file.services), confirm=file.confirm)
-            for path, file in new.items()
+            for path, file in new.shown.items()
         }
-        before, after = ({path: file.content for path, file in files.items()} for files in (old, new))
         files = tuple(
-            self._diff(change, old.get(change.path), new.get(change.path))
-            for change in compare_contents(before, after, shells)
+            self._diff(change, old.shown.get(change.path), new.shown.get(change.path))
+            for change in compare_contents(old.contents, new.contents, shells)
         )
         if files:
             key = json.dumps([file.model_dump(mode="json") for file in files])

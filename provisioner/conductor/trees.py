@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from provisioner.conductor.doors import CatalogueDoor
 from provisioner.errors import ImageError, NotFound
-from provisioner.metadata.trees import Shared, Tree
+from provisioner.metadata.trees import Shared, Tree, name_members
 from provisioner_agent.protocol.parts import part_id, write_part
 
 NOT_KEPT = "it was built before images kept their templates; provisioner image build makes one that does"
 
 
 class Trees:
-    """Of a catalogue. ``why``: by the id of an image, why there is no tree of it."""
+    """Of a catalogue. ``why``: by the id of an image, why there is no tree of it.
 
-    def __init__(self, catalogue: CatalogueDoor) -> None:
+    :param stand_ins: what stands in the place of secrets, where files are to be shown.
+    """
+
+    def __init__(self, catalogue: CatalogueDoor, stand_ins: Collection[str] = ()) -> None:
+        self._stand_ins = stand_ins
         self._catalogue = catalogue
         self._known: dict[str, Tree | None] = {}
         self.why: dict[str, str] = {}
@@ -31,7 +35,7 @@ class Trees:
             else:
                 if files is None:
                     self.why[image] = NOT_KEPT
-            self._known[image] = None if files is None else Tree(files)
+            self._known[image] = None if files is None else Tree(files, self._stand_ins)
         return self._known[image]
 
 
@@ -42,14 +46,14 @@ class Common:
     """
 
     def __init__(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
-        self._parts = dict(parts)
+        self._parts = {ident: name_members(part) for ident, part in parts.items()}
         self._shared: dict[tuple[str, ...], Shared] = {}
 
     def keep(self, part: Mapping[str, Any]) -> str:
         text = write_part(part)
         ident = part_id(text)
         if ident not in self._parts:
-            self._parts[ident] = json.loads(text)  # as it would come to the instances
+            self._parts[ident] = name_members(json.loads(text))  # as it would come to the instances
         return ident
 
     def find(self, idents: tuple[str, ...]) -> Shared | None:

@@ -130,7 +130,11 @@ class Catalogue:
 
     def _signed(self, image_id: str, name: str) -> bytes:
         path = self.path(image_id, name)
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            hint = f"remove {path.parent} and run provisioner image build"
+            raise ImageError(f"{name} cannot be read", where=str(path), cause=error.strerror, hint=hint) from error
         if hashlib.sha256(data).hexdigest() != self.get(image_id).files[name]:
             raise ImageError(f"{name} is not what was signed", where=str(path), hint="provisioner image build")
         return data

@@ -38,7 +38,8 @@ def template_folder(source: Path, name: str) -> Path:
 def find_templates(source: Path, names: Sequence[str]) -> dict[str, Path]:
     """The files of template trees by their path below the root of an instance, ``etc/motd``.
 
-    :param source: holds ``templates/``. :raises ImageError: a tree does not exist, or two have one path.
+    :param source: holds ``templates/``. :raises ImageError: a tree does not exist, has something that is no file of its
+        own, or two have one path.
     """
     found = list(_template_claims(source, names))
     _refuse_collisions(found)
@@ -73,8 +74,26 @@ def _leave_provided_out(elements: Mapping[str, Path]) -> dict[str, Path]:
 def _template_claims(source: Path, names: Iterable[str]) -> Iterator[Claim]:
     for name in names:
         folder = template_folder(source, name)
+        _refuse_strange(folder)
         for path in _files(folder):
             yield f"/{path.relative_to(folder)}", path
+
+
+def _refuse_strange(folder: Path) -> None:
+    """What would be left out without a word, or break the build when it is almost done."""
+    for path in sorted(folder.rglob("*")):
+        cause = None
+        if path.is_symlink() and not path.is_file():
+            cause = f"it is a link to {path.readlink()}, which is no file"
+        elif any(letter == "\n" or "\ud800" <= letter <= "\udfff" for letter in path.name):
+            cause = "its name has a line break, or is not UTF-8"
+        if cause is not None:
+            raise ImageError(
+                "a template is no file of its own",
+                where=ascii(str(path))[1:-1],
+                cause=cause,
+                hint="put the files themselves there",
+            )
 
 
 def _element_claims(folder: Path) -> Iterator[Claim]:

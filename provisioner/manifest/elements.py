@@ -10,7 +10,7 @@ from typing import Any
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.check import dotted, parse_value
 from provisioner.manifest.layer import Layer, Path, parse_layer
-from provisioner.manifest.written import check_written
+from provisioner.manifest.written import check_written, python_pattern
 from provisioner.model.values import ANYTHING, Schema
 
 RESERVED = frozenset({"cloud", "role", "node", "members", "secrets", "firewall"})
@@ -132,7 +132,7 @@ def _check_schema(schema: Schema, layer: Layer, at: Path) -> Iterator[Problem]:
         yield wrong("x-merge", f"x-merge is {schema.merge!r}", f"of this type it may be {allowed}")
     if schema.pattern is not None:
         try:
-            re.compile(schema.pattern)
+            re.compile(python_pattern(schema.pattern))
         except re.error as error:
             yield wrong("pattern", f"pattern is {schema.pattern!r}: {error}", "write a regular expression")
     if schema.minimum is not None and schema.maximum is not None and schema.minimum > schema.maximum:

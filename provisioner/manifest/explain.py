@@ -38,17 +38,28 @@ def choose_explained(explained: Sequence[Explained], key: str, where: str) -> li
     return found
 
 
-def find_place(desired: Desired, layers: Iterable[tuple[str, Mapping[str, Any]]], path: Path) -> str | None:
+def find_place(
+    desired: Desired, layers: Iterable[tuple[str, Mapping[str, Any]]], rule: Schema, path: Path
+) -> str | None:
     """``file:line`` of the highest layer that says something of a value; None when that was not kept.
 
-    :param layers: the lowest first. :param path: one into a list stands for the list.
+    :param layers: the lowest first. :param rule: what may stand where. :param path: one into what a layer replaces as a
+        whole, a list say, stands for the whole.
     """
     place = None
-    path = path[: next((end for end, key in enumerate(path) if isinstance(key, int)), len(path))]
+    path = _merged_alone(path, rule)
     for name, values in layers:
         if look(values, path) is not GONE:
             place = place_of(desired, name, path) or place
     return place
+
+
+def _merged_alone(path: Path, rule: Schema) -> Path:
+    for end, key in enumerate(path):
+        if isinstance(key, int) or rule.strategy != "merge":
+            return path[:end]
+        rule = rule.under(key) or ANYTHING
+    return path
 
 
 def place_of(desired: Desired, layer: str, path: Path) -> str:
@@ -113,8 +124,13 @@ def _explain(
         strategy=rule.strategy,
         description=rule.description,
         said=tuple(
-            Said(layer=name, place=place_of(desired, name, path), value=value, counts=number >= first)
-            for number, (name, value) in enumerate(said)
+            Said(
+                layer=name,
+                place=place_of(desired, name, path),
+                value=one,
+                counts=number >= first and (one is None or value is not GONE),  # a layer above may say no map at all
+            )
+            for number, (name, one) in enumerate(said)
         ),
     )
 

@@ -67,16 +67,21 @@ def check_role_values(role: Role, known: Known, layer: Layer) -> Iterator[Proble
     top: Path = ("config", "values")
     every = [name for element in known.elements.values() for name in element.schema.properties]
     own = not role.image.templates or not {*role.image.templates, *role.image.elements} <= known.elements.keys()
+    yield from _check_reserved(role.config.values, known, top, layer)
     for key in role.config.values:
-        if key in RESERVED:
-            what = f"{key!r} is a name of the metadata itself"
-            yield Problem(layer.where((*top, key)), what, "give the value another name")
-        elif not own and key not in every:
+        if not own and key not in every and key not in RESERVED:
             what = f"no element of the role has a value {key!r}"
             yield Problem(layer.where((*top, key)), what, suggest(key, every))
     for fault in known.check(role.config.values):
         yield _problem(fault, known, top, layer)
     yield from _check_twice(known)
+
+
+def _check_reserved(values: Mapping[str, Any], known: Known, top: Path, layer: Layer) -> Iterator[Problem]:
+    for key in values:
+        if key in RESERVED and known.rule.under(key) is not None:
+            what = f"{key!r} is a name of the metadata itself"
+            yield Problem(layer.where((*top, key)), what, "give the value another name")
 
 
 def _check_twice(known: Known) -> Iterator[Problem]:
@@ -107,6 +112,7 @@ def _leaves(schema: Schema, path: Path) -> Iterator[Path]:
 
 def check_use_values(values: Mapping[str, Any], known: Known, top: Path, layer: Layer) -> Iterator[Problem]:
     """What a cloud says to one role. :param top: where that stands in the file."""
+    yield from _check_reserved(values, known, top, layer)
     for fault in known.check(values):
         if fault.unknown:
             what = f"the role has no value {dotted(fault.path)!r}"

@@ -6,6 +6,7 @@ PyYAML speaks by itself, the MAC address ``52:54:00:12:34:56`` is a number and t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ Path = tuple[str | int, ...]
 
 LARGEST = 100_000
 """Parts of a document; more is not a manifest but a mistake, or aliases that name each other."""
+DEEPEST = 100
+"""Maps and lists within each other; pydantic reads no more than twice as many."""
+SCALARS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
+"""What JSON has too."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ def parse_layer(path: str, text: str) -> Layer:
         data = builder.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:
         raise ManifestError([_yaml_problem(path, error)]) from error
+    except RecursionError:
+        raise ManifestError([_too_deep(f"{path}:1")]) from None
     finally:
         loader.dispose()
     if builder.problems:
@@ -92,6 +99,14 @@ def _yaml_problem(path: str, error: yaml.YAMLError) -> Problem:
     return Problem(f"{path}:{line}", f"not YAML: {said or error}", "compare the indentation with the lines around it")
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _too_deep(place: str) -> Problem:
+    return Problem(place, f"more than {DEEPEST} maps and lists are within each other", "write fewer")
+
+
 class _Builder:
     def __init__(self, path: str, loader: _Loader) -> None:
         self.places: dict[Path, str] = {}
@@ -102,17 +117,45 @@ class _Builder:
 
     def build(self, node: yaml.Node, path: Path) -> Any:
         self.places[path] = place = f"{self._path}:{node.start_mark.line + 1}"
-        if node in self._open or len(self.places) > LARGEST:
+        if node in self._open:
             raise ManifestError([Problem(place, "aliases make this document endless", "write it without aliases")])
+        if len(self.places) > LARGEST:
+            what = f"the document has more than {LARGEST} parts, those that aliases repeat among them"
+            raise ManifestError([Problem(place, what, "write fewer")])
+        if len(path) > DEEPEST:
+            raise ManifestError([_too_deep(place)])
         self._open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self.build(item, (*path, number)) for number, item in enumerate(node.value)]
-            return self._loader.construct_object(node)
+            return self._scalar(node, place)
         finally:
             self._open.pop()
+
+    def _scalar(self, node: yaml.Node, place: str) -> Any:
+        """Only what JSON has too, since that is how values are kept and reach instances."""
+        if node.tag not in SCALARS:
+            self.problems.append(Problem(place, f"the tag {node.tag} is not known", "write the value without a tag"))
+            return None
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, LookupError):  # an explicit tag, or more digits than Python reads
+            value = math.inf
+        if isinstance(value, float) and not math.isfinite(value):
+            kind = node.tag.rpartition(":")[2]
+            self.problems.append(
+                Problem(place, f"{_short(node.value)!r} cannot be read as {kind}", "write it in quotes")
+            )
+        elif isinstance(value, str):
+            self._check_text(value, place)
+        return value
+
+    def _check_text(self, text: str, place: str) -> None:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            what = f"{_short(ascii(text))} has half of a character"
+            self.problems.append(Problem(place, what, "write the character itself"))
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -122,6 +165,7 @@ class _Builder:
                 self.problems.append(Problem(place, "a key must be text"))
                 continue
             key = key_node.value
+            self._check_text(key, place)
             if key in data:
                 self.problems.append(Problem(place, f"the key {key!r} stands here a second time", "remove one of them"))
                 continue

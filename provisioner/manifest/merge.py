@@ -64,7 +64,7 @@ def merge_value(old: Any, new: Any, rule: Schema, *, refers: bool) -> Any:
     :param old: :data:`GONE` when no layer said anything yet. :returns: :data:`GONE` when the value is taken away.
     """
     kind = "object" if rule.is_map else rule.type
-    if kind is None:
+    if kind is None and not rule.enum:
         return _merge_any(old, new, refers=refers)
     if new is None:
         return GONE

@@ -15,6 +15,8 @@ from provisioner.model.values import Schema, secret_name
 ADD, REMOVE, REPLACE = "add", "remove", "replace"
 EDITS = (ADD, REMOVE, REPLACE)
 """What a map may say where a list is due whose items are added to those of the layers below."""
+END = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
+"""``$`` in a regular expression, or what may hold one that is only a letter."""
 KINDS = {
     "string": "text",
     "integer": "a whole number",
@@ -105,8 +107,13 @@ def _check_one(value: Any, rule: Schema, path: Path) -> Iterator[Fault]:
             yield Fault(path, f"is {value}, less than {rule.minimum}", wants=describe(rule))
         if rule.maximum is not None and value > rule.maximum:
             yield Fault(path, f"is {value}, more than {rule.maximum}", wants=describe(rule))
-    if rule.pattern is not None and isinstance(value, str) and not re.search(rule.pattern, value):
+    if rule.pattern is not None and isinstance(value, str) and not re.search(python_pattern(rule.pattern), value):
         yield Fault(path, f"is {_show(value)}, not of the form {rule.pattern}", wants=describe(rule))
+
+
+def python_pattern(pattern: str) -> str:
+    """``$`` as JSON Schema has it, the very end: to Python it is before a line break there as well."""
+    return END.sub(lambda found: r"\Z" if found[0] == "$" else found[0], pattern)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -9,7 +9,7 @@ node's own data. What comes out is what the agent writes, byte for byte; a test 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -85,7 +85,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Rest:
-    """What can be evaluated only when the node is known. ``stack``: the items of the sections around it."""
+    """What can be evaluated only when the node is known. ``stack``: the items of the sections around it, where they
+    can still matter."""
 
     item: Tag | Section
     stack: tuple[Any, ...]
@@ -137,10 +138,13 @@ def _read(parsed: ParsedTemplate) -> Iterator[Item]:
                 yield Section(parts, kind, optional, inverted=True, body=tuple(_read(node.parsed_section)))
 
 
-def settle(template: Sequence[Item], shared: Mapping[str, Any], late: frozenset[str]) -> Settled:
-    """:param late: names at the top of the data that are each node's own. :raises Missing: on every node."""
+def settle(
+    template: Sequence[Item], shared: Mapping[str, Any], late: frozenset[str], stand_ins: Collection[str] = ()
+) -> Settled:
+    """:param late: names at the top of the data that are each node's own. :param stand_ins: as the agent's renderer
+    takes them. :raises Missing: on every node."""
     pieces: list[Piece] = []
-    Walk(shared, late).walk(template, [], pieces)
+    Walk(shared, late, stand_ins=stand_ins).walk(template, [], pieces)
     return tuple(_join(pieces))
 
 
@@ -171,15 +175,27 @@ def finish(settled: Settled, walk: Walk) -> str:
     """The text on one node. :param walk: with the node's own data. :raises Missing: a key of these is not there."""
     if len(settled) == 1 and isinstance(settled[0], str):
         return settled[0]
-    out: list[Piece] = []
+    out: list[str] = []
+    known: dict[int, str] = {}  # a tag in a section over a thousand members is the same for each of them
     for piece in settled:
         if isinstance(piece, str):
             out.append(piece)
         elif isinstance(piece, Run):
             out.append(piece.on(walk.host))
+        elif piece.stack:
+            out.append(_evaluate(piece, walk))
         else:
-            walk.walk((piece.item,), list(piece.stack), out)
-    return "".join(map(str, out))
+            item = id(piece.item)
+            if item not in known:
+                known[item] = _evaluate(piece, walk)
+            out.append(known[item])
+    return "".join(out)
+
+
+def _evaluate(rest: Rest, walk: Walk) -> str:
+    inner: list[Piece] = []
+    walk.walk((rest.item,), list(rest.stack), inner)
+    return "".join(map(str, inner))
 
 
 class Walk:
@@ -190,12 +206,18 @@ class Walk:
     """
 
     def __init__(
-        self, shared: Mapping[str, Any], late: frozenset[str], own: Mapping[str, Any] | None = None, host: str = ""
+        self,
+        shared: Mapping[str, Any],
+        late: frozenset[str],
+        own: Mapping[str, Any] | None = None,
+        host: str = "",
+        stand_ins: Collection[str] = (),
     ) -> None:
         self.shared = shared
         self.late = late
         self.own = own
         self.host = host
+        self.stand_ins = stand_ins
 
     def walk(self, items: Sequence[Item], stack: list[Any], out: list[Piece]) -> None:
         """:param stack: items of the sections around, the innermost last. :raises Missing: a key is not there."""
@@ -210,8 +232,8 @@ class Walk:
                 found = ""
             elif item.kind and found is not Found.LATE:
                 self._check_kind(item, found)
-            if found is Found.LATE:
-                out.append(Rest(item, tuple(stack)))
+            if found is Found.LATE:  # none of the sections around has the name
+                out.append(Rest(item, () if isinstance(item, Tag) else tuple(stack)))
             elif isinstance(item, Section):
                 self._section(item, found, stack, out)
             elif isinstance(found, Stands):
@@ -225,6 +247,8 @@ class Walk:
 
     def _check_kind(self, item: Tag | Section, found: Any) -> None:
         """:raises Missing: the value is not of its type, as the agent's renderer will say."""
+        if isinstance(found, str) and found in self.stand_ins:
+            return
         stands = isinstance(found, Stands)
         if stands or not ((found is None and item.optional) or is_of_type(item.kind, found)):
             raise Missing(f"{'.'.join(item.parts)} of the type {item.kind}")

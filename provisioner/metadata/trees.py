@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,12 +15,23 @@ from provisioner_agent.render.references import REFERENCES, put_references
 from provisioner_agent.render.tree import RESERVED, RenderedFile, build_data, render_tree, split_tree
 
 VALUES, MEMBERS = "values", "members"
+MIXTURES = 16
+"""Different values of nodes that a template is evaluated on beforehand. With more, nodes have values of their own, and
+only the members of the cloud are what they share."""
 
 
 def as_told(document: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as they reach an instance: maps that are shown whole are in the order of their keys."""
     told: dict[str, Any] = json.loads(write_part(document))
     return told
+
+
+def name_members(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part whose members are such as :class:`Shared` works with; made once of a part that many have in common."""
+    told = part.get(MEMBERS)
+    if told is None or all(isinstance(member, Member) for members in told.values() for member in members[:1]):
+        return part
+    return {**part, MEMBERS: {role: [Member(member) for member in members] for role, members in told.items()}}
 
 
 class Shared:
@@ -30,9 +41,9 @@ class Shared:
     """
 
     def __init__(self, parts: Sequence[Mapping[str, Any]], secrets: Mapping[str, str] | None = None) -> None:
-        self.parts = tuple(parts)
+        self.parts = tuple(map(name_members, parts))
         joined: dict[str, Any] = {}
-        for part in parts:
+        for part in self.parts:
             joined.update(part)
         self._names = tuple(dict.fromkeys(name for _, name in joined.get(REFERENCES) or ()))
         self._filled: dict[tuple[str | None, ...], Shared] = {}
@@ -42,9 +53,6 @@ class Shared:
         self.data = values | {name: joined[name] for name in RESERVED if name in joined}
         self.whole = any(name in values for name in RESERVED)
         """Whether the nodes can only be rendered one by one."""
-        if MEMBERS in joined:
-            told = joined[MEMBERS].items()
-            self.data[MEMBERS] = {role: [Member(member) for member in members] for role, members in told}
 
     def filled(self, secrets: Mapping[str, str]) -> Shared:
         """With these secrets where values refer to some; made once for all nodes that have the same.
@@ -62,10 +70,13 @@ class Shared:
 class Tree:
     """The template tree of an image.
 
-    :param files: text by relative path, control files too.
+    :param files: text by relative path, control files too. :param stand_ins: what stands in the place of secrets that
+        are not to be shown, and so is of any type that a tag asks for. :param mixtures: see :data:`MIXTURES`.
     """
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str], stand_ins: Collection[str] = (), mixtures: int = MIXTURES) -> None:
+        self._stand_ins = stand_ins
+        self._mixtures = mixtures
         self._templates, self._controls = split_tree(files)
         problems: list[Problem] = []
         self._shells: dict[str, RenderedFile] = {}
@@ -79,6 +90,7 @@ class Tree:
         }
         self._whole = bool(problems)
         self._settled: dict[tuple[Shared, frozenset[str]], dict[str, Settled] | None] = {}
+        self._of_members: dict[tuple[int, frozenset[str]], tuple[Any, dict[str, Settled] | None]] = {}
 
     def shell(self, path: str) -> RenderedFile:
         """A file without its content: what its control file says of it."""
@@ -95,29 +107,47 @@ class Tree:
         :param own: the node's own metadata, :func:`as_told`. :raises RenderError: with every problem of every template.
         """
         data = {name: own[name] for name in RESERVED if name in own}
-        settled = None
+        settled, walk = None, Walk({}, frozenset())
         with suppress(LookupError):  # the agent's renderer says which secret is not there
             shared = shared.filled(own.get("secrets") or {})
             if not (self._whole or shared.whole or VALUES in own):
-                settled = self._settle(shared, frozenset(data))
+                settled, walk = self._settle(shared, data, str(own["node"]["hostname"]))
         if settled is not None:
-            walk = Walk(shared.data, frozenset(data), data, str(own["node"]["hostname"]))
             try:
                 return {path: finish(text, walk) for path, text in settled.items()}
             except Missing:  # the agent's renderer finds out what else there is, and says it all
                 pass
         data = build_data(join_parts(own, shared.parts))
-        return {path: file.content for path, file in render_tree(self._templates, self._controls, data).items()}
+        rendered = render_tree(self._templates, self._controls, data, self._stand_ins)
+        return {path: file.content for path, file in rendered.items()}
 
-    def _settle(self, shared: Shared, late: frozenset[str]) -> dict[str, Settled] | None:
-        """None when the nodes are to be rendered one by one."""
+    def _settle(self, shared: Shared, own: Mapping[str, Any], host: str) -> tuple[dict[str, Settled] | None, Walk]:
+        """What is left for a node, and what evaluates it; None when the nodes are to be rendered one by one."""
+        late = frozenset(own)
         key = (shared, late)
+        if key not in self._settled and len(self._settled) >= self._mixtures:
+            return self._settle_members(shared, own, host)
         if key not in self._settled:
-            self._settled[key] = None
-            items = {f"/{path}": template for path, template in self._read.items() if template is not None}
-            with suppress(Missing):  # on every node, and so said of each
-                self._settled[key] = {path: settle(found, shared.data, late) for path, found in items.items()}
-        return self._settled[key]
+            self._settled[key] = self._evaluate(shared.data, late)
+        return self._settled[key], Walk(shared.data, late, own, host, self._stand_ins)
+
+    def _settle_members(
+        self, shared: Shared, own: Mapping[str, Any], host: str
+    ) -> tuple[dict[str, Settled] | None, Walk]:
+        """The same with all but the members of the cloud as the node's own."""
+        members = shared.data.get(MEMBERS, {})
+        own = {name: value for name, value in shared.data.items() if name != MEMBERS} | dict(own)
+        late, known = frozenset(own), {MEMBERS: members} if MEMBERS in shared.data else {}
+        key = (id(members), late)
+        if key not in self._of_members:
+            self._of_members[key] = members, self._evaluate(known, late)
+        return self._of_members[key][1], Walk(known, late, own, host, self._stand_ins)
+
+    def _evaluate(self, shared: Mapping[str, Any], late: frozenset[str]) -> dict[str, Settled] | None:
+        items = {f"/{path}": template for path, template in self._read.items() if template is not None}
+        with suppress(Missing):  # on every node, and so said of each
+            return {path: settle(found, shared, late, self._stand_ins) for path, found in items.items()}
+        return None
 
 
 def _is_lax(control: str) -> bool:

@@ -13,11 +13,26 @@ SECRET = "secret"
 """``{secret: NAME}`` stands for a secret of the cloud."""
 
 
+ADDITIONAL = ("additionalProperties", "additional")
+"""As an element writes it, and as it is kept."""
+
+
 def secret_name(value: Any) -> str | None:
     """The secret that a value stands for; None when it stands for itself."""
     if isinstance(value, dict) and value.keys() == {SECRET} and isinstance(value[SECRET], str):
         return str(value[SECRET])
     return None
+
+
+def _with_tuples(said: Any) -> Any:
+    """A schema whose lists a strict model takes: what a validator hands on is Python to it, and not JSON any more."""
+    if not isinstance(said, dict):
+        return said
+    found = {key: _with_tuples(value) if key in ("items", *ADDITIONAL) else value for key, value in said.items()}
+    found |= {key: tuple(said[key]) for key in ("enum", "required") if isinstance(said.get(key), list)}
+    if isinstance(said.get("properties"), dict):
+        found["properties"] = {key: _with_tuples(value) for key, value in said["properties"].items()}
+    return found
 
 
 class Schema(Value):
@@ -40,7 +55,7 @@ class Schema(Value):
     items: Schema | None = None
     properties: dict[str, Schema] = Field(default_factory=dict)
     required: tuple[str, ...] = ()
-    additional: Schema | None = Field(default=None, validation_alias=AliasChoices("additionalProperties", "additional"))
+    additional: Schema | None = Field(default=None, validation_alias=AliasChoices(*ADDITIONAL))
     merge: Literal["merge", "replace", "append", "prepend", "unique"] | None = Field(
         default=None, validation_alias=AliasChoices("x-merge", "merge")
     )
@@ -51,7 +66,7 @@ class Schema(Value):
         """``true`` allows anything, ``false`` nothing."""
         if isinstance(value, bool):
             return {} if value else None
-        return value
+        return _with_tuples(value)
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

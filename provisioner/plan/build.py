@@ -5,6 +5,7 @@ Pure: nothing is looked at but the two arguments, and the same arguments give th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -111,10 +112,10 @@ class _Planner:
             self.problems.append(Problem(f"node {names[0]}", what, instead))
         declared = {name for role in self.desired.roles.values() for name in role.secrets}
         for mixture in self.mixtures.values():
-            layers = self.values.layers(*mixture.key)
+            layers, rule = self.values.layers(*mixture.key), self.values.rule(mixture.role)
             for path, name in mixture.references:
                 if self.observed.secrets is not None and name not in declared | self.observed.secrets:
-                    where = find_place(self.desired, layers, path) or mixture.role
+                    where = find_place(self.desired, layers, rule, path) or mixture.role
                     store = f"provisioner cloud secret {self.desired.cloud.cloud} {name} --set-file FILE"
                     known = suggest(name, declared | self.observed.secrets)
                     instead = f"store it: {store}" if known is None else f"{known} Or store it: {store}"
@@ -225,9 +226,9 @@ class _Planner:
         """Members that have the same values were mostly told the same too, so few comparisons are made."""
         known = self.compared.get(mixture.key)
         if known is None or known[0] != told:
-            layers = self.values.layers(*mixture.key)
+            layers, rule = self.values.layers(*mixture.key), self.values.rule(mixture.role)
             shared = build_shared(self.desired, mixture.role, mixture.values)
-            changes = diff_shared(told, shared, lambda path: find_place(self.desired, layers, path))
+            changes = diff_shared(told, shared, lambda path: find_place(self.desired, layers, rule, path))
             known = self.compared[mixture.key] = (told, changes)
         return known[1]
 
@@ -308,14 +309,17 @@ def _but_count(part: Any) -> dict[str, Any]:
 
 def diff_values(old: Mapping[str, Any], new: Mapping[str, Any], place: Place = _nowhere) -> tuple[Change, ...]:
     """What differs, by dotted path; ``None`` stands for absent. A reference to a secret is one value."""
-    if old == new:  # the usual case, for each of many nodes
-        return ()
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return tuple(
         Change(path=".".join(map(str, path)), old=before.get(path), new=after.get(path), place=place(path))
         for path in sorted(before.keys() | after.keys(), key=str)
-        if path and before.get(path) != after.get(path)
+        if path and _text(before.get(path)) != _text(after.get(path))
     )
+
+
+def _text(value: Any) -> str:
+    """To a template true is not 1, and 1 is not 1.0."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

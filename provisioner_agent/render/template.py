@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pystache.context import ContextStack, KeyNotFoundError
@@ -35,11 +35,18 @@ NEWLINE = "\n"
 
 
 def render_template(
-    path: str, text: str, data: Mapping[str, Any], problems: list[Problem], *, lax: bool = False
+    path: str,
+    text: str,
+    data: Mapping[str, Any],
+    problems: list[Problem],
+    *,
+    lax: bool = False,
+    stand_ins: Collection[str] = (),
 ) -> str:
     """Render one template; faults are added to ``problems`` and the text is then of no use.
 
-    :param lax: a key that the data does not have renders as nothing.
+    :param lax: a key that the data does not have renders as nothing. :param stand_ins: what stands in the place of
+        secrets that are not to be shown, and so is of any type.
     """
     parsed = parse_template(path, text, problems, lax=lax)
     if parsed is None:
@@ -47,7 +54,7 @@ def render_template(
     engine = RenderEngine(
         literal=str,
         escape=str,
-        resolve_context=_Lookup(path, problems),
+        resolve_context=_Lookup(path, problems, stand_ins),
         resolve_partial=str,
         to_str=to_text,
     )
@@ -78,9 +85,10 @@ def to_text(value: Any) -> str:
 class _Lookup:
     """Finds a marked key in pystache's stack of contexts; a missing one is a problem unless it is optional."""
 
-    def __init__(self, path: str, problems: list[Problem]) -> None:
+    def __init__(self, path: str, problems: list[Problem], stand_ins: Collection[str]) -> None:
         self.path = path
         self.problems = problems
+        self.stand_ins = stand_ins
 
     def __call__(self, stack: ContextStack, marked: str) -> Any:
         name, place, kind, optional = split_key(marked)
@@ -91,7 +99,8 @@ class _Lookup:
                 what = f"the key {name} is not in the data{self._near(stack, name)}"
                 self._problem(place, f"{what}; if it may be absent, write {name}?")
             return ""
-        if kind and not (value is None and optional) and not is_of_type(kind, value):
+        excused = (value is None and optional) or (isinstance(value, str) and value in self.stand_ins)
+        if kind and not excused and not is_of_type(kind, value):
             # The value itself may be a secret.
             self._problem(place, f"the value of {name} is not of the type {kind}: {TYPES[kind].what}")
         return value

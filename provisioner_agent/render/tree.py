@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,10 @@ def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render_tree(
-    templates: Mapping[str, str], controls: Mapping[str, str], data: Mapping[str, Any]
+    templates: Mapping[str, str],
+    controls: Mapping[str, str],
+    data: Mapping[str, Any],
+    stand_ins: Collection[str] = (),
 ) -> dict[str, RenderedFile]:
     """Render all templates.
 
@@ -82,6 +85,7 @@ def render_tree(
         template; each is a JSON map with any of ``mode`` (octal text, ``"0640"``), ``owner``, ``group``, ``validate``
         (argv, with ``{path}`` in one of its words), ``sensitive`` (bool), ``services`` ({unit: ``restart``, ``reload``
         or ``phase``}), ``confirm`` (bool) and ``lax`` (bool: a missing key renders as nothing).
+    :param stand_ins: what stands in the place of secrets that are not to be shown.
     :returns: the files by their absolute path.
     :raises RenderError: with every problem of every template.
     """
@@ -95,7 +99,7 @@ def render_tree(
             continue
         control = _parse_control(path, controls.get(path, "{}"), problems)
         lax = bool(control.pop("lax", False))
-        content = render_template(path, templates[path], data, problems, lax=lax)
+        content = render_template(path, templates[path], data, problems, lax=lax, stand_ins=stand_ins)
         files[f"/{path}"] = RenderedFile(f"/{path}", content, **control)
     if problems:
         raise RenderError(problems)

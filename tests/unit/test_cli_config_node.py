@@ -60,6 +60,9 @@ def test_a_cloud_file_without_a_member_is_no_node(bench: Bench) -> None:  # noqa
 def test_a_diff_ends_with_2_and_without_one_with_0(bench: Bench) -> None:  # noqa: F811
     done = bench.call("config", "diff", "node1")
     assert (done.exit_code, done.stdout) == (0, "No file differs.\n")
+    bench.conductor.diff = DIFF.model_copy(update={"changes": ()})
+    done = bench.call("config", "diff", "node1")
+    assert (done.exit_code, done.stdout) == (2, "note: a note\n"), "nobody can say that nothing changes"
     bench.conductor.diff = DIFF
     done = bench.call("config", "diff", "node1")
     assert done.exit_code == 2

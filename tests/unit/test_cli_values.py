@@ -184,3 +184,20 @@ def test_a_secret_is_stored_from_a_file_that_others_cannot_read(bench: Bench, co
         done = bench.call("cloud", "secret", "lab", "word", "--set-file", str(file))
         assert done.exit_code == 64 and "write the secret there, mode 0600" in done.stderr
     assert "sesame" not in repr(conductor.observed)
+
+
+def test_a_secret_that_is_not_shown_is_of_the_type_that_a_tag_asks_for(bench: Bench) -> None:
+    (bench.folder / "templates/db/etc/db").write_text("{{db.password:dsn}}\n")
+    done = bench.call("config", "render", str(bench.cloud), "db-0")
+    assert done.exit_code == 0 and "(secret word)" in done.stdout
+    bench.cloud.write_text(bench.cloud.read_text().replace("{secret: word}", "word"))
+    done = bench.call("config", "render", str(bench.cloud), "db-0")
+    assert done.exit_code == 1 and "is not of the type dsn" in done.output
+
+
+def test_nodes_that_the_file_only_lets_overwrite_or_accepts_are_thought_too(bench: Bench) -> None:
+    written = bench.cloud.read_text().replace("nodes: [n1, n2]", "wipe: [n7]\n    accept: {n8: [disk]}")
+    bench.cloud.write_text(written)
+    for command in ("explain", "render"):
+        done = bench.call("config", command, str(bench.cloud), "db-1")
+        assert done.exit_code == 0, done.output

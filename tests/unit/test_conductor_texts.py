@@ -9,10 +9,12 @@ from conductor_rack import Rack, cloud, role
 from served import make_placement
 from test_conductor_effects import TREE, ready
 
-from provisioner.conductor.texts import Diffs
+from provisioner.conductor.masker import Masker
+from provisioner.conductor.texts import NO_FILES, Diffs, Files
 from provisioner.errors import ManifestError, NotFound
 from provisioner.model.config import ConfigDiff
-from provisioner.model.role import Desired
+from provisioner.model.plan import Change, Configure, Plan
+from provisioner.model.role import Config, Desired
 from provisioner_agent.render.tree import RenderedFile
 
 SECRETS = TREE | {
@@ -84,7 +86,8 @@ def test_equal_diffs_stand_together_and_not_all_are_shown(tmp_path: Path) -> Non
     found = Diffs(limit=1)
     for node in ("node1", "node2", "node3"):
         placement = make_placement(node)
-        found.add(placement, {}, {"/etc/b": RenderedFile("/etc/b", f"for {node}")})
+        file = RenderedFile("/etc/b", f"for {node}")
+        found.add(placement, NO_FILES, Files({file.path: file}, {file.path: file.content}))
     first, rest = found.changes()
     assert [member.node for member in rest.members] == ["node2", "node3"]
     assert not first.files[0].left_out and rest.files[0].left_out and rest.files[0].lines == ()
@@ -163,3 +166,63 @@ def test_roles_with_more_secrets_show_their_names(tmp_path: Path) -> None:
     wanted = cloud(1, (role(secrets=("web_password", "more")),))
     (line,) = [line for line in diff_of(rack.conductor.cloud_diff(wanted, None))["/etc/all"] if line[0] == "+"]
     assert line == '+{"more":"(secret more)","web_password":"(secret web_password)"}'
+
+
+def test_a_secret_that_is_new_changes_files_though_neither_is_shown(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1, tree=SECRETS)
+    before = rack.conductor.cloud_secret("lab", "web_password")
+    rack.conductor.store_secret("lab", "web_password", "another one")
+    found = rack.conductor.node_diff("node1")
+    assert diff_of(found) == {"/etc/app": [], "/etc/key": []}
+    assert before not in found.model_dump_json() and "another one" not in found.model_dump_json()
+
+
+def test_a_secret_that_is_not_shown_is_of_the_type_that_a_tag_asks_for(tmp_path: Path) -> None:
+    own = Config(values={"web": {"word": "db://none"}})
+    rack = ready(tmp_path, 1, tree={"etc/app": "url = {{web.word:dsn}}\n"}, config=own)
+    rack.conductor.store_secret("lab", "url", "db://user:word@host")
+    wanted = cloud(1, (role(config=own),), values={"web": {"word": {"secret": "url"}}})
+    assert diff_of(rack.conductor.cloud_diff(wanted, None)) == {"/etc/app": ["-url = db://none", "+url = (secret url)"]}
+    rack.apply(wanted)
+    (file,) = rack.conductor.node_files("node1").files
+    assert file.content == "url = (secret url)\n"
+    rack.conductor.store_secret("lab", "url", "not one")
+    with pytest.raises(ManifestError, match=r"the value of web\.word is not of the type dsn") as caught:
+        rack.conductor.node_files("node1")
+    assert "not one" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "text", "masked"),
+    [
+        ({"a": "one\ntwo"}, '{"x":"one\\ntwo"} one\ntwo', '{"x":"(secret a)"} (secret a)'),
+        ({"a": 'q"'}, '{"x":"q\\""} q"', '{"x":"(secret a)"} (secret a)'),
+        ({"secret": "e", "long": "the"}, "the e (secret long)", "(secret long) (secret secret) (secret long)"),
+        ({"a": "", "b": "x"}, "x.", "(secret b)."),
+        ({}, "x", "x"),
+    ],
+)
+def test_what_is_masked(secrets: dict[str, str], text: str, masked: str) -> None:
+    assert Masker(secrets).mask(text) == masked
+
+
+def changes_of(plan: Plan) -> tuple[Change, ...]:
+    (action,) = plan.actions
+    assert isinstance(action, Configure)
+    return action.changes
+
+
+def test_a_plan_does_not_show_what_has_become_a_secret(tmp_path: Path) -> None:
+    own = Config(values={"web": {"word": "plain", "list": ["plain"]}})
+    rack = ready(tmp_path, 1, tree=None, config=own)
+    typed = {"word": "hunter2", "list": ["a hunter2", 3]}
+    rack.apply(cloud(1, (role(config=own),), values={"web": typed}))
+    rack.conductor.store_secret("lab", "word", "hunter2")
+    plan = rack.conductor.plan(cloud(1, (role(config=own),), values={"web": {"word": {"secret": "word"}}}))
+    assert "hunter2" not in plan.model_dump_json()
+    guess = rack.conductor.plan(cloud(1, (role(config=own),), values={"web": {"word": "hunter2 hunter3"}}))
+    assert "(secret word)" not in "".join(str(change.new) for change in changes_of(guess)), "a guess is not answered"
+    assert {change.path: (change.old, change.new) for change in changes_of(plan)} == {
+        "web.list": (["a (secret word)", 3], ["plain"]),
+        "web.word": ("(secret word)", {"secret": "word"}),
+    }

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import docutils.core
+import docutils.nodes
 import pytest
 
 from provisioner.cli.commands import COMMANDS
@@ -17,7 +18,9 @@ PAGES = sorted(path for path in ROOT.rglob("*.rst") if not {".tox", "build"} & s
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_is_well_formed(page: Path) -> None:
     settings = {"report_level": 2, "halt_level": 2, "warning_stream": False, "file_insertion_enabled": False}
-    docutils.core.publish_doctree(page.read_text(), source_path=str(page), settings_overrides=settings)
+    tree = docutils.core.publish_doctree(page.read_text(), source_path=str(page), settings_overrides=settings)
+    texts = [paragraph.astext() for paragraph in tree.findall(docutils.nodes.paragraph)]
+    assert not [text for text in texts if re.search(r"^[=<>]{6,}", text, re.MULTILINE)], "a title that is none"
 
 
 def test_commands_and_places_that_the_readme_names_exist() -> None:

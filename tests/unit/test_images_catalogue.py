@@ -121,6 +121,9 @@ def test_an_image_keeps_its_templates_and_older_ones_have_none(catalogue: Catalo
     (catalogue.folder / image.id / "templates.json").write_text('{"etc/a": "y"}')
     with pytest.raises(ImageError, match=r"templates\.json is not what was signed"):
         catalogue.templates(image.id)
+    (catalogue.folder / image.id / "templates.json").unlink()
+    with pytest.raises(ImageError, match=r"templates\.json cannot be read"):
+        catalogue.templates(image.id)
 
 
 @pytest.mark.parametrize("name", ["galera-0", "../keys", "galera-111111111111/../../keys", ""])

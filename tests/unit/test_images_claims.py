@@ -63,6 +63,29 @@ def test_the_files_of_template_trees_by_their_path(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "cause"),
+    [
+        ("linked", "etc", "it is a link to etc, which is no file"),
+        ("linked", "nowhere", "it is a link to nowhere, which is no file"),
+        ("two\nlines", None, "its name has a line break, or is not UTF-8"),
+        ("latin\udce9", None, "its name has a line break, or is not UTF-8"),
+    ],
+)
+def test_what_could_not_be_in_an_image_is_said_before_the_build(
+    tmp_path: Path, name: str, target: str | None, cause: str
+) -> None:
+    check(tmp_path, ["templates/x/etc/a"])
+    (tmp_path / "templates/x/to-a").symlink_to("etc/a")
+    check(tmp_path, [])
+    place = tmp_path / "templates/x" / name
+    place.symlink_to(target) if target else place.write_text("")
+    for look in (lambda: check(tmp_path, []), lambda: find_templates(tmp_path, ("x",))):
+        with pytest.raises(ImageError) as caught:
+            look()
+        assert caught.value.cause == cause and str(caught.value.where).isascii()
+
+
 @pytest.fixture
 def colliding(tmp_path: Path) -> Path:
     """The source of the lab's cloud, with a second tree for its role that has a file of the first."""

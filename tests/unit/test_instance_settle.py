@@ -293,7 +293,7 @@ def test_a_file_and_a_folder_of_one_name_follow_each_other_and_come_back(
     assert kills > 4
     host.left = 1000
     assert host.read(after) == FileState(b"new") and host.read(before) is None
-    journals.take_back(host, journal, None)
+    journals.take_back(host, journal, {})
     assert host.read(before) == FileState(b"old") and host.read(after) is None
 
 
@@ -304,6 +304,6 @@ def test_a_folder_that_somebody_filled_is_not_removed_for_a_file(tmp_path: Path)
     journal = Journal(Document(2, {"node": {}}), changes, (FILE,), {})
     with pytest.raises(OSError, match="not empty"):
         journals.switch(host, journals.open_journal(host, journal))
-    journals.take_back(host, journal, None)
+    journals.take_back(host, journal, {})
     assert host.read(INNER) == FileState(b"somebody's")
     assert [path.name for path in (tmp_path / "etc").iterdir()] == ["thing"]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from casefile import parse_case, split_case
 
-from provisioner.errors import NotFound
+from provisioner.errors import ManifestError, NotFound
 from provisioner.manifest.cloud import parse_roles
 from provisioner.manifest.elements import ElementText
-from provisioner.manifest.explain import choose_explained, explain_values
+from provisioner.manifest.explain import choose_explained, explain_values, find_place
+from provisioner.manifest.layer import parse_layer
 from provisioner.manifest.values import Values, whole_roles
 from provisioner.metadata.build import build_metadata, build_role, needed_secrets, read_shared
 from provisioner.model.deployment import Address, Placement
@@ -55,8 +56,7 @@ def test_case(case: Path) -> None:
 
 def dig(values: object, key: str) -> object:
     for name in key.split("."):
-        assert isinstance(values, dict)
-        values = values.get(name)
+        values = values.get(name) if isinstance(values, dict) else None
     return values
 
 
@@ -153,3 +153,29 @@ def test_a_key_that_no_layer_knows() -> None:
     with pytest.raises(NotFound, match=r"there is no value db\.conections") as caught:
         choose_explained(explained, "db.conections", "db-0")
     assert caught.value.hint == "did you mean 'db.connections'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (f"a: {'[' * 3000}{']' * 3000}", "more than 100 maps and lists are within each other"),
+        (f"a: {'[' * 200}{']' * 200}", "more than 100 maps and lists are within each other"),
+        (f"a: [{'1,' * 100_001}]", "the document has more than 100000 parts"),
+        (f"a: {'1' * 5000}", "cannot be read as int"),
+    ],
+    ids=["deeper than python", "deeper than pydantic", "large", "digits"],
+)
+def test_a_document_that_nobody_wrote_by_hand_is_refused(text: str, what: str) -> None:
+    with pytest.raises(ManifestError, match=what):
+        parse_layer("cloud.yaml", text)
+
+
+def test_what_is_gone_with_a_map_that_is_replaced_is_gone_because_of_that() -> None:
+    desired, values = read("taken-away"), Values(read("taken-away"))
+
+    def place(*path: str | int) -> str | None:
+        return find_place(desired, values.layers("db", "", "n1"), values.rule("db"), path)
+
+    assert place("db", "limits", "users") == place("db", "limits", "files") == "cloud.yaml:6"
+    assert place("db", "mode") == "cloud.yaml:8"
+    assert place("db", "size", 3, "x") is None

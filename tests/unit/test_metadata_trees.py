@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from provisioner.metadata.template import Member
 from provisioner.metadata.trees import Shared, Tree
 from provisioner_agent.protocol.parts import join_parts
 from provisioner_agent.render import tree as agent
@@ -84,9 +85,11 @@ def metadata(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     return [role, {"members": members}], own
 
 
-def as_agent(files: Mapping[str, str], parts: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> Any:
+def as_agent(
+    files: Mapping[str, str], parts: Sequence[Mapping[str, Any]], own: Mapping[str, Any], stand_ins: Sequence[str] = ()
+) -> Any:
     try:
-        return agent.render_tree(*agent.split_tree(files), agent.build_data(join_parts(own, parts)))
+        return agent.render_tree(*agent.split_tree(files), agent.build_data(join_parts(own, parts)), stand_ins)
     except RenderError as error:
         return error.problems
 
@@ -99,16 +102,26 @@ def as_we(tree: Tree, shared: Shared, own: Mapping[str, Any]) -> Any:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.lists(TEMPLATE, min_size=1, max_size=3), metadata(), st.sampled_from(("", ', "lax": true')))
+@given(
+    st.lists(TEMPLATE, min_size=1, max_size=3),
+    metadata(),
+    st.sampled_from(("", ', "lax": true')),
+    st.sampled_from(((), ("word", "t"))),
+    st.sampled_from((0, 1)),
+)
 def test_files_are_those_of_the_agent(
-    texts: list[str], told: tuple[list[dict[str, Any]], list[dict[str, Any]]], lax: str
+    texts: list[str],
+    told: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    lax: str,
+    stand_ins: tuple[str, ...],
+    mixtures: int,
 ) -> None:
     parts, owns = told
     for text in texts:  # each alone: one with a fault has all of its tree rendered by the agent's renderer
         files = {"etc/a": text, "etc/a.control": f'{{"mode": "0600", "services": {{"a.service": "reload"}}{lax}}}'}
-        tree, shared = Tree(files), Shared(parts)
+        tree, shared = Tree(files, stand_ins, mixtures), Shared(parts)
         for own in owns:
-            assert as_we(tree, shared, own) == as_agent(files, parts, own), text
+            assert as_we(tree, shared, own) == as_agent(files, parts, own, stand_ins), text
 
 
 PARTS = [
@@ -198,3 +211,24 @@ def test_a_thousand_members_on_a_thousand_nodes_are_gone_through_once() -> None:
     assert Counted.read == count
     assert texts[7] == ",".join(one["address"] for one in members if one["hostname"] != "web-7") + ","
     assert len(set(texts)) == count
+
+
+def test_nodes_with_values_of_their_own_do_not_go_through_all_members_each() -> None:
+    count = 100
+    read = []
+
+    class Counted(Member):
+        def __getitem__(self, key: str) -> Any:
+            read.append(key)
+            return super().__getitem__(key)
+
+    members = {"web": [Counted({"hostname": f"web-{n}", "address": f"10.0.{n}"}) for n in range(count)]}
+    tree = Tree({"a": "{{#members.web}}{{address}}:{{port}} {{#self}}me{{/self}}\n{{/members.web}}"}, mixtures=2)
+    for number in range(count):
+        shared = Shared([{"values": {"port": number}}, {"members": members}])
+        lines = tree.contents(shared, own_of(f"web-{number}"))["/a"].splitlines()
+        assert (
+            lines[number] == f"10.0.{number}:{number} me"
+            and lines[number - 1] == f"10.0.{(number - 1) % count}:{number} "
+        )
+    assert read.count("address") == 3 * count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,3 +271,10 @@ def test_metadata_tells_an_instance_of_itself_and_its_peers() -> None:
     role = {"name": "db", "count": 2, "once": ["bootstrap"], "at_a_time": 1, "drift": "report", "confirm": 120}
     assert document["role"] == role
     assert document == build_metadata(desired, placements[0], placements, "u-1", {"password": "x"}, 4)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, True), (0, False), (1, 1.0), ([1], [True]), ({"a": [0]}, {"a": [False]})])
+def test_a_value_of_another_kind_is_another_value(old: object, new: object) -> None:
+    assert diff_values({"x": old}, {"x": old}) == ()
+    (change,) = diff_values({"x": old}, {"x": new})
+    assert json.dumps([change.old, change.new]) != json.dumps([change.new, change.old])
