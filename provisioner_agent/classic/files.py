@@ -68,8 +68,9 @@ def write_all(top: Path, files: list[OutFile]) -> list[str]:
                     fresh[path] = temporary
             elif path.exists():
                 removed.append(path)
-        for temporary in fresh.values():
-            _flush(temporary)
+        for flush in (_begin_flush, _flush):  # all are on their way before the first is waited for
+            for temporary in fresh.values():
+                flush(temporary)
         for path, temporary in list(fresh.items()):
             os.replace(temporary, path)
             fresh[path] = ""
@@ -103,6 +104,14 @@ def _prepare(path: Path, file: OutFile) -> str | None:
         Path(temporary).unlink()
         raise
     return temporary
+
+
+def _begin_flush(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is not written (mm/fadvise.c)
+    finally:
+        os.close(handle)
 
 
 def _flush(path: str) -> None:

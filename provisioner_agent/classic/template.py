@@ -21,6 +21,8 @@ class _Renderer(pystache.Renderer):  # type: ignore[misc]
         super().__init__(escape=lambda text: text, missing_tags="ignore", file_encoding="utf-8")
 
     def str_coerce(self, val: Any) -> str:
+        if type(val) is int:
+            return str(val)  # as JSON has it, in a tenth of the time: most of a tree's values are ports and sizes
         return "" if val is None else json.dumps(val)
 
 
