@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from provisioner.errors import ManifestError, Problem
 from provisioner.manifest.cabling import check_cabling
-from provisioner.manifest.check import dotted, parse_value, suggest
+from provisioner.manifest.check import M, dotted, parse_value, suggest
 from provisioner.manifest.elements import Element, ElementText, chain_elements, line_of, parse_elements
 from provisioner.manifest.firewall import check_firewall, check_groups, check_sources
 from provisioner.manifest.given import Known, check_common_values, check_role_values, check_use_values, find_known
@@ -136,44 +136,40 @@ def _parse_zones(
     files: Mapping[str, str], roles: Sequence[Known], problems: list[Problem]
 ) -> dict[str, tuple[Zone, Layer]]:
     zones: dict[str, tuple[Zone, Layer]] = {}
+    for zone, layer in _parse_named(Zone, "zone", files, problems):
+        problems += check_common_values(zone.values, roles, ("values",), layer)
+        zones[zone.zone] = (zone, layer)
+    return zones
+
+
+def _parse_named(
+    kind: type[M], key: str, files: Mapping[str, str], problems: list[Problem]
+) -> Iterator[tuple[M, Layer]]:
+    """The value of each file; a name that stands in two files is a problem. :param key: of the name."""
+    named: dict[str, Layer] = {}
     for path, text in files.items():
         try:
             layer = parse_layer(path, text)
         except ManifestError as error:
             problems += error.problems
             continue
-        zone = parse_value(Zone, layer, problems)
-        if zone is None:
+        value = parse_value(kind, layer, problems)
+        if value is None:
             continue
-        where = layer.where(("zone",))
-        if zone.zone in zones:
-            instead = f"see {zones[zone.zone][1].where(('zone',))}"
-            problems.append(Problem(where, f"the zone {zone.zone} exists already", instead))
+        name = getattr(value, key)
+        if name in named:
+            where, other = (one.where((key,)) for one in (layer, named[name]))
+            problems.append(Problem(where, f"the {key} {name} exists already", f"see {other}"))
             continue
-        problems += check_common_values(zone.values, roles, ("values",), layer)
-        zones[zone.zone] = (zone, layer)
-    return zones
+        named[name] = layer
+        yield value, layer
 
 
 def _parse_roles(
     files: Mapping[str, str], texts: Mapping[str, ElementText], problems: list[Problem]
 ) -> dict[str, _Role]:
     """:raises ManifestError: an element that a role has is wrong, so nothing can be said of anybody's values."""
-    found: dict[str, tuple[Role, Layer]] = {}
-    for path, text in files.items():
-        try:
-            layer = parse_layer(path, text)
-        except ManifestError as error:
-            problems += error.problems
-            continue
-        role = parse_value(Role, layer, problems)
-        if role is None:
-            continue
-        if role.role in found:
-            where, other = (one.where(("role",)) for one in (layer, found[role.role][1]))
-            problems.append(Problem(where, f"the role {role.role} exists already", f"see {other}"))
-            continue
-        found[role.role] = (role, layer)
+    found = {role.role: (role, layer) for role, layer in _parse_named(Role, "role", files, problems)}
     used = chain_elements((name for role, _ in found.values() for name in role.image.elements), texts)
     wrong: list[Problem] = []
     elements = parse_elements({name: texts[name] for name in used}, wrong)
