@@ -92,6 +92,10 @@ COMMANDS: dict[str, Entry] = {
     "lab status": Entry("provisioner.cli.lab:status", "Show the machines of the rack."),
     "lab console": Entry("provisioner.cli.lab:console", "Print what a machine wrote to its serial console."),
     "lab fleet": Entry("provisioner.cli.fleet:fleet", "Run a fleet of simulated servers, for planning."),
+    "lab save": Entry("provisioner.cli.lab:save", "Keep the rack as it is now: disks and memory."),
+    "lab restore": Entry("provisioner.cli.lab:restore", "Put the rack back to where it was kept."),
+    "lab saves": Entry("provisioner.cli.lab:saves", "List what was kept."),
+    "lab forget": Entry("provisioner.cli.lab:forget", "Delete what was kept."),
     "lab down": Entry("provisioner.cli.lab:down", "End the rack and remove what it made."),
     "version": Entry("provisioner.cli.service:version", "Print the version."),
 }

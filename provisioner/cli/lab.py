@@ -12,10 +12,13 @@ import click
 
 from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
 from provisioner.cli.reach import read_options
-from provisioner.cli.show import megabytes, print_table
+from provisioner.cli.show import clock_time, megabytes, print_table
+from provisioner.errors import UsageError
 from provisioner.events import Event
 from provisioner.lab.lab import Bench, lab_console, lab_down, lab_status, lab_up
 from provisioner.lab.rack import Rack, read_rack
+from provisioner.lab.save import Save, forget_save, list_saves, restore_rack, save_rack
+from provisioner.model.hardware import NAME
 from provisioner.system.daemon import HostDaemons
 from provisioner.system.run import HostRunner
 
@@ -31,13 +34,15 @@ def file_option(command: F) -> F:
 
 
 def _open(options: Options, file: Path | None) -> tuple[Rack, Bench]:
-    settings = read_options(options)
+    rack = read_rack(file or read_options(options).source_dir / "seed" / "lab.yaml")
+    return rack, _open_bench(options)
 
+
+def _open_bench(options: Options) -> Bench:
     def say(event: Event) -> None:
         click.echo(clean(event.message), err=options.json)
 
-    rack = read_rack(file or settings.source_dir / "seed" / "lab.yaml")
-    return rack, Bench(settings.state_dir / "lab", HostRunner(), HostDaemons(), options.clock, say)
+    return Bench(read_options(options).state_dir / "lab", HostRunner(), HostDaemons(), options.clock, say)
 
 
 @click.command("up")
@@ -108,6 +113,89 @@ def console(options: Options, name: str, follow: bool, file: Path | None) -> Non
     for data in lab_console(*_open(options, file), name, follow=follow):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+@click.command("save")
+@click.argument("name")
+@file_option
+@output_option
+@pass_options
+def save(options: Options, name: str, file: Path | None) -> None:
+    """Keep the rack as it is now under NAME: disks, and memory of the machines that run. They stand still meanwhile.
+
+    What the service has on record is not part of it: see backup create. A machine with an NVMe disk must be off, since
+    QEMU cannot keep its memory.
+
+    \b
+    Example:
+      provisioner lab save database-is-up
+    """
+    _print_saves(options, [save_rack(*_open(options, file), check_name(name))])
+
+
+@click.command("restore")
+@click.argument("name")
+@file_option
+@output_option
+@pass_options
+def restore(options: Options, name: str, file: Path | None) -> None:
+    """Put the rack back to where it was when NAME was kept, also after lab down. What it is now is lost.
+
+    Machines that ran go on at the same instruction; their clocks are behind by the time that has passed.
+
+    \b
+    Example:
+      provisioner lab restore database-is-up
+    """
+    _print_saves(options, [restore_rack(*_open(options, file), check_name(name))])
+
+
+@click.command("saves")
+@output_option
+@pass_options
+def saves(options: Options) -> None:
+    """List what lab save has kept, the oldest first.
+
+    \b
+    Example:
+      provisioner lab saves
+    """
+    _print_saves(options, list_saves(_open_bench(options)))
+
+
+@click.command("forget")
+@click.argument("name")
+@output_option
+@pass_options
+def forget(options: Options, name: str) -> None:
+    """Delete what was kept under NAME.
+
+    \b
+    Example:
+      provisioner lab forget database-is-up
+    """
+    forget_save(_open_bench(options), check_name(name))
+    if options.json:
+        print_json({"name": name, "forgotten": True})
+    else:
+        click.echo(f"{name} is forgotten")
+
+
+def check_name(name: str) -> str:
+    """:raises UsageError: it would not do as the name of a folder."""
+    if not NAME.match(name):
+        raise UsageError("not a name", where=name, hint="write lower-case letters, digits and dashes")
+    return name
+
+
+def _print_saves(options: Options, found: list[Save]) -> None:
+    if options.json:
+        print_json([asdict(save) for save in found])
+        return
+    print_table(
+        ("save", "kept", "running", "MB"),
+        [(save.name, clock_time(save.time), ", ".join(save.running) or "none", megabytes(save.size)) for save in found],
+    )
 
 
 @click.command("down")

@@ -116,6 +116,11 @@ def _file(path: Path, bad_mib: int | None, log: Path | None) -> str:
     return f"format=raw,file={path},cache=unsafe"
 
 
+def disk_files(machine: Machine) -> list[str]:
+    """The names of all files in which a machine's disks are."""
+    return [FIRST_DISK, *map(disk_file, machine.disks), *([WRITE_LOG] if machine.log_writes else [])]
+
+
 def disk_file(disk: LabDisk) -> str:
     """The name of the file that stands for a further disk."""
     return f"disk-{disk.serial}.raw"
