@@ -102,6 +102,14 @@ RENEW = (
     .where(NODES.c.uuid == bindparam("node"))
     .values(generation=bindparam("generation"), updated=bindparam("created"))
 )
+KEPT = 10
+"""Generations of a node; some may still be in the hands of who began with one."""
+OUTDATE = delete(GENERATIONS).where(
+    GENERATIONS.c.node == bindparam("node"),
+    GENERATIONS.c.generation <= bindparam("generation") - KEPT,
+    GENERATIONS.c.generation != select(NODES.c.applied).where(NODES.c.uuid == bindparam("node")).scalar_subquery(),
+)
+"""Nothing begins with one that is neither the newest nor in force, and it holds secrets."""
 AT_ONCE = 400
 """Names in one question; SQLite takes no more than 999 words in an old one (SQLITE_MAX_VARIABLE_NUMBER)."""
 OWN_OF = select(NODES.c.name, GENERATIONS.c.generation, GENERATIONS.c.document_sealed).join(
@@ -239,6 +247,7 @@ class Clouds:
             if rows:
                 tx.execute(insert(GENERATIONS), rows)
                 tx.execute(RENEW, rows)
+                tx.execute(OUTDATE, [{"node": row["node"], "generation": row["generation"]} for row in rows])
         return fresh
 
     def _known(self, names: Sequence[str]) -> Iterator[Any]:

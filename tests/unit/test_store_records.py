@@ -287,6 +287,24 @@ def test_only_another_content_makes_a_new_generation(store: Store) -> None:
     assert newest is not None and store.clouds.document(newest) == {"generation": 4, "word": "b"}
 
 
+def test_the_newest_generations_and_the_one_in_force_are_kept(store: Store, url: str) -> None:
+    for number in (1, 2):
+        enroll(store, f"node{number}", number)
+    told(store, "node1", "abc")
+    store.nodes.set_health("node1", 3, True, NOW)
+    told(store, "node1", "defghijklmnopq")
+    told(store, "node2", "ab")
+    in_force, newest = store.clouds.applied("node1"), store.clouds.newest("node1")
+    assert in_force is not None and store.clouds.document(in_force)["word"] == "c of node1"
+    assert newest is not None and store.clouds.document(newest)["word"] == "q of node1"
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT node, generation FROM generations ORDER BY node, generation").all()
+    engine.dispose()
+    kept = [("uuid-node1", number) for number in (3, *range(8, 18))]
+    assert [tuple(row) for row in rows] == [*kept, ("uuid-node2", 1), ("uuid-node2", 2)]
+
+
 def told(store: Store, node: str, words: str) -> None:
     for word in words:
         document = {"word": f"{word} of {node}", "parts": [store.parts.put({"shared": word})]}
