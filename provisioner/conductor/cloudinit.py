@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from provisioner.conductor.instance import build_hosts
 from provisioner.conductor.network import LACP, MONITOR_MS
 from provisioner.errors import DeployError
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
@@ -25,18 +26,26 @@ START = (
     "echo 'provisioner: there is no Python for the config agent' >&2; exit 1"
 )
 """The first Python that is new enough installs the agent; one that is not says why it cannot."""
+HOSTS = "manage_etc_hosts"
 MOST = 7 * 1024 * 1024
 """Bytes of a seed: its volume has 8 MiB."""
 
 
 def build_seed(
-    placement: Placement, config: Mapping[str, Any], ident: str, app: bytes, agent: Mapping[str, str]
+    placement: Placement,
+    config: Mapping[str, Any],
+    ident: str,
+    app: bytes,
+    agent: Mapping[str, str],
+    members: Sequence[Placement],
 ) -> list[dict[str, Any]]:
     """``[{"path", "mode", "content"}]`` for the order ``seed-disk``.
 
     :param config: cloud-config of the role and the cloud; what it says of files and commands comes before ours.
     :param ident: of the deployment: cloud-init does its work anew for each. :param app: the config agent, one file.
-    :param agent: what it must know of the service. :raises DeployError: all of it is too large.
+    :param agent: what it must know of the service. :param members: of the whole cloud: their names resolve before
+        anything is configured, unless cloud-config says how cloud-init is to manage them.
+    :raises DeployError: all of it is too large.
     """
     meta = {"instance-id": ident, "local-hostname": placement.hostname}
     known = {**agent, "node": placement.node, "hostname": placement.hostname, "whole_disk": True}
@@ -44,10 +53,16 @@ def build_seed(
         {"path": APP, "permissions": "0644", "encoding": "b64", "content": base64.b64encode(app).decode()},
         {"path": CONFIG, "permissions": "0600", "content": json.dumps(known, indent=1) + "\n"},
     ]
-    user = dict(config) | {
-        "write_files": [*config.get("write_files", ()), *files],
-        "runcmd": [*config.get("runcmd", ()), ["sh", "-c", START]],
-    }
+    hosts = {"path": "/etc/hosts", "content": build_hosts(placement, members)}
+    names = [] if HOSTS in config else [hosts]
+    user = (
+        {HOSTS: False}
+        | dict(config)
+        | {
+            "write_files": [*names, *config.get("write_files", ()), *files],
+            "runcmd": [*config.get("runcmd", ()), ["sh", "-c", START]],
+        }
+    )
     servers = list(dict.fromkeys(server for address in placement.addresses for server in address.ntp))
     if servers:
         user.setdefault("ntp", {"enabled": True, "servers": servers})
@@ -82,7 +97,7 @@ def build_network(placement: Placement) -> dict[str, Any]:
 
 def _entry(interface: Interface) -> tuple[str, dict[str, Any]]:
     """Its section and what it is, without addresses."""
-    entry: dict[str, Any] = {"mtu": interface.mtu, "dhcp4": False, "dhcp6": False}
+    entry: dict[str, Any] = {"mtu": interface.mtu, "dhcp4": False, "dhcp6": False, "accept-ra": False}
     if interface.kind is InterfaceKind.PORT:
         return "ethernets", entry | {"match": {"macaddress": interface.mac}, "set-name": interface.name}
     if interface.kind is InterfaceKind.VLAN:

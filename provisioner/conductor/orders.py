@@ -101,7 +101,8 @@ def _seed_disk_order(work: Work) -> dict[str, Any]:
         | {f"{PHASES}/{path}": (text, 0o755) for path, text in catalogue.phases(placement.image).items()}
     )
     agent = build_agent_config(work.doors, _instance_token(work))
-    files = build_seed(placement, _cloud_config(work), work.deployment.id, app, agent)
+    members = work.doors.store.deployments.placements(placement.cloud)
+    files = build_seed(placement, _cloud_config(work), work.deployment.id, app, agent, members)
     return {"step": "seed-disk", "disk": _root_disk(work), "files": files}
 
 

@@ -65,7 +65,8 @@ def test_from_power_off_to_an_agent_that_says_it_runs_from_that_disk(rack: Rack)
     assert meta == {"instance-id": deployment.id, "local-hostname": "web-0"}
     user = user_data(rack)
     assert user["packages"] == ["htop"] and user["runcmd"][0] == ["true"] and len(user["runcmd"]) == 2
-    app, config = user["write_files"]
+    hosts, app, config = user["write_files"]
+    assert user["manage_etc_hosts"] is False and "10.77.0.20 web-0\n" in hosts["content"]
     assert zipfile.is_zipfile(io.BytesIO(base64.b64decode(app["content"]))) and config["permissions"] == "0600"
     known = json.loads(config["content"])
     assert known["signer"] == SIGNER.public_key_pem and known["node"] == "node1" and known["whole_disk"] is True
@@ -145,7 +146,7 @@ def test_templates_phase_scripts_and_secrets_come_with_the_seed(dressed: Rack) -
     user = user_data(dressed)
     secrets = dressed.store.clouds.secrets("lab")
     assert user["password"] == secrets["word"]
-    with zipfile.ZipFile(io.BytesIO(base64.b64decode(user["write_files"][0]["content"]))) as archive:
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(user["write_files"][1]["content"]))) as archive:
         script = archive.getinfo("files/usr/libexec/os-refresh-config/configure.d/50-web")
         assert script.external_attr >> 16 == 0o755
         text = archive.read("files/usr/libexec/provisioner-agent/templates/etc/web.conf").decode()
@@ -212,6 +213,14 @@ def test_an_image_without_cloud_init_is_told_when_nothing_was_heard(rack: Rack) 
     failure = rack.conductor.node("node1").node.failure
     assert failure is not None and "was not heard within 1000 s" in failure["summary"]
     assert "has no cloud-init" in failure["cause"] and "node console node1" in failure["hint"]
+
+
+def test_names_of_members_are_left_to_a_cloud_config_that_says_so(rack: Rack) -> None:
+    rack.apply(desired(own={"cloud_config": {"manage_etc_hosts": "localhost"}}))
+    rack.play()
+    user = user_data(rack)
+    assert user["manage_etc_hosts"] == "localhost"
+    assert "/etc/hosts" not in [file["path"] for file in user["write_files"]]
 
 
 def test_a_seed_that_does_not_fit_is_told(rack: Rack) -> None:
