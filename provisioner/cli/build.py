@@ -16,7 +16,7 @@ from provisioner.cli.show import print_table
 from provisioner.cli.workshop import open_workshop
 from provisioner.errors import ImageError, NotFound, ProvisionerError, UsageError
 from provisioner.events import Observer
-from provisioner.images.build import PASSED, Tester, build_images, update_lock, used_files
+from provisioner.images.build import PASSED, Tester, build_images, from_elements, update_lock, used_files
 from provisioner.images.cache import load_cache, save_cache
 from provisioner.images.catalogue import INDEX
 from provisioner.images.check import check_images
@@ -40,8 +40,8 @@ INTERRUPTED = 130
 
 
 def known_specs(roles: Mapping[str, Role]) -> list[BuildSpec]:
-    """The ramdisk and one image for each role that has elements to build it from."""
-    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in roles.values() if not role.image.disk)]
+    """The ramdisk and one image for each role that has one of its own."""
+    return [RAMDISK_SPEC, *(BuildSpec(role.role, role.image) for role in roles.values() if role.image.is_built)]
 
 
 def choose_specs(known: list[BuildSpec], names: Collection[str], settings: Settings) -> list[BuildSpec]:
@@ -159,12 +159,12 @@ def _build(
         raise UsageError("--update is for all images, since they share one lock", hint="leave the names out")
     if cloud is not None:
         used = whole_roles(read_desired(cloud, settings))  # maybe of a folder beside the cloud file
-        built_ones = (name for name, role in used.items() if not role.image.disk)
+        built_ones = (name for name, role in used.items() if role.image.is_built)
         names, roles = (*names, RAMDISK, *built_ones), {**roles, **used}
     known = known_specs(roles)
     specs = choose_specs(known, names, settings)
     if check:
-        _check(specs, known, workshop, settings, options)
+        _check(from_elements(specs), from_elements(known), workshop, settings, options)
         return
     face, runner = open_face(options, workshop), HostRunner()
     report = Report(face)
@@ -172,7 +172,7 @@ def _build(
         if cache is not None:
             load_cache(cache, workshop, face)
         if update:
-            _update(known, workshop, settings, face, options)
+            _update(from_elements(known), workshop, settings, face, options)
         built = build_images(
             specs,
             among=known,
@@ -184,7 +184,7 @@ def _build(
             force=force,
         )
         if cache is not None:
-            save_cache(cache, workshop, used_files(specs, known, workshop))
+            save_cache(cache, workshop, used_files(from_elements(specs), from_elements(known), workshop))
     except ProvisionerError as error:
         report.fail([spec.name for spec in specs], error)
         raise
@@ -256,13 +256,15 @@ def test(options: Options, names: tuple[str, ...], firmware: str) -> None:
     settings = read_options(options)
     catalogue, workshop, runner = open_catalogue(settings), open_workshop(settings), HostRunner()
     roles = read_source_roles(settings)
-    known = {spec.name: spec for spec in known_specs(roles)}
+    known = {spec.name: spec for spec in from_elements(known_specs(roles))}
     results = []
     with watched(options, workshop) as face:
         tester = make_tester(roles, runner, face, Firmware(firmware))
         for image in [find_image(catalogue, name) for name in names]:
             if image.name not in known:
-                raise NotFound("the image is of no role", where=image.id, hint=f"roles are: {', '.join(known)}")
+                raise NotFound(
+                    "the image is of no role that is built", where=image.id, hint=f"roles are: {', '.join(known)}"
+                )
             with held_folder(workshop.state / "work", "test.") as folder:
                 tester(known[image.name], catalogue.folder / image.id, folder)
             results.append({"id": image.id, "firmware": firmware, "test": PASSED})

@@ -203,7 +203,7 @@ def import_command(options: Options, file: Path, name: str | None, trust: str | 
             )
         found = inspect(file, max_size * GIB)
         roles = read_source_roles(settings)
-        reserved = {role.role for role in roles.values() if not role.image.disk}
+        reserved = {role.role for role in roles.values() if role.image.is_built}
         with (
             watched(options, workshop, name, f"import of {found.form}"),
             held_folder(workshop.state / "work", IMPORT) as work,

@@ -11,37 +11,58 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from provisioner.conductor.instance import build_hosts
 from provisioner.conductor.network import LACP, MONITOR_MS
+from provisioner.errors import DeployError
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 
-VISITOR, VISITOR_CONFIG = "/run/provisioner-visitor.pyz", "/run/provisioner-visitor.json"
-"""Gone with the first boot: the agent runs once."""
+APP, CONFIG = "/usr/local/lib/provisioner-agent/agent.pyz", "/usr/local/lib/provisioner-agent/agent.json"
+"""The agent, and its configuration until it is installed."""
+PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(14, 8, -1)), "/usr/libexec/platform-python")
 START = (
-    f"for python in python3 /usr/libexec/platform-python; do command -v $python >/dev/null && "
-    f"exec $python {VISITOR} {VISITOR_CONFIG}; done; echo 'provisioner: there is no Python' >&2; exit 1"
+    f"for python in {' '.join(PYTHONS)}; do command -v $python >/dev/null || continue; found=$python; "
+    "$python -c 'import sys; sys.exit(sys.version_info < (3, 9))' && break; done; "
+    f'[ -z "$found" ] || exec $found {APP} install; '
+    "echo 'provisioner: there is no Python for the config agent' >&2; exit 1"
 )
+"""The first Python that is new enough installs the agent; one that is not says why it cannot."""
+HOSTS = "manage_etc_hosts"
+MOST = 7 * 1024 * 1024
+"""Bytes of a seed: its volume has 8 MiB."""
 
 
 def build_seed(
-    placement: Placement, values: Mapping[str, Any], ident: str, visitor: bytes, agent: Mapping[str, str]
+    placement: Placement,
+    config: Mapping[str, Any],
+    ident: str,
+    app: bytes,
+    agent: Mapping[str, str],
+    members: Sequence[Placement],
 ) -> list[dict[str, Any]]:
     """``[{"path", "mode", "content"}]`` for the order ``seed-disk``.
 
-    :param values: cloud-config of the role and the cloud; what it says of files and commands comes before ours.
-    :param ident: of the deployment: cloud-init does its work anew for each. :param visitor: the agent, one file.
-    :param agent: what the agent must know of the service.
+    :param config: cloud-config of the role and the cloud; what it says of files and commands comes before ours.
+    :param ident: of the deployment: cloud-init does its work anew for each. :param app: the config agent, one file.
+    :param agent: what it must know of the service. :param members: of the whole cloud: their names resolve before
+        anything is configured, unless cloud-config says how cloud-init is to manage them.
+    :raises DeployError: all of it is too large.
     """
     meta = {"instance-id": ident, "local-hostname": placement.hostname}
-    config = json.dumps(agent)
-    packed = base64.b64encode(visitor).decode()
+    known = {**agent, "node": placement.node, "hostname": placement.hostname, "whole_disk": True}
     files = [
-        {"path": VISITOR, "permissions": "0600", "encoding": "b64", "content": packed},
-        {"path": VISITOR_CONFIG, "permissions": "0600", "content": config},
+        {"path": APP, "permissions": "0644", "encoding": "b64", "content": base64.b64encode(app).decode()},
+        {"path": CONFIG, "permissions": "0600", "content": json.dumps(known, indent=1) + "\n"},
     ]
-    user = dict(values) | {
-        "write_files": [*values.get("write_files", ()), *files],
-        "runcmd": [*values.get("runcmd", ()), ["sh", "-c", START]],
-    }
+    hosts = {"path": "/etc/hosts", "content": build_hosts(placement, members)}
+    names = [] if HOSTS in config else [hosts]
+    user = (
+        {HOSTS: False}
+        | dict(config)
+        | {
+            "write_files": [*names, *config.get("write_files", ()), *files],
+            "runcmd": [*config.get("runcmd", ()), ["sh", "-c", START]],
+        }
+    )
     servers = list(dict.fromkeys(server for address in placement.addresses for server in address.ntp))
     if servers:
         user.setdefault("ntp", {"enabled": True, "servers": servers})
@@ -50,6 +71,14 @@ def build_seed(
         "/user-data": f"#cloud-config\n{json.dumps(user)}",
         "/network-config": json.dumps(build_network(placement), indent=1),
     }
+    size = sum(map(len, texts.values()))
+    if size > MOST:
+        raise DeployError(
+            "what cloud-init is to read does not fit in its volume",
+            where=placement.node,
+            cause=f"templates, phase scripts and cloud_config make {size} bytes; {MOST} fit",
+            hint=f"make those of {placement.role} smaller, then provisioner node retry {placement.node}",
+        )
     return [{"path": path, "mode": 0o600, "content": f"{text}\n"} for path, text in texts.items()]
 
 
@@ -68,7 +97,7 @@ def build_network(placement: Placement) -> dict[str, Any]:
 
 def _entry(interface: Interface) -> tuple[str, dict[str, Any]]:
     """Its section and what it is, without addresses."""
-    entry: dict[str, Any] = {"mtu": interface.mtu, "dhcp4": False, "dhcp6": False}
+    entry: dict[str, Any] = {"mtu": interface.mtu, "dhcp4": False, "dhcp6": False, "accept-ra": False}
     if interface.kind is InterfaceKind.PORT:
         return "ethernets", entry | {"match": {"macaddress": interface.mac}, "set-name": interface.name}
     if interface.kind is InterfaceKind.VLAN:

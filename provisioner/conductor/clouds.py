@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from provisioner.conductor.certificates import Certified, Issuer
 from provisioner.conductor.doors import RAMDISK, Doors
@@ -76,9 +77,10 @@ def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generat
     """
     store = doors.store
     images = {}
-    for role, disk in {RAMDISK: "", **{name: role.image.disk for name, role in desired.roles.items()}}.items():
+    names = {name: (role.image_name, role.image.disk) for name, role in desired.roles.items()}
+    for role, (named, disk) in {RAMDISK: (RAMDISK, ""), **names}.items():
         try:
-            image = doors.catalogue.newest(disk or role)
+            image = doors.catalogue.newest(named)
         except ImageError:
             continue  # not trusted: as if it were not there; image list says why
         if image is not None and fits(image, disk):
@@ -87,14 +89,29 @@ def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generat
         nodes = tuple(store.nodes.all())
         working = {node.name for node in nodes if node.deployment is not None}
         newest = {name: found for name, found in store.clouds.all_newest().items() if name in working}
+        live = store.deployments.live(journals=False)
         observed = Observed(
             nodes=nodes,
-            deployments={deployment.id: deployment for deployment in store.deployments.live(journals=False)},
+            deployments={deployment.id: deployment for deployment in live},
             images=images,
             metadata={name: read_shared(store.clouds.shared(found)) for name, found in newest.items()},
             secrets=frozenset(store.clouds.secret_names(desired.cloud.cloud)),
+            silent=find_silent(doors, desired, live),
         )
     return observed, newest
+
+
+def find_silent(doors: Doors, desired: Desired, deployments: Iterable[Deployment]) -> frozenset[str]:
+    """:attr:`Observed.silent`: the agent of before said nothing of services, as every one does that stays."""
+    found = set()
+    for deployment in deployments:
+        placement, role = deployment.placement, desired.roles.get(deployment.placement.role)
+        mine = placement.cloud == desired.cloud.cloud and role is not None and bool(role.image.disk)
+        if mine and deployment.state is DeploymentState.ACTIVE:
+            report = doors.store.clouds.report(placement.node, deployment.id)
+            if report is not None and "services" not in report.body:
+                found.add(placement.node)
+    return frozenset(found)
 
 
 def apply_plan(doors: Doors, plan: Plan) -> None:
@@ -135,10 +152,11 @@ def image_of(doors: Doors, role: Role, wanted: str | None) -> str:
 
     :raises NotFound: there is none. :raises UsageError: that one is another role's.
     """
-    name = role.image.disk or role.role
+    name = role.image_name
     image = doors.catalogue.newest(name) if wanted is None else doors.catalogue.get(wanted)
     if image is None:
-        raise NotFound(f"there is no image {name}", where=role.role, hint=f"provisioner image build {name}")
+        made = f"build {name}" if role.image.is_built else f"import FILE --name {name}"
+        raise NotFound(f"there is no image {name}", where=role.role, hint=f"provisioner image {made}")
     if image.name != name or not fits(image, role.image.disk):
         raise UsageError(f"{image.id} is not an image of {name}", where=role.role, hint="provisioner image list")
     return image.id
@@ -196,14 +214,17 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     issuer = Issuer(desired, store.certificates.of(cloud), doors.clock.now())
     members = [deployment.placement for deployment in live]
     documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
+    silent = find_silent(doors, desired, live)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:
         placement = deployment.placement
-        if desired.roles[placement.role].image.disk and _is_seeded(store.deployments.get(deployment.id)):
-            continue
-        node = nodes[placement.node]
-        build = partial(documents.own, placement, node.uuid, node.spec.location.zone)
+        node, seeded = nodes[placement.node], None
+        if desired.roles[placement.role].image.disk:
+            if node.name in silent:
+                continue
+            seeded = _seeded_values(doors, store.deployments.get(deployment.id))
+        build = partial(documents.own, placement, node.uuid, node.spec.location.zone, seeded=seeded)
         placed[placement.node], builds[placement.node] = deployment, (deployment.id, build)
     fresh = store.clouds.new_generations(builds, doors.clock.now())
     store.certificates.put(cloud, issuer.made)
@@ -212,10 +233,15 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     store.clouds.drop_parts()
 
 
-def _is_seeded(deployment: Deployment) -> bool:
-    """Whether the cloud-init of a whole disk has got its values, which it reads once, and will not get others."""
+def _seeded_values(doors: Doors, deployment: Deployment) -> Mapping[str, Any] | None:
+    """What an instance of a whole disk was told when its cloud-init got its cloud-config, which that reads once; None
+    when it has not yet, or gets it again."""
     seed = next(step for step in deployment.steps if step.name is StepName.SEED_INSTANCE)
-    return deployment.state is not DeploymentState.FAILED and seed.state is not StepState.WAITING
+    newest = doors.store.clouds.newest(deployment.placement.node)
+    if deployment.state is DeploymentState.FAILED or seed.state is StepState.WAITING or newest is None:
+        return None
+    values: Mapping[str, Any] = read_shared(doors.store.clouds.shared(newest))["values"]
+    return values
 
 
 def announce_generations(doors: Doors, fresh: Sequence[tuple[Node, str, int]]) -> None:

@@ -33,6 +33,8 @@ class CatalogueDoor(Protocol):
 
     def templates(self, image_id: str) -> Mapping[str, str] | None: ...
 
+    def phases(self, image_id: str) -> Mapping[str, str]: ...
+
 
 class Signer(Protocol):
     """The key that metadata are signed with."""

@@ -12,7 +12,7 @@ from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ManifestError, Problem
 from provisioner.metadata.build import Documents
 from provisioner.metadata.trees import Tree, as_told
-from provisioner.model.deployment import Deployment, Node, Placement
+from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Deploy, Effect, FileChange, Observed, Plan, Release
 from provisioner.model.role import Desired
 from provisioner.plan.effects import compare_contents
@@ -67,11 +67,15 @@ def build_outlooks(
         *((deployment.placement, deployment.id) for deployment in live),
         *((p, "") for p in fresh),
     ]:
-        if desired.roles[placement.role].image.disk:
-            continue
         node = nodes[placement.node]
-        own = documents.own(placement, node.uuid, node.spec.location.zone)
         before = newest.get(placement.node) if ident else None
+        seeded = None
+        if ident and desired.roles[placement.role].image.disk:
+            if node.name in observed.silent:
+                continue
+            if observed.deployments[ident].state is DeploymentState.ACTIVE:
+                seeded = observed.metadata.get(placement.node, {}).get("values")
+        own = documents.own(placement, node.uuid, node.spec.location.zone, seeded=seeded)
         if before is None or (before.deployment, before.hash) != (ident, content_hash(own)):
             outlooks.append(Outlook(placement, own, before))
     return outlooks

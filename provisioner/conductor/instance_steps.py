@@ -26,6 +26,14 @@ def configure(work: Work) -> Outcome:
     reason, asked = work.doors.store.nodes.waiting(work.node.name)
     since = max(asked, work.doors.store.deployments.touched(work.deployment.id, StepName.CONFIGURE))
     limit = CONFIGURE_SECONDS + work.role.health.wait
+    if work.role.image.disk and "contact" not in work.step.detail and work.now - since > limit:
+        raise DeployError(
+            f"the config agent of its instance was not heard within {limit:.0f} s",
+            where=work.node.name,
+            cause=f"it did not start from its disk, or {work.role.image.disk} has no cloud-init or no Python 3",
+            hint=f"provisioner node console {work.node.name} shows how far it came; then provisioner node retry "
+            f"{work.node.name}",
+        )
     work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
     check_power(work, since)
     return wait_for_guest(reason or "the instance boots and applies its metadata")
@@ -87,6 +95,7 @@ def report_error(node: str, report: Mapping[str, Any]) -> DeployError:
         f"generation {report.get('generation')} {report.get('state')}: {error.get('summary') or 'no reason was given'}",
         where=node,
         cause=error.get("cause"),
+        hint=error.get("hint"),
     )
 
 

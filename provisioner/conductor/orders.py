@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,13 +11,17 @@ from provisioner.conductor.instance import build_files
 from provisioner.conductor.layout import Layout
 from provisioner.conductor.presence import build_agent_config
 from provisioner.conductor.work import Work
+from provisioner.manifest.values import CLOUD_CONFIG
 from provisioner.model.deployment import StepName
 from provisioner.store.tokens import INSTANCE
-from provisioner.system.visitor import pack_visitor
+from provisioner.system.agent import pack_agent
 from provisioner.trust.keys import new_token
+from provisioner_agent.render.references import put_references
 
 LLDP_SECONDS = 32.0
 """Switches tell of themselves every 30 s (IEEE 802.1AB, 9.2.5.7)."""
+TEMPLATES, PHASES = "/usr/libexec/provisioner-agent/templates", "/usr/libexec/os-refresh-config"
+"""Where the config agent finds them."""
 CMDLINE = "console=tty0 console=ttyS0,115200"
 
 
@@ -90,11 +95,26 @@ def _clear_order(work: Work) -> dict[str, Any]:
 
 
 def _seed_disk_order(work: Work) -> dict[str, Any]:
-    newest = work.doors.store.clouds.newest(work.node.name)
-    values = work.doors.store.clouds.shared(newest).get("values", {}) if newest else {}
+    placement, catalogue = work.deployment.placement, work.doors.catalogue
+    app = pack_agent(
+        {f"{TEMPLATES}/{path}": (text, 0o644) for path, text in (catalogue.templates(placement.image) or {}).items()}
+        | {f"{PHASES}/{path}": (text, 0o755) for path, text in catalogue.phases(placement.image).items()}
+    )
     agent = build_agent_config(work.doors, _instance_token(work))
-    files = build_seed(work.deployment.placement, values, work.deployment.id, pack_visitor(), agent)
+    members = work.doors.store.deployments.placements(placement.cloud)
+    files = build_seed(placement, _cloud_config(work), work.deployment.id, app, agent, members)
     return {"step": "seed-disk", "disk": _root_disk(work), "files": files}
+
+
+def _cloud_config(work: Work) -> dict[str, Any]:
+    """What the newest metadata say of it, with its secrets."""
+    clouds = work.doors.store.clouds
+    newest = clouds.newest(work.node.name)
+    if newest is None:
+        return {}
+    shared, secrets = clouds.shared(newest), json.loads(clouds.own_text(newest))["secrets"]
+    values = put_references(shared.get("values") or {}, shared, lambda name: secrets[name])
+    return dict(values.get(CLOUD_CONFIG) or {})
 
 
 def _check_disk_order(work: Work) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from provisioner.conductor.doors import Doors
@@ -144,11 +144,9 @@ def _refuse_by_policy(doors: Doors, who: Applicant, role: Role) -> Refusal | Non
         earlier = who.desired.roles.get(name)
         if earlier is None:
             continue
-        disk = bool(earlier.image.disk)  # its instance says no more when it is well
-        behind = permits.behind(who.cloud, name, None if disk else heard)
+        behind = permits.behind(who.cloud, name, heard)
         if behind is not None:
-            known = replace(behind, heard=None) if disk else behind
-            return refuse_behind(f"{name} comes first: ", known, now)
+            return refuse_behind(f"{name} comes first: ", behind, now)
     return None
 
 

@@ -26,6 +26,7 @@ from provisioner.images.elements import LAYER_ELEMENT, VALUES, count_packages, f
 from provisioner.images.inputs import explain, folder_inputs, hash_inputs
 from provisioner.images.layers import Layers, layer_path
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
+from provisioner.images.ondisk import OnDisk, make_on_disk, read_on_disk
 from provisioner.images.pool import locked_packages, settle_pool, trim_pool
 from provisioner.images.provenance import build_statement, builder
 from provisioner.images.sources import Source
@@ -82,7 +83,46 @@ def build_images(
     :param among: all images of the site; what they share decides where layers end.
     :param tester: the boot test that an image must pass before it is published; None publishes it untested.
     :raises ImageError: a build failed; what was published before stays, and the other builds end first.
+    :raises NotFound: the whole disk of an image was not imported.
     """
+    plain, others = from_elements(specs), from_elements(among)
+    built = _build_plain(plain, others, workshop, catalogue, runner, observer, tester, force) if plain else {}
+    for spec in [spec for spec in specs if spec.spec.disk]:
+        found = read_on_disk(spec, workshop, catalogue, force=force)
+        built[spec.name] = _build_on_disk(found, workshop, catalogue, observer)
+    return [built[spec.name] for spec in specs]
+
+
+def from_elements(specs: Sequence[BuildSpec]) -> list[BuildSpec]:
+    """Those that stand on no whole disk."""
+    return [spec for spec in specs if not spec.spec.disk]
+
+
+def _build_on_disk(found: OnDisk, workshop: Workshop, catalogue: Catalogue, observer: Observer) -> Built:
+    name, start = found.build.name, monotonic()
+    if found.reason is None:
+        assert found.newest is not None
+        told = {"image": name, "id": found.newest.id}
+        observer(Event("image.unchanged", f"{name}: nothing changed, {found.newest.id} stays", data=told))
+        return Built(found.newest, False, "nothing changed", monotonic() - start)
+    observer(Event("image.build", f"{name}: build {found.reason}", data={"image": name}))
+    image = make_on_disk(found, workshop, catalogue)
+    seconds = monotonic() - start
+    done = {"image": name, "id": image.id, "seconds": seconds, "reason": found.reason}
+    observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=done))
+    return Built(image, True, found.reason, seconds)
+
+
+def _build_plain(
+    specs: Sequence[BuildSpec],
+    among: Sequence[BuildSpec],
+    workshop: Workshop,
+    catalogue: Catalogue,
+    runner: StoppableRunner,
+    observer: Observer,
+    tester: Tester | None,
+    force: bool,
+) -> dict[str, Built]:
     start = monotonic()
     sources = read_sources(workshop.apt)
     lock = read_lock(workshop.lock) if workshop.lock else {}
@@ -105,7 +145,7 @@ def build_images(
         trim_pool(workshop.pool, lock)
     seconds = monotonic() - start
     unchanged = {job.build.name: Built(job.newest, False, "nothing changed", seconds) for job in jobs if job.newest}
-    return [(unchanged | built)[job.build.name] for job in jobs]
+    return unchanged | built
 
 
 def used_files(specs: Sequence[BuildSpec], among: Sequence[BuildSpec], workshop: Workshop) -> list[Path]:

@@ -24,6 +24,10 @@ INDEX = "index.json"
 CONTENTS = "contents.zst"
 TEMPLATES = "templates.json"
 """Of a role's image: the templates that are in it with their control files, text by path."""
+PHASES = "phases.json"
+"""Of a role's image on a whole disk: the phase scripts that its instances get, text by ``PHASE.d/NAME``."""
+DISK = "disk"
+"""The kind of an image that is a whole disk."""
 SBOM = "sbom.spdx.json"
 SIGNATURE_BYTES = 64
 """Of an Ed25519 signature (RFC 8032)."""
@@ -119,14 +123,24 @@ class Catalogue:
         return ImageIndex.model_validate_json(self._signed(image_id, INDEX))
 
     def templates(self, image_id: str) -> dict[str, str] | None:
-        """The template tree of a role's image: text by relative path. None for an image that keeps none: one that was
-        built before images did, or that somebody brought.
+        """The template tree of a role's image: text by relative path. None for an image that keeps none, though there
+        may be some in it: one that was built before images did, or a file system that somebody brought.
 
         :raises NotFound: there is no such image. :raises ImageError: it is not what was signed.
         """
-        if TEMPLATES not in self.get(image_id).files:
-            return None
+        image = self.get(image_id)
+        if TEMPLATES not in image.files:
+            return {} if image.kind == DISK else None
         return dict(json.loads(self._signed(image_id, TEMPLATES)))
+
+    def phases(self, image_id: str) -> dict[str, str]:
+        """The phase scripts that are put into instances of a whole disk; those of other images are in them.
+
+        :raises NotFound: there is no such image. :raises ImageError: it is not what was signed.
+        """
+        if PHASES not in self.get(image_id).files:
+            return {}
+        return dict(json.loads(self._signed(image_id, PHASES)))
 
     def _signed(self, image_id: str, name: str) -> bytes:
         path = self.path(image_id, name)

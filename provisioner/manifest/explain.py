@@ -17,9 +17,9 @@ from provisioner.model.values import ANYTHING, Explained, Said, Schema, secret_n
 def explain_values(desired: Desired, role: str, zone: str, node: str) -> list[Explained]:
     """Every value of a member, by key, with every layer that says something of it."""
     values = Values(desired)
-    rule, refers, merged = values.rule(role), values.refers(role), values.of(role, zone, node).values
+    rule, merged = values.rule(role), values.of(role, zone, node).values
     layers = [(name, part_of(said, rule)) for name, said in values.layers(role, zone, node)]
-    paths = dict.fromkeys(path for _, said in layers for path in _parts(said, rule, (), refers=refers))
+    paths = dict.fromkeys(path for _, said in layers for path in _parts(said, rule, ()))
     inner = {path[:end] for path in paths for end in range(1, len(path))}
     shown = [path for path in paths if path not in inner or any(_ends(look(said, path)) for _, said in layers)]
     return [_explain(desired, path, rule, layers, merged) for path in sorted(shown, key=_sortable)]
@@ -93,13 +93,13 @@ def part_of(said: Any, rule: Schema) -> Any:
     return {key: part_of(said[key], one) for key, one in below.items() if one is not None}
 
 
-def _parts(said: Any, rule: Schema, path: Path, *, refers: bool) -> Iterator[Path]:
+def _parts(said: Any, rule: Schema, path: Path) -> Iterator[Path]:
     """The keys that are merged as one: a map that is merged key by key is none."""
-    is_reference = refers and not rule.is_map and rule.type in (None, "string") and secret_name(said) is not None
+    is_reference = not rule.is_map and rule.type in (None, "string") and secret_name(said) is not None
     inside = isinstance(said, Mapping) and rule.strategy == "merge" and not is_reference
     if inside and said:
         for key, value in said.items():
-            yield from _parts(value, rule.under(key) or ANYTHING, (*path, key), refers=refers)
+            yield from _parts(value, rule.under(key) or ANYTHING, (*path, key))
     elif path:
         yield path
 

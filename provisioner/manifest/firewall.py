@@ -39,7 +39,7 @@ def check_firewall(role: Role, layer: Layer) -> Iterator[Problem]:
         return
     if TREE not in role.image.templates:
         what = f"image.templates has no {TREE}, so nothing would make a file of the role's firewall"
-        hint = f"add {TREE} to image.elements and image.templates"
+        hint = f"add {TREE} to {'' if role.image.disk else 'image.elements and '}image.templates"
         yield Problem(layer.where(("firewall",)), what, hint)
     yield from _check_rules(role.firewall.allow, ("firewall", "allow"), layer)
 

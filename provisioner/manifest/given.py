@@ -11,7 +11,7 @@ from provisioner.manifest.check import dotted, suggest
 from provisioner.manifest.elements import RESERVED, Element, ElementText, chain_elements
 from provisioner.manifest.layer import Layer, Path
 from provisioner.manifest.merge import unite
-from provisioner.manifest.values import build_rule, named
+from provisioner.manifest.values import CLOUD_CONFIG, build_rule, named
 from provisioner.manifest.written import Fault, check_written
 from provisioner.model.role import Role
 from provisioner.model.values import Schema
@@ -21,16 +21,15 @@ from provisioner.model.values import Schema
 class Known:
     """What is known of a role's values. ``elements``: of it that have a schema, by name, those first that others need.
 
-    ``rule``: what may stand where, its own values among it. ``refers``: whether they may refer to secrets.
+    ``rule``: what may stand where, its own values among it.
     """
 
     elements: Mapping[str, Element]
     rule: Schema
-    refers: bool = True
 
     def check(self, values: Mapping[str, Any]) -> Iterator[Fault]:
         """Every fault of what a layer says to the role."""
-        return check_written(values, self.rule, refers=self.refers)
+        return check_written(values, self.rule)
 
     def check_common(self, values: Mapping[str, Any]) -> Iterator[Fault]:
         """Every fault of what a layer says to many roles."""
@@ -59,13 +58,14 @@ def knows(schema: Schema, path: Path) -> bool:
 
 def find_known(role: Role, elements: Mapping[str, Element], texts: Mapping[str, ElementText]) -> Known:
     own = {name: elements[name] for name in chain_elements(role.image.elements, texts) if name in elements}
-    return Known(own, build_rule(role, unite(element.schema for element in own.values())), not role.image.disk)
+    return Known(own, build_rule(role, unite(element.schema for element in own.values())))
 
 
 def check_role_values(role: Role, known: Known, layer: Layer) -> Iterator[Problem]:
     """A role gives values to its elements, and has others of its own where its templates may want some."""
     top: Path = ("config", "values")
     every = [name for element in known.elements.values() for name in element.schema.properties]
+    every += [CLOUD_CONFIG] if role.image.disk else []
     own = not role.image.templates or not {*role.image.templates, *role.image.elements} <= known.elements.keys()
     yield from _check_reserved(role.config.values, known, top, layer)
     for key in role.config.values:

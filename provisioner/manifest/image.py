@@ -1,4 +1,4 @@
-"""What a role's image is: built from elements, or a whole disk that was imported, which then can less. Pure."""
+"""What a role's image is: built from elements, or a whole disk that was imported, which is written as it is. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from provisioner.errors import Problem
 from provisioner.manifest.layer import Layer
+from provisioner.manifest.values import CLOUD_CONFIG
 from provisioner.model.role import ImageSpec, Role
 from provisioner.model.storage import Storage
 
+WITH_DISK = ("disk", "elements", "templates")
 LAYOUT = ("filesystem", "table", "esp_mib", "grow", "disks", "groups", "volumes")
 """Parts of the storage that a whole disk brings itself."""
 
@@ -20,7 +22,7 @@ def check_image(role: Role, layer: Layer) -> Iterator[Problem]:
             what = "image.elements has nothing in it; write an element, or disk: NAME for a whole disk"
             yield Problem(layer.where(("image",)), what)
         return
-    for key in [key for key in ImageSpec.model_fields if key != "disk" and getattr(image, key)]:
+    for key in [key for key in ImageSpec.model_fields if key not in WITH_DISK and getattr(image, key)]:
         what = f"image.{key} is for images that are built, and image.disk names one that is complete"
         yield Problem(layer.where(("image", key)), what, f"take {key} or disk out")
     for key in [key for key in LAYOUT if getattr(role.storage, key) != getattr(Storage(), key)]:
@@ -29,9 +31,7 @@ def check_image(role: Role, layer: Layer) -> Iterator[Problem]:
     if role.start != "power":
         what = f"start: {role.start} needs a kernel at a place that is known, which a whole disk has not"
         yield Problem(layer.where(("start",)), what, "write start: power")
-    for key in [key for key in ("once", "secrets") if getattr(role, key)]:
-        what = f"{key}: an instance of a whole disk has no config agent that would ask for it"
-        yield Problem(layer.where((key,)), what, f"take {key} out")
-    if role.health.role:
-        what = "health.role: an instance of a whole disk runs its probes only until they are green for the first time"
-        yield Problem(layer.where(("health", "role")), what, "write the probes under health.node")
+    for key in [key for key in role.config.values if not image.is_built and key != CLOUD_CONFIG]:
+        what = f"config.values.{key}: the role has no templates that would read it"
+        hint = f"what cloud-init reads stands under {CLOUD_CONFIG}: {{{key}: ...}}"
+        yield Problem(layer.where(("config", "values", key)), what, hint)

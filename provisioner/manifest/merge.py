@@ -39,15 +39,12 @@ def _unite(one: Schema, other: Schema) -> Schema:
     return other.model_copy(update=update)
 
 
-def infer(value: Any, *, refers: bool) -> Schema:
-    """What a role's own value, of which no element says anything, may be in other layers: something of its kind.
-
-    :param refers: whether ``{secret: NAME}`` stands for a secret.
-    """
-    if refers and secret_name(value) is not None:
+def infer(value: Any) -> Schema:
+    """What a role's own value, of which no element says anything, may be in other layers: something of its kind."""
+    if secret_name(value) is not None:
         return Schema(type="string")
     if isinstance(value, dict):
-        inner = {key: infer(below, refers=refers) for key, below in value.items()}
+        inner = {key: infer(below) for key, below in value.items()}
         return Schema(type="object", properties=inner, additional=None if value else ANYTHING)
     if isinstance(value, bool):
         return Schema(type="boolean", default=value)
@@ -56,7 +53,7 @@ def infer(value: Any, *, refers: bool) -> Schema:
     return ANYTHING if kind is None else Schema(type=kind, default=value)
 
 
-def merge_value(old: Any, new: Any, rule: Schema, *, refers: bool) -> Any:
+def merge_value(old: Any, new: Any, rule: Schema) -> Any:
     """What becomes of a value when another layer comes over it.
 
     Keys of which the rule knows nothing are left out: what is said of several roles is no concern of each.
@@ -65,7 +62,7 @@ def merge_value(old: Any, new: Any, rule: Schema, *, refers: bool) -> Any:
     """
     kind = "object" if rule.is_map else rule.type
     if kind is None and not rule.enum:
-        return _merge_any(old, new, refers=refers)
+        return _merge_any(old, new)
     if new is None:
         return GONE
     if kind == "object" and isinstance(new, Mapping):
@@ -74,7 +71,7 @@ def merge_value(old: Any, new: Any, rule: Schema, *, refers: bool) -> Any:
             below = rule.under(key)
             if below is None:
                 continue
-            found = merge_value(merged.get(key, GONE), value, below, refers=refers)
+            found = merge_value(merged.get(key, GONE), value, below)
             if found is GONE:
                 merged.pop(key, None)
             else:
@@ -85,14 +82,14 @@ def merge_value(old: Any, new: Any, rule: Schema, *, refers: bool) -> Any:
     return new
 
 
-def _merge_any(old: Any, new: Any, *, refers: bool) -> Any:
+def _merge_any(old: Any, new: Any) -> Any:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return new
-    if refers and (secret_name(old) is not None or secret_name(new) is not None):
+    if secret_name(old) is not None or secret_name(new) is not None:
         return new
     merged = dict(old)
     for key, value in new.items():
-        merged[key] = _merge_any(merged.get(key, GONE), value, refers=refers)
+        merged[key] = _merge_any(merged.get(key, GONE), value)
     return merged
 
 

@@ -7,7 +7,7 @@ cloud (for all of its roles, then for this one), the node.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from provisioner.manifest.elements import default_values
@@ -16,7 +16,7 @@ from provisioner.manifest.layer import Path
 from provisioner.manifest.merge import find_missing, find_references, infer, merge_value, unite
 from provisioner.model.policy import Policy
 from provisioner.model.role import Desired, Role
-from provisioner.model.values import ANYTHING, Schema
+from provisioner.model.values import ANYTHING, Schema, secret_name
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,22 @@ class Values:
         """:param zone: of the node; one that has no file has no values. :param node: its name."""
         key = (role, zone if zone in self._desired.zones else "", node if node in self._desired.cloud.nodes else "")
         if key not in self._mixtures:
-            rule, refers = self.rule(role), self.refers(role)
+            rule = self.rule(role)
             merged: Any = {}
             for _, values in self.layers(*key):
-                merged = merge_value(merged, values, rule, refers=refers)
-            references = tuple(find_references(merged, rule)) if refers else ()
+                merged = merge_value(merged, values, rule)
+            references = tuple(find_references(merged, rule))
             self._mixtures[key] = Mixture(*key, merged, references, tuple(find_missing(merged, rule)))
         return self._mixtures[key]
+
+    def seeded(self, mixture: Mixture, told: Mapping[str, Any]) -> Mixture:
+        """The same for an instance whose cloud-init has had its cloud-config, and will not read another.
+
+        :param told: the values that it was told then.
+        """
+        values = {key: value for key, value in mixture.values.items() if key != CLOUD_CONFIG or key in told}
+        values |= {key: value for key, value in told.items() if key == CLOUD_CONFIG}
+        return replace(mixture, values=values, references=tuple(find_references(values, self.rule(mixture.role))))
 
     def layers(self, role: str, zone: str = "", node: str = "") -> list[tuple[str, Mapping[str, Any]]]:
         """Those that apply to a member, the lowest first: the name of each, and what it says."""
@@ -86,13 +95,11 @@ class Values:
             found.append((layer_name("node", node), named(cloud.nodes[node].values, rule)))
         return found
 
-    def refers(self, role: str) -> bool:
-        """Whether ``{secret: NAME}`` stands for a secret; to the cloud-init of a whole disk it is a map like others."""
-        return not self._desired.roles[role].image.disk
-
 
 CLOUD = "cloud"
 """The layer of what a cloud file says to all of its roles."""
+CLOUD_CONFIG = "cloud_config"
+"""The value that the cloud-init of a whole disk reads, once; all others are for templates."""
 
 
 def layer_name(kind: str, name: str) -> str:
@@ -100,16 +107,28 @@ def layer_name(kind: str, name: str) -> str:
 
 
 def build_rule(role: Role, elements: Schema) -> Schema:
-    """What may stand where among a role's values: anything when neither it nor its elements name one.
+    """What may stand where among a role's values: anything when neither it nor its elements name one, unless there is
+    nobody who would read it.
 
     :param elements: what these say.
     """
-    refers = not role.image.disk
-    own = {
-        key: infer(value, refers=refers) for key, value in role.config.values.items() if key not in elements.properties
+    values = {key: value for key, value in role.config.values.items() if key not in elements.properties}
+    seeded = _infer_cloud_config(values.pop(CLOUD_CONFIG, None)) if role.image.disk else None
+    properties = {key: infer(value) for key, value in values.items()} | elements.properties
+    additional = ANYTHING if role.image.is_built and not properties else None
+    if seeded is not None:
+        properties[CLOUD_CONFIG] = seeded
+    return elements.model_copy(update={"properties": properties, "additional": additional})
+
+
+def _infer_cloud_config(given: Any) -> Schema:
+    """Other layers may add keys, also in the maps of a key; each key is of the kind that the role gives it."""
+    lists = {key: Schema(type="array") for key in ("write_files", "runcmd")}  # the seed adds to them
+    keys = given if isinstance(given, Mapping) else {}
+    kinds = {
+        key: infer(value if secret_name(value) or not isinstance(value, dict) else {}) for key, value in keys.items()
     }
-    properties = own | elements.properties
-    return elements.model_copy(update={"properties": properties, "additional": None if properties else ANYTHING})
+    return Schema(type="object", properties=kinds | lists, additional=ANYTHING)
 
 
 def named(values: Mapping[str, Any], rule: Schema) -> dict[str, Any]:
@@ -145,7 +164,7 @@ def with_defaults(role: Role, schemas: Mapping[str, Schema]) -> Role:
     rule = build_rule(role, unite(schemas.values()))
     merged: Any = {}
     for values in (*map(default_values, schemas.values()), role.config.values):
-        merged = merge_value(merged, values, rule, refers=not role.image.disk)
+        merged = merge_value(merged, values, rule)
     return role.model_copy(update={"config": role.config.model_copy(update={"values": merged})})
 
 

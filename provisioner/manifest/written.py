@@ -41,13 +41,10 @@ class Fault:
     unknown: bool = False
 
 
-def check_written(
-    value: Any, rule: Schema, path: Path = (), *, whole: bool = False, refers: bool = True
-) -> Iterator[Fault]:
+def check_written(value: Any, rule: Schema, path: Path = (), *, whole: bool = False) -> Iterator[Fault]:
     """Every fault of a value.
 
     :param whole: no other layer adds to it, so all that is required must be there, and nothing is to be taken away.
-    :param refers: whether ``{secret: NAME}`` stands for a secret.
     """
     kind = "object" if rule.is_map else rule.type
     if kind is None and not rule.enum:
@@ -56,33 +53,33 @@ def check_written(
         if _has_default(rule):
             yield Fault(path, "is null, which takes a value away, and this one has a default", wants=describe(rule))
         return
-    if kind == "string" and refers and secret_name(value) is not None:
+    if kind == "string" and secret_name(value) is not None:
         if rule.enum or rule.pattern:
             yield Fault(path, "is a secret, whose text nobody could check here", wants=describe(rule))
     elif kind is not None and not _is_kind(value, kind, rule, whole=whole):
         wants = describe(rule)
         yield Fault(path, f"is {_show(value)}, not {KINDS[kind]}", wants=None if wants == KINDS[kind] else wants)
     elif kind == "object":
-        yield from _check_map(value, rule, path, whole=whole, refers=refers)
+        yield from _check_map(value, rule, path, whole=whole)
     elif kind == "array":
-        yield from _check_list(value, rule, path, refers=refers)
+        yield from _check_list(value, rule, path)
     else:
         yield from _check_one(value, rule, path)
 
 
-def _check_map(value: dict[str, Any], rule: Schema, path: Path, *, whole: bool, refers: bool) -> Iterator[Fault]:
+def _check_map(value: dict[str, Any], rule: Schema, path: Path, *, whole: bool) -> Iterator[Fault]:
     for key, inner in value.items():
         below = rule.under(key)
         if below is None:
             yield Fault((*path, key), "is not known", suggest(key, rule.properties), unknown=True)
         else:
-            yield from check_written(inner, below, (*path, key), whole=whole, refers=refers)
+            yield from check_written(inner, below, (*path, key), whole=whole)
     for key in rule.required if whole else ():
         if key not in value:
             yield Fault(path, f"has no {key}", f"write {key}: ...")
 
 
-def _check_list(value: Any, rule: Schema, path: Path, *, refers: bool) -> Iterator[Fault]:
+def _check_list(value: Any, rule: Schema, path: Path) -> Iterator[Fault]:
     parts: list[tuple[Path, Any]] = [(path, value)]
     if isinstance(value, dict):
         parts = [((*path, key), value[key]) for key in value]
@@ -96,7 +93,7 @@ def _check_list(value: Any, rule: Schema, path: Path, *, refers: bool) -> Iterat
     for at, items in parts:
         if rule.items is not None and isinstance(items, list):
             for number, item in enumerate(items):
-                yield from check_written(item, rule.items, (*at, number), whole=True, refers=refers)
+                yield from check_written(item, rule.items, (*at, number), whole=True)
 
 
 def _check_one(value: Any, rule: Schema, path: Path) -> Iterator[Fault]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner.errors import NotFound
 from provisioner.manifest.layer import Path
-from provisioner.manifest.values import Mixture, Values, build_shared
+from provisioner.manifest.values import CLOUD_CONFIG, Mixture, Values, build_shared
 from provisioner.metadata.certificates import Certify, think_certificates, wanted_names
 from provisioner.metadata.firewall import build_firewall
 from provisioner.model.deployment import Placement
@@ -99,17 +100,31 @@ class Documents:
         self._certify = certify
         self._authority = authority
         self._values = Values(desired)
-        self._known: dict[tuple[str, str, str], tuple[str, dict[str, str]]] = {}
+        self._known: dict[tuple[str, str, str, str], tuple[str, dict[str, str]]] = {}
 
-    def own(self, placement: Placement, node_uuid: str, zone: str, generation: int = 0) -> dict[str, Any]:
-        """:param zone: of the node. :raises NotFound: a value refers to a secret that there is not."""
+    def own(
+        self,
+        placement: Placement,
+        node_uuid: str,
+        zone: str,
+        generation: int = 0,
+        *,
+        seeded: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """:param zone: of the node. :param seeded: of a whole disk whose cloud-init has run: the values it was told.
+
+        :raises NotFound: a value refers to a secret that there is not.
+        """
         mixture = self._values.of(placement.role, zone, placement.node)
-        if mixture.key not in self._known:
-            self._known[mixture.key] = (
+        key = (*mixture.key, "" if seeded is None else json.dumps(seeded.get(CLOUD_CONFIG), sort_keys=True))
+        if key not in self._known:
+            if seeded is not None:
+                mixture = self._values.seeded(mixture, seeded)
+            self._known[key] = (
                 self._keep(build_role(self._desired, mixture, self._members, self._authority)),
                 self._present(mixture),
             )
-        part, secrets = self._known[mixture.key]
+        part, secrets = self._known[key]
         certificates = self._certify(placement, wanted_names(self._desired, mixture, placement))
         return build_own(placement, node_uuid, secrets, certificates, generation, parts=(part, self._everybody))
 

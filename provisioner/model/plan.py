@@ -101,6 +101,8 @@ class Observed(Value):
         without their steps.
     :param metadata: by node name, ``values``, ``role`` and ``health`` of the newest generation.
     :param secrets: names of those that the cloud has; None when nobody looked.
+    :param silent: names of nodes whose instance hears of no change: whole disks that a release before deployed, whose
+        agent ended when its probes were green.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -108,6 +110,7 @@ class Observed(Value):
     images: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, dict[str, Any]] = Field(default_factory=dict)
     secrets: frozenset[str] | None = None
+    silent: frozenset[str] = frozenset()
 
 
 class Plan(Value):

@@ -38,7 +38,8 @@ class ImageSpec(Value):
 
     ``checks`` are run in the booted image before it is published, beside the role's own health probes. ``squashfs``
     adds the image as kernel, initramfs and squashfs, for those who boot it by other means.
-    ``disk``: instead of all that, the name of a whole disk that was imported. Its own cloud-init makes it an instance.
+    ``disk``: the name of a whole disk that was imported, and is not built. Its own cloud-init makes it an instance; of
+    elements it gets the values and the phase scripts.
     """
 
     elements: tuple[str, ...] = ()
@@ -46,6 +47,11 @@ class ImageSpec(Value):
     templates: tuple[str, ...] = ()
     checks: tuple[Probe, ...] = ()
     squashfs: bool = False
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the role has an image of its own; else it takes a whole disk as that was imported."""
+        return not self.disk or bool(self.elements or self.templates)
 
 
 class Match(Value):
@@ -144,6 +150,11 @@ class Role(Value):
     change: Policy = Policy()
     firewall: Firewall | None = None
     health: Health = Health()
+
+    @property
+    def image_name(self) -> str:
+        """The name of the images that it is made of."""
+        return self.role if self.image.is_built else self.image.disk
 
     @property
     def policy(self) -> Policy:

@@ -14,7 +14,7 @@ from provisioner.manifest.certificates import check_names
 from provisioner.manifest.check import dotted, suggest
 from provisioner.manifest.explain import find_place
 from provisioner.manifest.layer import Path
-from provisioner.manifest.values import Mixture, Values, build_shared
+from provisioner.manifest.values import CLOUD_CONFIG, Mixture, Values, build_shared
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Action, Change, Configure, Deploy, Observed, Plan, Release
 from provisioner.model.role import Desired, Role, RoleUse
@@ -211,19 +211,29 @@ class _Planner:
             node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
             self._note(deployment, node)
             changes = self._compare(self._mix(name, node), self.observed.metadata.get(node.name, {}))
-            if changes and self.desired.roles[name].image.disk:
-                paths = ", ".join(change.path for change in changes)
-                self.notes.append(
-                    f"{hostname} on {node.name}: the cloud-init of a whole disk reads its values once, now differ: "
-                    f"{paths}; next: provisioner node release {node.name}, then provisioner apply"
-                )
-            elif changes:
+            if self.desired.roles[name].image.disk:
+                changes = self._note_read_once(deployment, node, changes)
+            if changes:
                 guard = build_guard(node)
                 why = "what it was told differs from the files"
                 configures.append(
                     Configure(node=node.name, hostname=hostname, role=name, changes=changes, guard=guard, why=why)
                 )
         return configures
+
+    def _note_read_once(self, deployment: Deployment, node: Node, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        """Note what only another deployment brings into an instance of a whole disk; the changes that are not that."""
+        if deployment.state is not DeploymentState.ACTIVE:
+            return changes
+        silent = node.name in self.observed.silent
+        once = [change.path for change in changes if silent or change.path.split(".")[0] == CLOUD_CONFIG]
+        if once:
+            what = "a release before deployed it, whose agent does not stay" if silent else "cloud-init has run"
+            self.notes.append(
+                f"{deployment.placement.hostname} on {node.name}: {what}, and now differ: {', '.join(once)}; "
+                f"next: provisioner apply, then provisioner node rebuild {node.name}"
+            )
+        return tuple(change for change in changes if change.path not in once)
 
     def _compare(self, mixture: Mixture, told: dict[str, Any]) -> tuple[Change, ...]:
         """Members that have the same values were mostly told the same too, so few comparisons are made."""
@@ -276,8 +286,9 @@ class _Planner:
         wanted = [RAMDISK, *(action.placement.role for action in deploys if isinstance(action, Deploy))]
         missing = [name for name in dict.fromkeys(wanted) if name not in self.observed.images]
         if missing:
-            disks = {name: self.desired.roles[name].image.disk for name in missing if name in self.desired.roles}
-            brought = [disk for disk in disks.values() if disk]
+            known = {name: self.desired.roles[name] for name in missing if name in self.desired.roles}
+            disks = {name: role.image.disk for name, role in known.items() if not role.image.is_built}
+            brought = list(disks.values())
             build = [name for name in missing if not disks.get(name)]
             hints = [f"provisioner image build {' '.join(build)}"] if build else []
             hints += [f"provisioner image import FILE --name {disk}" for disk in brought]

@@ -32,6 +32,7 @@ class Agent:
     """Brings generations into force as they come. One thread calls :meth:`turn` again and again.
 
     :param open_link: gives another link, without a connection, from the agent's configuration as it is then.
+    :param root: what the instance runs from; None for what its kernel was told.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Agent:
         box: Box,
         chance: random.Random,
         open_link: Callable[[], Link] | None = None,
+        root: str | None = None,
     ) -> None:
         self.host = host
         self.box = box
@@ -50,7 +52,7 @@ class Agent:
             host, open_link or (lambda: link), chance, self._unconfirmed, self._is_unsure, lambda: box.generation
         )
         self.applier = Applier(host, self._acquire, self, confirmer)
-        self.reporter = Reporter(host, link)
+        self.reporter = Reporter(host, link, root)
         self.record = read_record(host)
         self.probes: dict[str, ProbeResult] = {}
         self.waiting: str | None = None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
@@ -299,8 +299,7 @@ class Killed(BaseException):
     """The process was killed, as tests play it."""
 
 
-if TYPE_CHECKING:  # Python 3.8 has no such words
-    Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
+Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
 
 
 class FakeHost:

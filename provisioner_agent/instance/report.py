@@ -29,9 +29,10 @@ LOG = logging.getLogger("provisioner-agent")
 class Reporter:
     """Keeps the status file true and tells the server: at once when something changed, else each ten minutes."""
 
-    def __init__(self, host: Host, link: Link) -> None:
+    def __init__(self, host: Host, link: Link, root: str | None = None) -> None:
         self.host = host
         self.link = link
+        self.root = host.root_argument() if root is None else root
         self.due = 0.0
         self.told: dict[str, Any] | None = None
         self.known: Mapping[str, Any] | None = None
@@ -88,7 +89,7 @@ class Reporter:
             "error": record.error,
             "drift": dict(drift),
             "boot_id": self.host.boot_id(),
-            "root": self.host.root_argument(),
+            "root": self.root,
             "warnings": [problem] if problem else [],
         }
 

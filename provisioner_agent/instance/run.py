@@ -16,6 +16,7 @@ from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
 from provisioner_agent.instance.document import read_document
 from provisioner_agent.instance.host import LinuxHost
+from provisioner_agent.instance.root import find_root
 from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.protocol import messages
 from provisioner_agent.protocol.auth import AuthError
@@ -55,7 +56,8 @@ def run_agent(host: LinuxHost) -> None:
         now = read_config(host)
         return HttpLink(read_servers(now), now["token"])
 
-    Agent(host, link, box, chance, open_link).run()
+    root = find_root(host) if config.get("whole_disk") else None
+    Agent(host, link, box, chance, open_link, root).run()
 
 
 def read_config(host: LinuxHost) -> dict[str, Any]:

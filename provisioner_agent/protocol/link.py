@@ -7,7 +7,7 @@ import json
 import select
 import socket
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import SplitResult
 
 from provisioner_agent.protocol import auth
@@ -159,8 +159,7 @@ def _parse(status: int, answer: bytes) -> Any:
     return value
 
 
-if TYPE_CHECKING:  # Python 3.8 has no such words
-    Answer = Callable[[str, str, Mapping[str, Any]], Any]
+Answer = Callable[[str, str, Mapping[str, Any]], Any]
 
 
 class FakeLink:

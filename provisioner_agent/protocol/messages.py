@@ -98,7 +98,9 @@ RAMDISK_TRIAL_ARGUMENT = "provisioner.trial"
 """The serial port on which a ramdisk under test says what hardware it found."""
 
 AGENT_CONFIG = "/etc/provisioner-agent/agent.json"
-"""``{"url": servers, "ca": PEM, "token": "ID.SECRET", "node": name, "hostname": text}``, mode 0600."""
+"""``{"url": servers, "ca": PEM, "token": "ID.SECRET", "signer": PEM, "node": name, "hostname": text}``, mode 0600.
+
+``whole_disk`` (bool): somebody brought the image, so the agent looks itself from which partition it runs."""
 
 LONG_POLL = 25.0
 """Seconds a guest asks the server to hold a request open."""

@@ -19,6 +19,7 @@ from records import records_url
 
 from provisioner.bmc.contract import Asked
 from provisioner.bmc.fake import FakeConsole
+from provisioner.conductor.cloudinit import CONFIG
 from provisioner.conductor.conductor import Conductor
 from provisioner.conductor.metadata import Ask
 from provisioner.errors import BmcError, BmcRefused, BmcSilent, ImageError, NotFound, TrustError
@@ -31,6 +32,7 @@ from provisioner.system.clock import FakeClock
 from provisioner.system.settings import Settings
 from provisioner_agent.instance.document import Document, parse_document
 from provisioner_agent.protocol.auth import build_record
+from provisioner_agent.protocol.messages import AGENT_CONFIG
 
 PASSWORD = "hunter2"
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -78,8 +80,10 @@ class Images:
         self.size = 2 * GIB
         self.known = {name: _image(name) for name in ("ramdisk", *roles)}
         self.trees: dict[str, dict[str, str]] = {}
-        for disk in [role.image.disk for role in roles.values() if role.image.disk]:
-            self.known[disk] = _image(disk).model_copy(update={"kind": "disk", "table": DISK_TABLE, "sector": 512})
+        self.scripts: dict[str, dict[str, str]] = {}
+        for name in [role.image_name for role in roles.values() if role.image.disk]:
+            self.known[name] = _image(name).model_copy(update={"kind": "disk", "table": DISK_TABLE, "sector": 512})
+            self.trees[name] = {}
 
     def images(self) -> list[Image]:
         return list(self.known.values())
@@ -101,6 +105,9 @@ class Images:
 
     def templates(self, image_id: str) -> dict[str, str] | None:
         return self.trees.get(self.get(image_id).name)
+
+    def phases(self, image_id: str) -> dict[str, str]:
+        return self.scripts.get(self.get(image_id).name, {})
 
 
 def _image(name: str) -> Image:
@@ -474,10 +481,7 @@ class Rack:
 
     def _instance(self, server: Server) -> None:
         """The config agent: permit, change, report unhealthy, probe, report, give the permit back."""
-        if "/user-data" in server.files:
-            self._visitor(server)
-            return
-        token = re.search(r'"token": "(\S+)\.(\S+)"', server.files["/etc/provisioner-agent/agent.json"])
+        token = re.search(r'"token": "(\S+)\.(\S+)"', read_agent_config(server))
         assert token
         ident = token.group(1)
         try:
@@ -497,16 +501,6 @@ class Rack:
             server.once.append(answer["once"])
             server.permit = generation
             self.max_at_once = max(self.max_at_once, sum(bool(s.permit) for s in self.servers.values()))
-
-    def _visitor(self, server: Server) -> None:
-        """The agent of a whole disk, which reports until its probes are green."""
-        user = json.loads(server.files["/user-data"].removeprefix("#cloud-config\n"))
-        config = json.loads(user["write_files"][-1]["content"])
-        ident, _, secret = config["token"].partition(".")
-        assert self.conductor.guest(ident, "instance")[0] == secret
-        found = self._collect(server, ident)
-        assert found is not None
-        self.report(server, ident, found.generation, "applied", not server.red)
 
     def metadata(self, ident: str, since: int, have: Collection[str] = ()) -> str | None:
         """What one instance is told. :raises TrustError: nobody knows its token."""
@@ -550,10 +544,19 @@ class Rack:
             "probes": probes,
             "phases": [],
             "error": error,
+            "services": {},
             "boot_id": str(server.boot),
             "root": server.root or server.order_bodies.get("boot-loader", ON_A_WHOLE_DISK)["root_device"],
         }
         self.conductor.report(ident, message)
+
+
+def read_agent_config(server: Server) -> str:
+    """What the agent of an instance is told of the service, by the ramdisk or by cloud-init."""
+    if "/user-data" not in server.files:
+        return server.files[AGENT_CONFIG]
+    user = json.loads(server.files["/user-data"].removeprefix("#cloud-config\n"))
+    return next(str(file["content"]) for file in user["write_files"] if file["path"] == CONFIG)
 
 
 def role(name: str = "web", **more: Any) -> Role:

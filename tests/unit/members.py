@@ -142,7 +142,13 @@ class Members:
         """What its agent says of the newest generation, or of another one."""
         member, node = self.members[name], self.node(name)
         about = node.generation if generation is None else generation
-        message: dict[str, Any] = {"generation": about, "state": state, "healthy": member.well, "probes": {}}
+        message: dict[str, Any] = {
+            "generation": about,
+            "state": state,
+            "healthy": member.well,
+            "probes": {},
+            "services": {},
+        }
         if state != "applied":
             message |= {"applied": node.applied, "error": {"summary": "it did not start"}}
         self.guests.report(member.ident, message)

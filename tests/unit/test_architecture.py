@@ -16,6 +16,7 @@ DOORS = {
     "subprocess": {
         "provisioner/system",
         "provisioner_agent/instance/host.py",
+        "provisioner_agent/instance/install.py",  # also a Python that is too old for the door must understand it
         "provisioner_agent/ramdisk/host.py",
         "provisioner_agent/classic/programs.py",
     },

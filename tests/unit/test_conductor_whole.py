@@ -1,26 +1,41 @@
-"""An image that is a whole disk: its orders, its seed, the guard around it, and values that are read once."""
+"""An image that is a whole disk: its orders, its seed, the guard around it, and what is read once."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conductor_rack import DISK_TABLE, PARTITION, Rack, cloud, role
+from conductor_rack import DISK_TABLE, PARTITION, SIGNER, Rack, cloud, read_agent_config, role
 
+from provisioner.conductor.cloudinit import MOST
 from provisioner.errors import ImageError
 from provisioner.model.deployment import StepName, StepState
+from provisioner.model.plan import Configure
 from provisioner.model.role import Config, Desired, Health, ImageSpec, Probe
 
 NAME = "noble"
 
 
-def desired(**more: Any) -> Desired:
-    values = {"packages": ["htop"], "runcmd": [["true"]]}
+VALUES = {"cloud_config": {"packages": ["htop"], "runcmd": [["true"]]}}
+BARE, DRESSED = ImageSpec(disk=NAME), ImageSpec(disk=NAME, templates=("web",))
+TREE = {"etc/web.conf": "port {{web.port}}\n", "etc/web.conf.control": '{"services": {"web.service": "restart"}}'}
+
+
+def desired(image: ImageSpec = BARE, own: Mapping[str, Any] = VALUES, **more: Any) -> Desired:
     probe = Probe(name="synced", command=("true",))
-    config, health = Config(values=values), Health(node=(probe,), wait=100.0)
-    return cloud(1, (role(image=ImageSpec(disk=NAME), config=config, secrets=(), health=health),), **more)
+    config, health = Config(values=dict(own)), Health(node=(probe,), wait=100.0)
+    return cloud(1, (role(image=image, config=config, secrets=("word",), health=health),), **more)
+
+
+def packages(*names: str) -> dict[str, Any]:
+    """What the cloud file says of them."""
+    return {"cloud_config": {"packages": list(names)}}
 
 
 @pytest.fixture
@@ -50,7 +65,11 @@ def test_from_power_off_to_an_agent_that_says_it_runs_from_that_disk(rack: Rack)
     assert meta == {"instance-id": deployment.id, "local-hostname": "web-0"}
     user = user_data(rack)
     assert user["packages"] == ["htop"] and user["runcmd"][0] == ["true"] and len(user["runcmd"]) == 2
-    assert all(file["permissions"] == "0600" for file in user["write_files"])
+    hosts, app, config = user["write_files"]
+    assert user["manage_etc_hosts"] is False and "10.77.0.20 web-0\n" in hosts["content"]
+    assert zipfile.is_zipfile(io.BytesIO(base64.b64decode(app["content"]))) and config["permissions"] == "0600"
+    known = json.loads(config["content"])
+    assert known["signer"] == SIGNER.public_key_pem and known["node"] == "node1" and known["whole_disk"] is True
     configure = next(step for step in deployment.steps if step.name is StepName.CONFIGURE)
     assert configure.detail["root"] == f"PARTUUID={PARTITION}"
 
@@ -96,20 +115,127 @@ def test_what_an_instance_left_is_in_the_way_although_it_calls_itself_alike(rack
         rack.desired = desired()
 
 
-def test_values_are_read_once_and_the_plan_says_so(rack: Rack) -> None:
+def test_cloud_config_is_read_once_and_the_plan_says_so_until_it_is_deployed_again(rack: Rack) -> None:
     rack.apply()
     rack.play()
-    plan = rack.conductor.plan(desired(values={"packages": ["vim"]}))
-    assert plan.actions == () and "now differ: packages" in "".join(plan.notes)
-    rack.conductor.apply(plan)
-    assert rack.settled() and rack.conductor.cloud_status("lab").ready, "no generation is waited for"
+    wanted = desired(values=packages("vim"))
+    for _ in range(2):
+        plan = rack.conductor.plan(wanted)
+        assert plan.actions == () and "cloud-init has run, and now differ: cloud_config.packages" in "".join(plan.notes)
+        rack.conductor.apply(plan)
+        assert rack.settled() and rack.conductor.cloud_status("lab").ready, "no generation is waited for"
+    rack.conductor.rebuild("node1")
+    rack.play()
+    assert rack.states() == {"node1": "active"} and user_data(rack)["packages"] == ["vim"]
+    assert rack.conductor.plan(wanted).notes == ()
+
+
+@pytest.fixture
+def dressed(tmp_path: Path) -> Rack:
+    """With templates of the role, a secret among the values, and a phase script."""
+    values = {"web": {"port": 80}, "cloud_config": {"password": {"secret": "word"}, "packages": ["htop"]}}
+    rack = Rack(tmp_path, 1, desired(DRESSED, values))
+    rack.images.trees["web"], rack.images.scripts["web"] = dict(TREE), {"configure.d/50-web": "#!/bin/sh\n"}
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    return rack
+
+
+def test_templates_phase_scripts_and_secrets_come_with_the_seed(dressed: Rack) -> None:
+    user = user_data(dressed)
+    secrets = dressed.store.clouds.secrets("lab")
+    assert user["password"] == secrets["word"]
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(user["write_files"][1]["content"]))) as archive:
+        script = archive.getinfo("files/usr/libexec/os-refresh-config/configure.d/50-web")
+        assert script.external_attr >> 16 == 0o755
+        text = archive.read("files/usr/libexec/provisioner-agent/templates/etc/web.conf").decode()
+        assert text == TREE["etc/web.conf"]
+    deployment = dressed.conductor.node("node1").deployment
+    assert deployment is not None and deployment.placement.image == "web-000000000000"
+
+
+def test_a_value_of_templates_reaches_the_instance_and_the_plan_names_the_file(dressed: Rack) -> None:
+    wanted = dressed.desired.model_copy(deep=True)
+    use = wanted.cloud.roles["web"].model_copy(update={"values": {"web": {"port": 81}} | packages("vim")})
+    wanted = wanted.model_copy(update={"cloud": wanted.cloud.model_copy(update={"roles": {"web": use}})})
+    plan = dressed.conductor.plan(wanted)
+    (action,) = plan.actions
+    assert isinstance(action, Configure) and [change.path for change in action.changes] == ["web.port"]
+    assert action.files is not None
+    (file,) = action.files
+    assert (file.path, dict(file.services)) == ("/etc/web.conf", {"web.service": "restart"})
+    assert "cloud_config.packages" in "".join(plan.notes)
+    server = dressed.servers["node1"]
+    orders, before = list(server.orders), server.applied
+    dressed.apply(wanted)
+    dressed.play()
+    assert server.applied == before + 1 and server.orders == orders, "it was not deployed again"
+    assert "port 81" in str(dressed.conductor.node_files("node1"))
+    assert dressed.conductor.plan(wanted).actions == ()
+
+
+def test_the_agent_of_a_release_before_is_gone_and_nobody_waits_for_it(dressed: Rack) -> None:
+    deployment = dressed.conductor.node("node1").deployment
+    assert deployment is not None
+    report = dressed.store.clouds.report("node1", deployment.id)
+    assert report is not None
+    body = {key: value for key, value in report.body.items() if key != "services"}
+    dressed.store.clouds.put_report("node1", deployment.id, body, dressed.clock.now())
+    use = dressed.desired.cloud.roles["web"].model_copy(update={"values": {"web": {"port": 81}}})
+    wanted = dressed.desired.model_copy(
+        update={"cloud": dressed.desired.cloud.model_copy(update={"roles": {"web": use}})}
+    )
+    plan = dressed.conductor.plan(wanted)
+    assert plan.actions == () and "whose agent does not stay, and now differ: web.port" in "".join(plan.notes)
+    generation = dressed.conductor.node("node1").node.generation
+    dressed.conductor.apply(plan)
+    assert dressed.conductor.node("node1").node.generation == generation
+
+
+def test_an_image_without_what_the_agent_needs_is_told_with_the_way_on(rack: Rack) -> None:
+    rack.apply()
+    rack.play(lambda: rack.servers["node1"].running == "instance")
+    ident = json.loads(read_agent_config(rack.servers["node1"]))["token"].partition(".")[0]
+    error = {"summary": "the config agent cannot run in this image", "cause": "Python 3.6", "hint": "bring another"}
+    rack.report(rack.servers["node1"], ident, rack.conductor.node("node1").node.generation, "failed", False, error)
+    rack.surviving(rack.conductor.tick)
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None and failure["where"] == "node1"
+    assert failure["cause"].startswith("Python 3.6") and failure["hint"] == "bring another"
+
+
+def test_an_image_without_cloud_init_is_told_when_nothing_was_heard(rack: Rack) -> None:
+    rack.apply()
+    rack.play(lambda: rack.servers["node1"].running == "instance")
+    rack.servers["node1"].running = "nothing"
+    rack.play(lambda: rack.states() == {"node1": "failed"}, rounds=1000)
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None and "was not heard within 1000 s" in failure["summary"]
+    assert "has no cloud-init" in failure["cause"] and "node console node1" in failure["hint"]
+
+
+def test_names_of_members_are_left_to_a_cloud_config_that_says_so(rack: Rack) -> None:
+    rack.apply(desired(own={"cloud_config": {"manage_etc_hosts": "localhost"}}))
+    rack.play()
+    user = user_data(rack)
+    assert user["manage_etc_hosts"] == "localhost"
+    assert "/etc/hosts" not in [file["path"] for file in user["write_files"]]
+
+
+def test_a_seed_that_does_not_fit_is_told(rack: Rack) -> None:
+    values = {"cloud_config": {"write_files": [{"path": "/x", "content": "x" * MOST}]}}
+    rack.apply(desired(own=values))
+    rack.play()
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None and "does not fit in its volume" in failure["summary"]
 
 
 def test_values_that_are_corrected_after_a_failure_are_those_of_the_next_try(rack: Rack) -> None:
     rack.servers["node1"].fail_orders["check-disk"] = "no loader"
     rack.apply()
     rack.play()
-    rack.apply(desired(values={"packages": ["vim"]}))
+    rack.apply(desired(values=packages("vim")))
     rack.servers["node1"].fail_orders.clear()
     rack.conductor.verb("node1", "retry")
     rack.play()
