@@ -70,7 +70,15 @@ def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
     taken = [Problem("metadata", f"a value may not be called {name}") for name in RESERVED if name in values]
     if taken:
         raise RenderError(taken)
-    return values | {name: metadata[name] for name in RESERVED if name in metadata}
+    return values | with_own_members({name: metadata[name] for name in RESERVED if name in metadata})
+
+
+def with_own_members(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Data in which ``role.members`` are those of the role itself, for templates that serve several roles."""
+    role, members = data.get("role"), data.get("members")
+    if isinstance(role, Mapping) and isinstance(members, Mapping) and role.get("name") in members:
+        return {**data, "role": {**role, "members": members[role["name"]]}}
+    return dict(data)
 
 
 def render_tree(
