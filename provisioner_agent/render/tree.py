@@ -74,10 +74,14 @@ def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_own_members(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Data in which ``role.members`` are those of the role itself, for templates that serve several roles."""
+    """Data in which ``role.members`` are those of the role itself, for templates that serve several roles.
+
+    ``role.alone``: whether there are no two of them.
+    """
     role, members = data.get("role"), data.get("members")
     if isinstance(role, Mapping) and isinstance(members, Mapping) and role.get("name") in members:
-        return {**data, "role": {**role, "members": members[role["name"]]}}
+        own = members[role["name"]]
+        return {**data, "role": {**role, "members": own, "alone": len(own) < 2}}
     return dict(data)
 
 

@@ -19,7 +19,7 @@ PROGRAMS = ROOT / "elements" / "frontend" / "bin"
 HAPROXY, KEEPALIVED = "/etc/haproxy/haproxy.cfg", "/etc/keepalived/keepalived.conf"
 
 
-def rendered(address: str | None) -> dict[str, RenderedFile]:
+def rendered(address: str | None, count: int = 3) -> dict[str, RenderedFile]:
     top = ROOT / "templates" / "frontend"
     files = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
     values: dict[str, Any] = default_values(
@@ -27,7 +27,9 @@ def rendered(address: str | None) -> dict[str, RenderedFile]:
     )
     if address is not None:
         values["frontend"]["address"] = address
-    members = [{"hostname": f"web-{number}", "address": f"10.0.0.{number}", "self": number == 1} for number in range(3)]
+    members = [
+        {"hostname": f"web-{number}", "address": f"10.0.0.{number}", "self": number == 1} for number in range(count)
+    ]
     document = {
         "values": values,
         "role": {"name": "web", "count": 3},
@@ -45,6 +47,11 @@ def test_members_of_the_role_are_peers_and_nobody_else() -> None:
     assert "unicast_src_ip 10.0.0.1" in lines and "10.0.0.99" in lines and "vrrp_instance web {" in lines
     assert files[KEEPALIVED].services == {"keepalived.service": "reload"}
     assert files[HAPROXY].services == {"haproxy.service": "reload"}
+
+
+def test_a_member_that_is_alone_has_nobody_to_name() -> None:
+    config = rendered("10.0.0.99", 1)[KEEPALIVED].content
+    assert "unicast" not in config and "mcast_src_ip 10.0.0.1\n" in config
 
 
 def test_without_an_address_there_is_no_instance() -> None:
@@ -66,9 +73,10 @@ def run(program: str, *words: str, folder: Path, **stand_ins: str) -> subprocess
     return subprocess.run([PROGRAMS / program, *words], env=env, capture_output=True, text=True, timeout=30)
 
 
-def test_the_interface_is_the_one_that_has_the_members_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_interface_is_the_one_that_has_the_members_address(tmp_path: Path, count: int) -> None:
     config = tmp_path / "keepalived.conf"
-    config.write_text(rendered("10.0.0.99")[KEEPALIVED].content)
+    config.write_text(rendered("10.0.0.99", count)[KEEPALIVED].content)
     found = (
         'test "$*" = "-o addr show to 10.0.0.1" && echo "2: ens3    inet 10.0.0.1/24 brd 10.0.0.255 scope global ens3"'
     )
