@@ -14,6 +14,7 @@ ALONE = {
     "refresh": "provisioner_agent.classic.refresh",
     "settle": "provisioner_agent.instance.settle",
     "watch": "provisioner_agent.instance.watch",
+    "recover": "provisioner_agent.instance.recover",
 }
 """Commands that are modules of their own."""
 

@@ -10,6 +10,7 @@ from provisioner.cli.files import read_secret
 from provisioner.cli.options import Options, output_option, pass_options, print_json
 from provisioner.cli.progress import print_members
 from provisioner.cli.reach import open_client
+from provisioner.cli.recover import print_recovery
 
 
 @click.command("status")
@@ -29,6 +30,8 @@ def status(options: Options, name: str) -> None:
         print_json(found.model_dump(mode="json"))
         return
     print_members(found)
+    for recovery in found.recoveries.values():
+        print_recovery(recovery)
     word = "failed" if found.failed else "ready" if found.ready else "not ready yet"
     click.echo(f"cloud {found.cloud} is {word}")
 

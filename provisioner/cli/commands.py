@@ -57,6 +57,9 @@ COMMANDS: dict[str, Entry] = {
     "deployment report": Entry("provisioner.cli.report:report", "Say which step of a deployment is out of line."),
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
     "cloud authority": Entry("provisioner.cli.cloud:authority", "Print the certificate that clients of a cloud trust."),
+    "cloud recover": Entry(
+        "provisioner.cli.recover:recover", "Say who of a role that was down as a whole begins again; without whom."
+    ),
     "cloud secret": Entry("provisioner.cli.cloud:secret", "Print a secret of a cloud, or store one."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),
     "image build": Entry("provisioner.cli.build:build", "Build the images whose inputs have changed."),

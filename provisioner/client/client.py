@@ -33,6 +33,7 @@ from provisioner.model.status import (
     EnrollResult,
     InstanceReport,
     NodeView,
+    RecoveryStatus,
     ScanResult,
     SweepResult,
 )
@@ -262,6 +263,11 @@ class Client:
 
     def cloud_status(self, name: str) -> CloudStatus:
         return CloudStatus.model_validate(self._get("clouds", name))
+
+    def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
+        """Do not wait for these nodes in the outage of a role; how the outage stands then."""
+        found = self._post({"without": list(nodes)}, "clouds", cloud, "roles", role, "recover")
+        return RecoveryStatus.model_validate(found)
 
     def cloud_reports(self, name: str) -> list[InstanceReport]:
         """What is unusual in what the instances of a cloud last said; without the messages themselves."""

@@ -16,6 +16,7 @@ from provisioner.conductor.guests import Guests
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.loop import Loop
 from provisioner.conductor.presence import Presence
+from provisioner.conductor.recovery import leave_out
 from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_instance, read_instances, read_status
@@ -53,6 +54,7 @@ from provisioner.model.status import (
     EnrollResult,
     InstanceReport,
     NodeView,
+    RecoveryStatus,
     ScanResult,
     SweepResult,
 )
@@ -246,6 +248,14 @@ class Conductor(Guests):
     def cloud_status(self, name: str) -> CloudStatus:
         """:raises NotFound: no such cloud was ever applied."""
         return read_status(self._store, name, self._doors.clock.now())
+
+    def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
+        """Do not wait for these nodes in the outage of a role; how the outage stands then.
+
+        :raises NotFound: no such cloud, or a node is not a member. :raises Conflict: there is no outage, or a node may
+            still be at work.
+        """
+        return leave_out(self._doors, cloud, role, tuple(nodes))
 
     def cloud_reports(self, name: str) -> list[InstanceReport]:
         """What is unusual in what its instances last said. :raises NotFound: no such cloud was ever applied."""

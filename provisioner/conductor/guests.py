@@ -15,6 +15,7 @@ from provisioner.conductor.instance_steps import BAD_STATES, report_error
 from provisioner.conductor.metadata import Answer, Ask, answer_metadata
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.presence import alive, guest_urls
+from provisioner.conductor.recovery import Speaker, answer, note_healthy, parse_position
 from provisioner.conductor.told import check_report, find_news, split_report
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
@@ -343,6 +344,7 @@ class Guests:
         return {"heard": generation} if "confirming" in message else {}
 
     def _good(self, node: Node, token: TokenRecord, generation: int) -> None:
+        note_healthy(self._doors, node, token.deployment)
         permit = self._store.permits.held_by(token.deployment)
         if permit is not None and generation >= permit.generation:
             self._store.permits.give_back(token.deployment)
@@ -395,6 +397,21 @@ class Guests:
             deployment = self._store.deployments.get(token.deployment)
             desired = self._store.clouds.get(deployment.placement.cloud)
             return acquire(self._doors, Applicant(node, deployment, desired), generation)
+
+    def recover(self, token_id: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Take how far a member had come that finds no other one alive; who is to wait asks again.
+
+        :raises UsageError: the message has another shape.
+        """
+        token = self._token(token_id)
+        position = parse_position(message, token.node)
+        with self._store.transaction():
+            node = self._store.nodes.get(token.node)
+            if node.deployment != token.deployment:
+                raise TrustError("the deployment has ended", where=token.node)
+            deployment = self._store.deployments.get(token.deployment)
+            desired = self._store.clouds.get(deployment.placement.cloud)
+            return answer(self._doors, Speaker(node, deployment, desired), position)
 
     def _token(self, token_id: str) -> TokenRecord:
         """:raises TrustError: it ended since its message was authenticated."""

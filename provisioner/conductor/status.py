@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from provisioner.conductor.instance_steps import red_probes
+from provisioner.conductor.recovery import read_recoveries
 from provisioner.conductor.told import failed_units, is_off
 from provisioner.errors import NotFound
 from provisioner.model.deployment import DeploymentState, Node
@@ -61,6 +62,7 @@ def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
         failed=any(_failure(member) is not None for member in members),
         members=tuple(build_member(member, now) for member in members),
         roles=roles,
+        recoveries=read_recoveries(store, cloud),
     )
 
 

@@ -151,6 +151,7 @@ def build_shared(desired: Desired, role: str, values: Mapping[str, Any]) -> dict
             "at_a_time": spec.policy.at_a_time,
             "drift": spec.config.drift,
             "confirm": spec.config.confirm_seconds,
+            **({"recover": True} if spec.recover else {}),
             **_order(spec.policy),
             **({} if rules is None else {"firewall": rules}),
             **_certificates(spec),

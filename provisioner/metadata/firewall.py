@@ -14,6 +14,8 @@ from provisioner.model.role import Desired
 FAMILIES = {4: "ip", 6: "ip6"}
 """How nft(8) calls what a packet's addresses are of."""
 ICMP = {4: "icmp", 6: "ipv6-icmp"}
+NUMBERS = {"vrrp": "112"}
+"""Protocols (IANA, protocol numbers) that nft(8) knows by name only where /etc/protocols lists them."""
 
 
 def build_firewall(desired: Desired, role: str, members: Sequence[Placement]) -> dict[str, Any] | None:
@@ -76,4 +78,4 @@ def _matches(rule: Rule, sources: Sequence[tuple[int | None, str]]) -> Iterator[
         elif rule.ports:
             yield f"{saddr}{rule.protocol} dport {{ {', '.join(join_ports(rule.ports))} }} "
         else:
-            yield f"{saddr}meta l4proto {rule.protocol} "
+            yield f"{saddr}meta l4proto {NUMBERS.get(rule.protocol, rule.protocol)} "

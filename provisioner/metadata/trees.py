@@ -12,7 +12,14 @@ from provisioner.metadata.template import Member, Missing, Settled, Walk, finish
 from provisioner_agent.protocol.parts import join_parts, write_part
 from provisioner_agent.render.problem import Problem, RenderError
 from provisioner_agent.render.references import REFERENCES, put_references
-from provisioner_agent.render.tree import RESERVED, RenderedFile, build_data, render_tree, split_tree
+from provisioner_agent.render.tree import (
+    RESERVED,
+    RenderedFile,
+    build_data,
+    render_tree,
+    split_tree,
+    with_own_members,
+)
 
 VALUES, MEMBERS = "values", "members"
 MIXTURES = 16
@@ -50,7 +57,7 @@ class Shared:
         values = joined.get(VALUES) or {}
         if secrets is not None:
             values = put_references(values, joined, lambda name: secrets[name])
-        self.data = values | {name: joined[name] for name in RESERVED if name in joined}
+        self.data = values | with_own_members({name: joined[name] for name in RESERVED if name in joined})
         self.whole = any(name in values for name in RESERVED)
         """Whether the nodes can only be rendered one by one."""
 

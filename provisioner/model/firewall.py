@@ -46,11 +46,11 @@ class Source(Value):
 class Rule(Value):
     """What is let in. ``ports``: of the instance, a number or a range such as ``4567-4568`` each; none for all.
 
-    ``protocol``: ``icmp`` stands for that of IPv4 and that of IPv6.
+    ``protocol``: ``icmp`` stands for that of IPv4 and that of IPv6; ``vrrp`` (RFC 9568) for virtual addresses.
     """
 
     source: Source = Field(alias="from")
-    protocol: Literal["tcp", "udp", "icmp", "any"]
+    protocol: Literal["tcp", "udp", "icmp", "vrrp", "any"]
     ports: tuple[int | str, ...] = ()
     note: str = ""
 

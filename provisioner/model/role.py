@@ -128,6 +128,8 @@ class Role(Value):
     ``certificates``: by name, what each member has with a key of its own, signed by the authority of its cloud.
     ``start``: how an instance is started when its disk is written: by switching the node off and on (``power``), or by
     the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
+    ``recover``: the members hold one state together. When all of them are down at once, the one that had come furthest
+    begins again, and is named by the server when all have said how far that was.
     ``after``: roles that must be ready before this one is deployed. ``change``: in which order members change and join
     (permits). ``at_a_time``: that of ``change``, as older role files say it. ``firewall``: who may reach the members;
     without it nobody is kept out.
@@ -144,6 +146,7 @@ class Role(Value):
     secrets: tuple[str, ...] = ()
     certificates: dict[str, CertificateSpec] = Field(default_factory=dict)
     once: tuple[str, ...] = ()
+    recover: bool = False
     start: Literal["power", "kexec"] = "power"
     after: tuple[str, ...] = ()
     at_a_time: int | None = Field(default=None, ge=1)

@@ -151,11 +151,42 @@ class MemberStatus(Value):
     addresses: tuple[str, ...] = ()
 
 
+class MemberPosition(Value):
+    """How far a member had come when its role went down; ``history`` and ``sequence`` are None until it said so.
+
+    ``lost``: an operator said not to wait for it.
+    """
+
+    hostname: str
+    node: str
+    history: str | None = None
+    sequence: int | None = None
+    lost: bool = False
+
+
+class RecoveryStatus(Value):
+    """A role whose members were all down. ``leader``: the host name of who begins again, with what ``fence``.
+
+    ``begun``: when the first member said so, in seconds since the epoch. ``why``: what is done, or waited for.
+    """
+
+    role: str
+    begun: float
+    leader: str | None = None
+    fence: int = 0
+    why: str = ""
+    members: tuple[MemberPosition, ...] = ()
+
+
 class CloudStatus(Value):
-    """A cloud: ``ready`` when every member is active at its newest generation and every role probe is green."""
+    """A cloud: ``ready`` when every member is active at its newest generation and every role probe is green.
+
+    ``recoveries``: of roles that were down as a whole and are not up again, by role.
+    """
 
     cloud: str
     ready: bool
     failed: bool
     members: tuple[MemberStatus, ...] = ()
     roles: dict[str, str] = Field(default_factory=dict)
+    recoveries: dict[str, RecoveryStatus] = Field(default_factory=dict)

@@ -26,6 +26,7 @@ from provisioner.model.status import (
     EnrollResult,
     InstanceReport,
     NodeView,
+    RecoveryStatus,
     ScanResult,
     SweepResult,
 )
@@ -75,6 +76,8 @@ class ForOperators(Subscribed, Protocol):
     def deployment_report(self, name: str) -> DeploymentReport: ...
 
     def instance_report(self, name: str) -> InstanceReport: ...
+
+    def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus: ...
 
     def cloud_reports(self, name: str) -> Sequence[InstanceReport]: ...
 
@@ -163,6 +166,8 @@ class ForGuests(Subscribed, Protocol):
     def reports(self, asks: Sequence[tuple[str, dict[str, Any]]]) -> Sequence[dict[str, Any] | Exception]: ...
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
+
+    def recover(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]: ...
 
 
 class Desk:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from provisioner.conductor.metadata import Ask
+from provisioner.conductor.recovery import WAIT
 from provisioner.errors import ProvisionerError, UsageError
 from provisioner.server.answers import describe_error, describe_fault, describe_path, parse_map, parse_number
 from provisioner.server.changes import Changes
@@ -16,7 +17,17 @@ from provisioner.server.desk import Desk, ForGuests
 from provisioner.server.gather import Gather
 from provisioner.server.guard import Call
 from provisioner.store.permits import ANY_PERMIT
-from provisioner_agent.protocol.messages import BETWEEN, HELLO, METADATA, ORDER, PERMIT, PROGRESS, REPORT, RESULT
+from provisioner_agent.protocol.messages import (
+    BETWEEN,
+    HELLO,
+    METADATA,
+    ORDER,
+    PERMIT,
+    PROGRESS,
+    RECOVER,
+    REPORT,
+    RESULT,
+)
 
 LOG = logging.getLogger(__name__)
 NOTHING = b"{}"
@@ -46,6 +57,7 @@ class GuestMessages:
             METADATA: ("GET", self._metadata),
             REPORT: ("POST", self._report),
             PERMIT: ("POST", self._permit),
+            RECOVER: ("POST", self._recover),
         }
 
     async def __call__(self, call: Call) -> tuple[int, bytes]:
@@ -101,9 +113,7 @@ class GuestMessages:
     async def _permit(self, call: Call) -> bytes:
         """An acquire waits until it is granted; a release is answered at once."""
         message = parse_map(call.body, call.path)
-        wait = message.get("wait", 0)
-        if not isinstance(wait, int | float) or isinstance(wait, bool) or wait < 0:
-            raise UsageError("wait is not a number of seconds", where=call.path)
+        wait = _patience(message, call)
         acquires = message.get("action") == "acquire"
         answer = await self._changes.poll(
             lambda: self._desk.for_guest(self._conductor.permit, call.token, message),
@@ -113,6 +123,27 @@ class GuestMessages:
             who=call.token,
         )
         return _json(answer)
+
+    async def _recover(self, call: Call) -> bytes:
+        """Waits until it is known who begins again."""
+        message = parse_map(call.body, call.path)
+        wait = _patience(message, call)
+        answer = await self._changes.poll(
+            lambda: self._desk.for_guest(self._conductor.recover, call.token, message),
+            lambda said: said.get("verdict") != WAIT,
+            wait,
+            call.topics | {ANY_PERMIT},
+            who=call.token,
+        )
+        return _json(answer)
+
+
+def _patience(message: Mapping[str, Any], call: Call) -> float:
+    """:raises UsageError: ``wait`` is no number of seconds."""
+    wait = message.get("wait", 0)
+    if not isinstance(wait, int | float) or isinstance(wait, bool) or wait < 0:
+        raise UsageError("wait is not a number of seconds", where=call.path)
+    return wait
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

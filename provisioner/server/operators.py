@@ -123,6 +123,12 @@ class IdentifyRequest(Value):
     seconds: int | None = Field(default=None, ge=0, le=255)
 
 
+class RecoverRequest(Value):
+    """``without``: nodes that are not waited for."""
+
+    without: tuple[str, ...]
+
+
 def operator_app(
     conductor: ForOperators,
     images: Callable[[], Sequence[Image]],
@@ -170,6 +176,7 @@ def operator_app(
             Route("/v1/clouds/{name}/instances", api.instances, methods=["GET"]),
             Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
             Route("/v1/clouds/{name}/authority", api.authority, methods=["GET"]),
+            Route("/v1/clouds/{name}/roles/{role}/recover", api.recover, methods=["POST"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.store_secret, methods=["POST"]),
             Route("/v1/events", api.events, methods=["GET"]),
@@ -346,6 +353,12 @@ class _Api:
 
     async def cloud(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.cloud_status, request.path_params["name"])))
+
+    async def recover(self, request: Request) -> Response:
+        wanted, path = await read_value(request, RecoverRequest), request.path_params
+        return JSONResponse(
+            _json(await self._call(self._conductor.leave_out, path["name"], path["role"], wanted.without))
+        )
 
     async def instances(self, request: Request) -> Response:
         found = await self._call(self._conductor.cloud_reports, request.path_params["name"])

@@ -138,6 +138,10 @@ class Permits:
         with self._db.read() as tx:
             return [_standing(row) for row in tx.execute(query.order_by(*order).limit(limit))]
 
+    def members(self, cloud: str, role: str) -> list[Standing]:
+        """All members of a role, by number."""
+        return self._standings(cloud, role)
+
     def held_by(self, deployment: str) -> PermitRecord | None:
         """The permit that a deployment's instance holds, if it holds one."""
         query = select(PERMITS).where(PERMITS.c.deployment == deployment, PERMITS.c.state == HELD)

@@ -12,7 +12,18 @@ from provisioner.errors import Conflict, DeployError, HostError
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, EVENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
+from provisioner.store.recoveries import OVER
+from provisioner.store.schema import (
+    CONDUCTORS,
+    DEPLOYMENTS,
+    EVENTS,
+    GENERATIONS,
+    LEASES,
+    NODES,
+    ONCE,
+    RECOVERIES,
+    TOKENS,
+)
 from provisioner.store.tokens import BOOT
 
 VERSIONS = "alembic_version"
@@ -108,6 +119,9 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
         tx.execute(update(LEASES).values(fence=LEASES.c.fence + JUMP, holder="", purpose="", expiry=0.0))
         tx.execute(delete(CONDUCTORS))
         tx.execute(update(ONCE).values(fence=ONCE.c.fence + JUMP))
+        # What members said before the copy may have ceased to be true: an outage begins anew with the next word.
+        later = {"fence": RECOVERIES.c.fence + JUMP, "outage": RECOVERIES.c.outage + JUMP, "state": OVER}
+        tx.execute(update(RECOVERIES).values(later))
         tx.execute(delete(TOKENS).where(TOKENS.c.kind == BOOT))
         tx.execute(
             update(DEPLOYMENTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -222,6 +223,30 @@ ONCE = Table(
     Column("run", Integer, nullable=False),
     Column("fence", Integer, nullable=False),
     Column("state", String(10), nullable=False),
+)
+RECOVERIES = Table(
+    "recoveries",
+    METADATA,
+    Column("cloud", String(63), primary_key=True),
+    Column("role", String(63), primary_key=True),
+    Column("outage", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("leader", String(36), nullable=False),
+    Column("begun", Float, nullable=False),
+)
+POSITIONS = Table(
+    "positions",
+    METADATA,
+    Column("deployment", String(36), primary_key=True),
+    Column("cloud", String(63), nullable=False),
+    Column("role", String(63), nullable=False),
+    Column("outage", Integer, nullable=False),
+    Column("said", Boolean, nullable=False),
+    Column("history", String(100), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("lost", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
 )
 EVENTS = Table(
     "events",

@@ -19,6 +19,7 @@ from provisioner.store.nodes import Nodes
 from provisioner.store.operators import Operators
 from provisioner.store.parts import Parts
 from provisioner.store.permits import Permits
+from provisioner.store.recoveries import Recoveries
 from provisioner.store.restore import copy_rows, make_fresh
 from provisioner.store.tokens import Tokens
 
@@ -43,6 +44,7 @@ class Store:
         self.certificates = Certificates(self._db, cipher)
         self.tokens = Tokens(self._db, cipher)
         self.permits = Permits(self._db)
+        self.recoveries = Recoveries(self._db)
         self.events = Events(self._db)
         self.leases = Leases(self._db)
         self.operators = Operators(self._db)

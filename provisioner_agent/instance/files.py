@@ -37,18 +37,19 @@ def render_files(host: Host, document: Document, templates: str = places.TEMPLAT
 def check_files(host: Host, files: Mapping[str, RenderedFile], mask: Mask = str) -> list[dict[str, Any]]:
     """Run each file's own validator on a candidate of it, which lies at the same path below another folder.
 
+    Beside it are the candidates of all other files of the generation, which it may refer to.
+
     :param mask: hides secrets in what a validator said, before it is cut.
     :returns: ``{"path", "command", "code", "seconds", "said"}`` of each. Whether they are all good, says
         :func:`refuse_files`.
     """
     said: list[dict[str, Any]] = []
+    judged = {path: file for path, file in files.items() if file.validate}
     try:
-        for path, file in files.items():
-            if not file.validate:
-                continue
-            candidate = places.CANDIDATE + path
-            host.write(candidate, FileState(file.content.encode(), 0o600))
-            argv = [word.replace("{path}", host.real(candidate)) for word in file.validate]
+        for path, file in files.items() if judged else ():
+            host.write(places.CANDIDATE + path, FileState(file.content.encode(), 0o600))
+        for path, file in judged.items():
+            argv = [word.replace("{path}", host.real(places.CANDIDATE + path)) for word in file.validate]
             begun = host.monotonic()
             done = host.run(argv, limit=VALIDATOR_LIMIT)
             words = "; ".join(done.output.strip().splitlines()[-5:]) if not file.sensitive else "(sensitive)"

@@ -31,6 +31,7 @@ OTHERS = {
     "apply": "metadata and templates become files (os-apply-config)",
     "refresh": "run the scripts of all phases (os-refresh-config)",
     "watch": "take back what the agent is not there to take back",
+    "recover": "for phase scripts: say how far this member had come, and hear who begins again",
     "settle": "at boot, before services: take back a switch that was cut off",
 }
 

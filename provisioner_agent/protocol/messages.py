@@ -52,8 +52,13 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 ``POST REPORT``                   ``{"generation", "state", "healthy", "probes", "phases", "error", "boot_id", "root"}``
 ``POST PERMIT``                   ``{"action": "acquire" | "release", "generation", "wait"}`` →
                                   ``{"granted": bool, "why": text, "once": {name: {"do": bool, "fence": int}}}``
+``POST RECOVER``                  ``{"history": text, "sequence": int, "wait"}`` →
+                                  ``{"verdict": "lead" | "join" | "wait", "why": text, "fence": int}``
 ================================  =======================================================================
 
+``RECOVER`` is asked by a member that finds no other one alive: how far it had come (``sequence``, of the ``history``;
+that is empty for one that has nothing). One of all that asked is told to lead: it begins again from what it has, and
+the others join it.
 ``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back``, ``broken`` or ``unconfirmed`` (it
 is taken back unless this message is answered); ``generation`` is the one that the state speaks of. A report also has
 ``applied`` (the generation in force, 0 for none), ``warnings`` (texts, such as an answer that was ignored), ``drift``:
@@ -81,6 +86,7 @@ BETWEEN = ","
 """Stands between the ids of parts in a request for metadata."""
 REPORT = "/agent/v1/report"
 PERMIT = "/agent/v1/permit"
+RECOVER = "/agent/v1/recover"
 IMAGES = "/images"
 """``GET IMAGES/ID/NAME`` serves a file of an image, with ranges (RFC 9110, section 14); not authenticated, since
 every byte is checked against hashes that came in an authenticated order."""

@@ -70,7 +70,19 @@ def build_data(metadata: Mapping[str, Any]) -> dict[str, Any]:
     taken = [Problem("metadata", f"a value may not be called {name}") for name in RESERVED if name in values]
     if taken:
         raise RenderError(taken)
-    return values | {name: metadata[name] for name in RESERVED if name in metadata}
+    return values | with_own_members({name: metadata[name] for name in RESERVED if name in metadata})
+
+
+def with_own_members(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Data in which ``role.members`` are those of the role itself, for templates that serve several roles.
+
+    ``role.alone``: whether there are no two of them.
+    """
+    role, members = data.get("role"), data.get("members")
+    if isinstance(role, Mapping) and isinstance(members, Mapping) and role.get("name") in members:
+        own = members[role["name"]]
+        return {**data, "role": {**role, "members": own, "alone": len(own) < 2}}
+    return dict(data)
 
 
 def render_tree(

@@ -31,8 +31,10 @@ from provisioner.model.status import (
     EnrollItem,
     EnrollResult,
     InstanceReport,
+    MemberPosition,
     MemberStatus,
     NodeView,
+    RecoveryStatus,
     ScanResult,
     StepReport,
     SweepResult,
@@ -288,6 +290,10 @@ class FakeConductor:
 
     def clouds(self) -> Sequence[str]:
         return ["lab"]
+
+    def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
+        members = [MemberPosition(hostname=f"{role}-{n}", node=node, lost=True) for n, node in enumerate(nodes)]
+        return RecoveryStatus(role=role, begun=BEGUN, why=f"{cloud} goes on", members=tuple(members))
 
     def cloud_status(self, name: str) -> CloudStatus:
         """The next of ``statuses``; the last one stays."""

@@ -27,7 +27,15 @@ from provisioner.model.hardware import (
     Verdict,
 )
 from provisioner.model.states import NodeState
-from provisioner.model.status import AuditFinding, AuditResult, NodeView, ScanResult, SweepResult
+from provisioner.model.status import (
+    AuditFinding,
+    AuditResult,
+    MemberPosition,
+    NodeView,
+    RecoveryStatus,
+    ScanResult,
+    SweepResult,
+)
 from provisioner.system.clock import FakeClock
 
 HARDWARE = """\
@@ -252,6 +260,24 @@ def test_what_was_done_to_each_disk_is_said(bench: Bench) -> None:
     assert bench.call("node", "erase", "node1", "--level", "thorough").exit_code == 64
     levels = [("node1", EraseLevel.QUICK, False), ("node1", EraseLevel.SECURE, True)]
     assert bench.conductor.erased == [*levels, ("node1", EraseLevel.METADATA, False)]
+
+
+def test_a_role_that_was_down_as_a_whole(bench: Bench) -> None:
+    assert "no member of galera waits" in bench.call("cloud", "recover", "lab", "galera").stdout
+    said = [MemberPosition(hostname="galera-0", node="node1", history="a1", sequence=17),
+            MemberPosition(hostname="galera-1", node="node2")]  # fmt: skip
+    found = RecoveryStatus(
+        role="galera", begun=1.7e9, why="not known yet how far galera-1 had come", members=tuple(said)
+    )
+    bench.conductor.statuses = [make_status().model_copy(update={"recoveries": {"galera": found}})]
+    for words in (("status", "lab"), ("recover", "lab", "galera")):
+        shown = bench.call("cloud", *words).stdout
+        assert "a1:17" in shown and "not known yet how far galera-1 had come" in shown
+    shown = bench.call("cloud", "recover", "lab", "galera", "--without", "node2", "--without", "node3").stdout
+    assert "node2" in shown and "node3" in shown and "given up" in shown and "lab goes on" in shown
+    assert (
+        json.loads(bench.call("cloud", "recover", "lab", "galera", "-o", "json").stdout)["members"][0]["sequence"] == 17
+    )
 
 
 def test_cloud_status_and_secret(bench: Bench) -> None:

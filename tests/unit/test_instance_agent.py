@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 
 import pytest
 from agent_world import CONF, SECRET, World, applied_world
@@ -115,6 +116,24 @@ def test_a_validator_says_no() -> None:
     report = world.reports[-1]
     assert report["state"] == "failed" and world.text(CONF) == "port=80\n" and world.permits == []
     assert "/etc/service.conf: check '{path}' ended with code 1: port is wrong" in report["error"]["cause"]
+
+
+def test_a_validator_finds_all_files_of_its_generation() -> None:
+    """Those that sort behind its own, and those that have no validator, too."""
+    world = World()
+    seen: list[str] = []
+    real = world.host.programs["check"]
+
+    def check(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        seen.extend(path for path in world.host.files if path.startswith(places.CANDIDATE))
+        return real(argv, env)
+
+    world.host.programs["check"] = check
+    world.offer(1)
+    world.start()
+    world.go()
+    assert {f"{places.CANDIDATE}{path}" for path in (CONF, SECRET)} <= set(seen)
+    assert not any(path.startswith(places.CANDIDATE) for path in world.host.files)
 
 
 def test_a_failing_script_takes_the_files_back() -> None:

@@ -18,6 +18,7 @@ from provisioner_agent.render.problem import RenderError
 NAMES = (
     "a", "a.b", "a.b.c", "b", "c", "list", "self", "hostname", "address", "index", ".", "members", "members.web",
     "members.db", "web", "node", "node.hostname", "node.addresses", "node.name", "secrets.p", "secrets", "role.count",
+    "role.members",
     "cloud", "self.x",
 )  # fmt: skip
 WORDS = st.sampled_from(("", "x", "\n", " \n", "{", "a b", "\t", "\r\n", "ü", "<&>"))
@@ -147,6 +148,7 @@ def own_of(host: str, **more: Any) -> dict[str, Any]:
          '{"hostname":"web-0","address":"10.0.0.0","self":true}'
          '{"hostname":"web-1","address":"10.0.0.1","self":false}'),
         ("{{#peers}}{{#members.web}}{{#self}}{{node.address}}{{/self}}{{/members.web}}{{/peers}}", "here"),
+        ("{{role.name}}:{{#role.members}}{{^self}}{{address}},{{/self}}{{/role.members}}", "web:10.0.0.1,"),
         ("{{#secrets}}{{p}}{{/secrets}}{{^none?}}{{secrets.p}}{{/none}}", "ss"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ from provisioner_agent.protocol.auth import (
     new_nonce,
     request_mac,
 )
-from provisioner_agent.protocol.messages import HELLO, METADATA, ORDER, PERMIT, PROGRESS, REPORT
+from provisioner_agent.protocol.messages import HELLO, METADATA, ORDER, PERMIT, PROGRESS, RECOVER, REPORT
 
 SECRETS = {("b1", "hello"): "boot-secret", ("b1", "boot"): "boot-secret", ("i1", "instance"): "instance-secret"}
 
@@ -99,6 +99,11 @@ class Rack:
             else {"heard": message["generation"]}
             for token_id, message in asks
         ]
+
+    def recover(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
+        self.heard.append(("recover", token_id, message))
+        self._look()
+        return {"verdict": "lead" if self.granted else "wait", "why": "", "fence": 1}
 
     def permit(self, token_id: str, message: dict[str, Any]) -> dict[str, Any]:
         self._look()
@@ -374,6 +379,22 @@ def test_a_permit_waits_until_it_is_granted_and_a_release_does_not() -> None:
         wire.rack.granted = True
         wire.rack.announce()
         assert (await asyncio.wait_for(waiting, 8)).json()["granted"] is True
+
+    with_wire(work)
+
+
+def test_who_is_to_begin_again_is_answered_when_it_is_known() -> None:
+    async def work(wire: Wire) -> None:
+        position = {"history": "a", "sequence": 7, "wait": 50}
+        waiting = asyncio.create_task(wire.instance("POST", RECOVER, position))
+        await until_looked(wire.rack)
+        assert not waiting.done()
+        wire.rack.granted = True
+        wire.rack.announce()
+        assert (await asyncio.wait_for(waiting, 8)).json()["verdict"] == "lead"
+        assert ("recover", "i1", position) in wire.rack.heard
+        refused = await wire.instance("POST", RECOVER, position | {"wait": "long"})
+        assert refused.status_code == 400
 
     with_wire(work)
 
