@@ -60,6 +60,9 @@ COMMANDS: dict[str, Entry] = {
     "cloud recover": Entry(
         "provisioner.cli.recover:recover", "Say who of a role that was down as a whole begins again; without whom."
     ),
+    "cloud rebuild": Entry("provisioner.cli.departures:rebuild", "Give a role another image, a few members at a time."),
+    "cloud resume": Entry("provisioner.cli.departures:resume", "Go on with members whose drain failed."),
+    "cloud abort": Entry("provisioner.cli.departures:abort", "Let members stay that are to leave."),
     "cloud secret": Entry("provisioner.cli.cloud:secret", "Print a secret of a cloud, or store one."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),
     "image build": Entry("provisioner.cli.build:build", "Build the images whose inputs have changed."),

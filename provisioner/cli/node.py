@@ -102,9 +102,16 @@ def _print_node(view: NodeView) -> None:
             ("properties", ", ".join(f"{key}={value}" for key, value in spec.properties.items())),
             ("generation", f"{node.applied} applied of {node.generation}" if node.generation else ""),
             ("healthy", {True: "yes", False: "no", None: ""}[node.healthy]),
+            ("leaves", _leaves(view)),
             ("exits", ", ".join(view.exits)),
         ]
     )
+
+
+def _leaves(view: NodeView) -> str:
+    """What becomes of its instance, when that is to leave."""
+    one = view.departure
+    return "" if one is None or not one.going else f"{one.hostname} {one.what}: {one.state}; {one.why}"
 
 
 def _print_timeline(deployment: Deployment) -> None:

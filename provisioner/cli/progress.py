@@ -80,7 +80,7 @@ def watch(client: Client, status: CloudStatus, *, clock: Clock, timeout: float, 
 
 def _check_members(before: CloudStatus, status: CloudStatus) -> None:
     """Whoever was aborted, released or forgotten by somebody is not waited for."""
-    gone = {member.hostname: member.node for member in before.members}
+    gone = {member.hostname: member.node for member in before.members if member.hostname not in before.leaving}
     for member in status.members:
         gone.pop(member.hostname, None)
     if gone:
@@ -138,6 +138,9 @@ class PlainFace:
             if self._said.get(f"role {role}") != (text,):
                 self._said[f"role {role}"] = (text,)
                 self._say(clean(f"{elapsed:7.1f} s  role {role}: {text}"))
+        if self._said.get("leaving", ()) != tuple(status.leaving):
+            self._said["leaving"] = tuple(status.leaving)
+            self._say(clean(f"{elapsed:7.1f} s  to leave: {leaving_text(status)}"))
 
     def close(self) -> None:
         pass
@@ -157,10 +160,16 @@ class LiveFace:
         ]
         table = build_table(("node", "host name", "state", "step", "progress", "seconds", "waits for"), rows)
         roles = "".join(f"{clean(role)}: {clean(text)}   " for role, text in status.roles.items())
+        roles += clean(f"to leave: {leaving_text(status)}") if status.leaving else ""
         self._live.update(Group(table, Text(f"{elapsed:.0f} s   {roles}", style="dim")), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
+
+
+def leaving_text(status: CloudStatus) -> str:
+    """Who is still to leave its node, and why."""
+    return ", ".join(f"{hostname} {what}" for hostname, what in status.leaving.items()) or "nobody any more"
 
 
 def phase_seconds(deployment: Deployment) -> dict[str, float]:
@@ -187,6 +196,8 @@ def print_members(status: CloudStatus) -> None:
     console.print(build_table(columns, rows))
     for role, text in status.roles.items():
         console.print(Text(clean(f"role {role}: {text}")))
+    if status.leaving:
+        console.print(Text(clean(f"to leave: {leaving_text(status)}")))
 
 
 def print_phases(deployments: Mapping[str, Deployment]) -> None:
@@ -217,7 +228,9 @@ def watch_node(
     begun, last, spoke = options.clock.monotonic(), "", 0.0
     while True:
         view = client.node(name)
-        if view.node.state not in running or until(view):
+        departure = view.departure
+        leaves = departure is not None and departure.going and departure.failure is None
+        if (view.node.state not in running and not leaves) or until(view):
             return view
         elapsed = options.clock.monotonic() - begun
         if elapsed > seconds:
@@ -227,6 +240,8 @@ def watch_node(
                 hint=f"provisioner node show {name}",
             )
         step, news = str(view.node.state), ""
+        if leaves and departure is not None:
+            step = f"{departure.state} before it {departure.what}"
         if view.deployment and view.node.deployment == view.deployment.id:
             running_one = next((step for step in view.deployment.steps if step.state is StepState.RUNNING), None)
             if running_one is not None:

@@ -69,6 +69,18 @@ def abort(options: Options, name: str, wait: bool) -> None:
     _do_verb(options, name, "abort", wait=wait)
 
 
+drain_option = click.option(
+    "--without-drain", metavar="NAME", help="The node again: its instance ends without being drained."
+)
+
+
+def _drains(name: str, without: str | None) -> bool:
+    """Whether an instance is drained. :raises UsageError: another node is named."""
+    if without is not None and without != name:
+        raise UsageError(f"--without-drain names {without}", where=name, hint=f"--without-drain {name}")
+    return without is None
+
+
 LEVEL_NAMES = [str(level) for level in EraseLevel]
 LEVELS = """
     \b
@@ -82,7 +94,8 @@ LEVELS = """
     "release",
     help=f"""Take an active node out of its cloud, and switch it off.
 
-    Its disks stay as they are, unless --erase says how thoroughly all of them are erased:
+    Its instance is drained first, when its turn has come by what its role says of changes: the scripts of drain.d in
+    its image run. Its disks stay as they are, unless --erase says how thoroughly all of them are erased:
 {LEVELS}
     \b
     Example:
@@ -92,15 +105,16 @@ LEVELS = """
 @click.argument("name")
 @click.option("--erase", "level", type=click.Choice(LEVEL_NAMES), help="Erase all disks of the node.")
 @stay_option
+@drain_option
 @wait_option
 @output_option
 @pass_options
-def release(options: Options, name: str, level: str | None, stay: bool, wait: bool) -> int:
-    erase = None if level is None else EraseLevel(level)
+def release(options: Options, name: str, level: str | None, stay: bool, without_drain: str | None, wait: bool) -> int:
+    erase, drain = None if level is None else EraseLevel(level), _drains(name, without_drain)
     return _follow(
         options,
         name,
-        lambda client: client.release(name, erase, stays=stay),
+        lambda client: client.release(name, erase, stays=stay, drain=drain),
         NodeState.CLEANING,
         ERASE_SECONDS if wait else None,
     )
@@ -165,11 +179,12 @@ def _erased(view: NodeView) -> dict[str, str]:
 @click.command("rebuild")
 @click.argument("name")
 @click.option("--image", metavar="ID", help="Another image of its role.  [default: the newest]")
+@drain_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the node is active or failed.")
 @output_option
 @pass_options
-def rebuild(options: Options, name: str, image: str | None, wait: bool) -> int:
-    """Deploy a node again in the place that it has, with the newest image of its role.
+def rebuild(options: Options, name: str, image: str | None, without_drain: str | None, wait: bool) -> int:
+    """Deploy a node again in the place that it has, with the newest image of its role. Its instance is drained first.
 
     It keeps host name, addresses and the volumes of which its role says `keep: true`; all else on the disks that the
     role uses is written anew. An instance that has such volumes is asked to shut down first.
@@ -178,10 +193,11 @@ def rebuild(options: Options, name: str, image: str | None, wait: bool) -> int:
     Example:
       provisioner node rebuild node3
     """
+    drain = _drains(name, without_drain)
     return _follow(
         options,
         name,
-        lambda client: client.rebuild(name, image),
+        lambda client: client.rebuild(name, image, drain=drain),
         NodeState.DEPLOYING,
         REBUILD_SECONDS if wait else None,
     )

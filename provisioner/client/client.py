@@ -208,17 +208,24 @@ class Client:
         """One of the exits of the node's state: ``retry``, ``abort``, ``forget``."""
         return Node.model_validate(self._post({}, "nodes", name, verb))
 
-    def release(self, name: str, erase: EraseLevel | None = None, *, stays: bool = False) -> Node:
-        """Take an active node out of its cloud. ``erase``: its disks; ``stays``: it is left in the ramdisk."""
-        return Node.model_validate(self._post({"erase": erase, "stays": stays}, "nodes", name, "release"))
+    def release(self, name: str, erase: EraseLevel | None = None, *, stays: bool = False, drain: bool = True) -> Node:
+        """Take an active node out of its cloud. ``erase``: its disks; ``stays``: it is left in the ramdisk.
+
+        ``drain``: its instance is drained before.
+        """
+        wanted = {"erase": erase, "stays": stays, "drain": drain}
+        return Node.model_validate(self._post(wanted, "nodes", name, "release"))
 
     def erase(self, name: str, level: EraseLevel, *, stays: bool = False) -> Node:
         """Erase all disks of an available node. ``stays``: it is left in the ramdisk."""
         return Node.model_validate(self._post({"level": level, "stays": stays}, "nodes", name, "erase"))
 
-    def rebuild(self, name: str, image: str | None = None) -> Node:
-        """Deploy a node again in the place that it has. ``image``: an id; None for the newest of its role."""
-        return Node.model_validate(self._post({"image": image}, "nodes", name, "rebuild"))
+    def rebuild(self, name: str, image: str | None = None, *, drain: bool = True) -> Node:
+        """Deploy a node again in the place that it has. ``image``: an id; None for the newest of its role.
+
+        ``drain``: its instance is drained before.
+        """
+        return Node.model_validate(self._post({"image": image, "drain": drain}, "nodes", name, "rebuild"))
 
     def rescue(self, name: str, keys: Sequence[str]) -> Node:
         return Node.model_validate(self._post({"keys": list(keys)}, "nodes", name, "rescue"))
@@ -268,6 +275,19 @@ class Client:
         """Do not wait for these nodes in the outage of a role; how the outage stands then."""
         found = self._post({"without": list(nodes)}, "clouds", cloud, "roles", role, "recover")
         return RecoveryStatus.model_validate(found)
+
+    def plan_rebuild(self, cloud: str, role: str, image: str | None = None) -> Plan:
+        """What has to be done so that all members of a role run an image; None for the newest. Changes nothing."""
+        return Plan.model_validate(self._post({"role": role, "image": image}, "clouds", cloud, "rebuild"))
+
+    def resume(self, cloud: str, without_drain: Sequence[str] = ()) -> CloudStatus:
+        """Members that were not drained have their turn again. ``without_drain``: nodes that leave without that."""
+        wanted = {"without_drain": list(without_drain)}
+        return CloudStatus.model_validate(self._post(wanted, "clouds", cloud, "resume"))
+
+    def abort_departures(self, cloud: str, members: Sequence[str] = ()) -> CloudStatus:
+        """Who has not left yet stays. ``members``: host names; none for all."""
+        return CloudStatus.model_validate(self._post({"members": list(members)}, "clouds", cloud, "abort"))
 
     def cloud_reports(self, name: str) -> list[InstanceReport]:
         """What is unusual in what the instances of a cloud last said; without the messages themselves."""

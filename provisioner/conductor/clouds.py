@@ -1,4 +1,4 @@
-"""From what is desired to what is recorded: plan, apply, and the metadata of every member."""
+"""From what is desired to what is recorded: plans, deployments, and the metadata of every member."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
 from provisioner.metadata.build import Documents, read_shared
+from provisioner.model.departure import DepartureState
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
-from provisioner.model.plan import Action, Deploy, Observed, Plan, Release
+from provisioner.model.plan import Observed, Plan
 from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
 from provisioner.plan.effects import add_effects
-from provisioner.plan.guard import check_guard
 from provisioner.store.clouds import Build, Generation
 from provisioner.store.deployments import LIVE
 from provisioner.trust.keys import new_secret
+
+DRAINED = (DepartureState.DRAINING, DepartureState.FAILED)
+NEWEST = "newest"
+"""In the place of an image's id."""
 
 
 def plan_cloud(doors: Doors, desired: Desired) -> Plan:
@@ -74,11 +78,17 @@ def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generat
     """(the actual, the newest generation of each node that is in a deployment).
 
     A deployment that failed keeps its place until its node is retried, aborted or forgotten.
+
+    :raises NotFound: there is no image that the cloud file names. :raises UsageError: it is another role's.
     """
     store = doors.store
     images = {}
     names = {name: (role.image_name, role.image.disk) for name, role in desired.roles.items()}
     for role, (named, disk) in {RAMDISK: (RAMDISK, ""), **names}.items():
+        use = desired.cloud.roles.get(role)
+        if use is not None and use.image not in ("", NEWEST):
+            images[role] = image_of(doors, desired.roles[role], use.image)
+            continue
         try:
             image = doors.catalogue.newest(named)
         except ImageError:
@@ -97,6 +107,7 @@ def observe(doors: Doors, desired: Desired) -> tuple[Observed, dict[str, Generat
             metadata={name: read_shared(store.clouds.shared(found)) for name, found in newest.items()},
             secrets=frozenset(store.clouds.secret_names(desired.cloud.cloud)),
             silent=find_silent(doors, desired, live),
+            departures={departure.deployment: departure for departure in store.departures.all()},
         )
     return observed, newest
 
@@ -112,34 +123,6 @@ def find_silent(doors: Doors, desired: Desired, deployments: Iterable[Deployment
             if report is not None and "services" not in report.body:
                 found.add(placement.node)
     return frozenset(found)
-
-
-def apply_plan(doors: Doors, plan: Plan) -> None:
-    """Record all that a plan says, or nothing of it.
-
-    :raises GuardFailed: something that the plan relied on has changed. :raises NotFound: a node or image is gone.
-    """
-    store, cloud = doors.store, plan.desired.cloud.cloud
-    for action in plan.actions:
-        if isinstance(action, Deploy):
-            doors.catalogue.get(action.placement.image)
-    with store.transaction():
-        known = {node.name: node for node in store.nodes.all()}
-        nodes = {name: known.get(name) or store.nodes.get(name) for name in map(_node_of, plan.actions)}
-        for action in plan.actions:
-            check_guard(action, nodes[_node_of(action)])
-        store.clouds.put(plan.desired, doors.clock.now())
-        for action in sorted(plan.actions, key=lambda action: not isinstance(action, Release)):
-            node = nodes[_node_of(action)]
-            if isinstance(action, Release):
-                end_deployment(doors, node, NodeState.CLEANING, f"released: {action.why}")
-            elif isinstance(action, Deploy):
-                begin_deployment(doors, node, action.placement, action.why)
-        renew_metadata(doors, cloud)
-
-
-def _node_of(action: Action) -> str:
-    return action.placement.node if isinstance(action, Deploy) else action.node
 
 
 def fits(image: Image, disk: str) -> bool:
@@ -162,8 +145,8 @@ def image_of(doors: Doors, role: Role, wanted: str | None) -> str:
     return image.id
 
 
-def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -> None:
-    """Put a placement on record as a deployment, in the transaction that is open."""
+def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -> str:
+    """Put a placement on record as a deployment, in the transaction that is open. :returns: its id."""
     now, ident = doors.clock.now(), str(uuid.uuid4())
     doors.store.deployments.add(ident, placement, now)
     doors.store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
@@ -171,6 +154,7 @@ def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -
     doors.store.clouds.drop_report(node.name)
     message = f"{placement.role} as {placement.hostname} with {placement.image}: {why}"
     doors.tell("deployment.created", message, node.name, ident)
+    return ident
 
 
 def deployments_of(doors: Doors, node: Node) -> tuple[str, ...]:
@@ -190,6 +174,7 @@ def end_deployment(doors: Doors, node: Node, state: NodeState, why: str) -> Node
     for ident in deployments_of(doors, node):
         store.deployments.set_state(ident, LIVE, DeploymentState.ENDED, now=now)
         store.permits.clear(ident)
+        store.departures.drop_of(ident)
         store.tokens.drop(ident, "instance")
         store.nodes.close_window(node.name)
     moved = store.nodes.move(node, state, now=now, deployment=None)
@@ -199,7 +184,10 @@ def end_deployment(doors: Doors, node: Node, state: NodeState, why: str) -> Node
 
 
 def renew_metadata(doors: Doors, cloud: str) -> None:
-    """A new generation for each member whose document is another one now; the others keep theirs."""
+    """A new generation for each member whose document is another one now; the others keep theirs.
+
+    A member that is drained hears nothing else before that is over.
+    """
     store = doors.store
     desired = store.clouds.get(cloud)
     nodes = {node.name: node for node in store.nodes.all()}
@@ -215,10 +203,13 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     members = [deployment.placement for deployment in live]
     documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
     silent = find_silent(doors, desired, live)
+    drained = {one.deployment for one in store.departures.all(cloud) if one.state in DRAINED}
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:
         placement = deployment.placement
+        if deployment.id in drained:
+            continue
         node, seeded = nodes[placement.node], None
         if desired.roles[placement.role].image.disk:
             if node.name in silent:

@@ -7,9 +7,11 @@ from typing import Any
 
 from provisioner.bmc.contract import Bmcs, Console
 from provisioner.conductor import bmcs
+from provisioner.conductor.apply import apply_plan, plan_rebuild
 from provisioner.conductor.audit import audit
 from provisioner.conductor.certificates import Renewal
-from provisioner.conductor.clouds import apply_plan, plan_cloud, renew_metadata
+from provisioner.conductor.clouds import plan_cloud, renew_metadata
+from provisioner.conductor.departures import abort, resume
 from provisioner.conductor.doors import CatalogueDoor, Doors, Signer
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
@@ -124,9 +126,12 @@ class Conductor(Guests):
         node = self._store.nodes.get(name)
         ident = node.deployment or self._store.deployments.last_of(name)
         deployment = None if ident is None else self._store.deployments.get(ident)
+        departure = None if node.deployment is None else self._store.departures.of(node.deployment)
         differences = () if node.hardware is None else compare_hardware(node.spec, node.hardware)
         exits = exits_of(node.state, node.maintenance)
-        return NodeView(node=node, deployment=deployment, exits=exits, differences=tuple(differences))
+        return NodeView(
+            node=node, deployment=deployment, exits=exits, differences=tuple(differences), departure=departure
+        )
 
     def deployment_report(self, name: str) -> DeploymentReport:
         """A node's deployment, or its last, beside those of its role. :raises NotFound: there is none."""
@@ -191,17 +196,18 @@ class Conductor(Guests):
         """:raises Conflict: the node's state does not offer the verb."""
         return do_verb(self._doors, name, verb)
 
-    def release(self, name: str, erase: EraseLevel | None = None, *, stays: bool = False) -> Node:
-        """:raises Conflict: the node's state does not offer it."""
-        return release(self._doors, name, erase, stays=stays)
+    def release(self, name: str, erase: EraseLevel | None = None, *, stays: bool = False, drain: bool = True) -> Node:
+        """:raises Conflict: the node's state does not offer it, or it cannot be drained."""
+        return release(self._doors, name, erase, stays=stays, drain=drain)
 
     def erase(self, name: str, level: EraseLevel, *, stays: bool = False) -> Node:
         """:raises Conflict: the node's state does not offer it."""
         return erase_disks(self._doors, name, level, stays=stays)
 
-    def rebuild(self, name: str, image: str | None = None) -> Node:
-        """:raises Conflict: the node's state does not offer it. :raises NotFound: there is no such image."""
-        return rebuild(self._doors, name, image)
+    def rebuild(self, name: str, image: str | None = None, *, drain: bool = True) -> Node:
+        """:raises Conflict: the node's state does not offer it, or it cannot be drained.
+        :raises NotFound: there is no such image."""
+        return rebuild(self._doors, name, image, drain=drain)
 
     def rescue(self, name: str, keys: Sequence[str]) -> Node:
         """:raises Conflict: the node's state does not offer it. :raises UsageError: a key is none."""
@@ -224,6 +230,29 @@ class Conductor(Guests):
 
     def plan(self, desired: Desired) -> Plan:
         return plan_cloud(self._doors, desired)
+
+    def plan_rebuild(self, cloud: str, role: str, image: str | None = None) -> Plan:
+        """What has to be done so that all members of a role run an image, or the newest. Changes nothing.
+
+        :raises NotFound: no such cloud, role or image. :raises Conflict: the cloud file says another one.
+        """
+        return plan_rebuild(self._doors, cloud, role, image)
+
+    def resume(self, cloud: str, without_drain: Sequence[str] = ()) -> CloudStatus:
+        """Members that were not drained have their turn again. :param without_drain: nodes that leave without that.
+
+        :raises Conflict: nothing of the cloud waits for it. :raises NotFound: no such cloud or node.
+        """
+        resume(self._doors, cloud, without_drain)
+        return self.cloud_status(cloud)
+
+    def abort_departures(self, cloud: str, members: Sequence[str] = ()) -> CloudStatus:
+        """Who has not left yet stays. :param members: host names; none for all.
+
+        :raises Conflict: nobody is to leave. :raises NotFound: no such cloud or member.
+        """
+        abort(self._doors, cloud, members)
+        return self.cloud_status(cloud)
 
     def node_files(self, name: str) -> InstanceFiles:
         """The files that a node is to have. :raises NotFound: it is in no cloud, or its image keeps no templates."""

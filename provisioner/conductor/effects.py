@@ -13,7 +13,7 @@ from provisioner.errors import ManifestError, Problem
 from provisioner.metadata.build import Documents
 from provisioner.metadata.trees import Tree, as_told
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
-from provisioner.model.plan import Deploy, Effect, FileChange, Observed, Plan, Release
+from provisioner.model.plan import Deploy, Effect, FileChange, Move, Observed, Plan, Rebuild, Release
 from provisioner.model.role import Desired
 from provisioner.plan.effects import compare_contents
 from provisioner.store.clouds import Generation, content_hash
@@ -52,7 +52,7 @@ def build_outlooks(
     """
     desired = plan.desired
     live = list(staying(plan, observed.deployments.values()))
-    fresh = [action.placement for action in plan.actions if isinstance(action, Deploy)]
+    fresh = [action.placement for action in plan.actions if isinstance(action, Deploy | Move | Rebuild)]
     documents = Documents(
         desired,
         [*(deployment.placement for deployment in live), *fresh],
@@ -82,8 +82,8 @@ def build_outlooks(
 
 
 def staying(plan: Plan, deployments: Iterable[Deployment]) -> Iterator[Deployment]:
-    """Those of the plan's cloud that it does not release."""
-    released = {action.node for action in plan.actions if isinstance(action, Release)}
+    """Those of the plan's cloud that stay as they are."""
+    released = {action.node for action in plan.actions if isinstance(action, Release | Move | Rebuild)}
     for deployment in deployments:
         placement = deployment.placement
         mine = placement.cloud == plan.desired.cloud.cloud and placement.role in plan.desired.cloud.roles

@@ -19,6 +19,7 @@ from provisioner.conductor.recovery import Speaker, answer, note_healthy, parse_
 from provisioner.conductor.told import check_report, find_news, split_report
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
+from provisioner.model.departure import DepartureState
 from provisioner.model.deployment import TESTS, Deployment, DeploymentState, Node, Step, StepName, StepState
 from provisioner.model.hardware import HardwareReport, Port, Verdict
 from provisioner.model.states import AT_WORK, NodeState
@@ -27,6 +28,7 @@ from provisioner.store.nodes import ANY_MAC
 from provisioner.store.tokens import BOOT, TokenRecord
 from provisioner.trust.keys import new_token
 from provisioner_agent.protocol.auth import build_record
+from provisioner_agent.protocol.messages import DRAIN
 
 RAMDISK_STEPS = (
     StepName.CHOOSE_DISK,
@@ -323,6 +325,7 @@ class Guests:
             before = self._store.clouds.report(node.name, token.deployment)
             body, detail = split_report(message, before, now)
             self._store.clouds.put_report(node.name, token.deployment, body, now, detail)
+            self._tell_drain(node, token, body, {} if before is None else before.body)
             applied = generation if message["state"] == "applied" else int(message.get("applied") or node.applied)
             healthy = message.get("healthy") is True
             if (applied, healthy) != (node.applied, node.healthy):
@@ -343,8 +346,22 @@ class Guests:
                 self._good(node, token, generation)
         return {"heard": generation} if "confirming" in message else {}
 
+    def _tell_drain(self, node: Node, token: TokenRecord, body: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        said, known = (found if isinstance(found, Mapping) else {} for found in (body.get(DRAIN), before.get(DRAIN)))
+        news = [(found.get("state"), found.get("script")) for found in (said, known)]
+        if said.get("state") and news[0] != news[1]:
+            script = f": drain.d/{said['script']}" if said.get("script") else ""
+            self._doors.tell("instance.drain", f"{said['state']}{script}", node.name, token.deployment)
+
+    def _is_leaving(self, token: TokenRecord) -> bool:
+        """Whether its permit is for that, and not for a change."""
+        departure = self._store.departures.of(token.deployment)
+        return departure is not None and departure.state in (DepartureState.DRAINING, DepartureState.FAILED)
+
     def _good(self, node: Node, token: TokenRecord, generation: int) -> None:
         note_healthy(self._doors, node, token.deployment)
+        if self._is_leaving(token):
+            return
         permit = self._store.permits.held_by(token.deployment)
         if permit is not None and generation >= permit.generation:
             self._store.permits.give_back(token.deployment)
@@ -362,7 +379,7 @@ class Guests:
     def _bad(self, node: Node, token: TokenRecord, message: Mapping[str, Any]) -> None:
         """A generation that is not in force halts the role. Only a broken instance is a failed node: another one
         goes on with the generation before. While it is deployed, the step at hand fails by itself."""
-        if message["generation"] < node.generation:
+        if message["generation"] < node.generation or self._is_leaving(token):
             return
         self._store.permits.fail(token.deployment)
         if node.state is not NodeState.ACTIVE or node.failure is not None:
@@ -391,7 +408,7 @@ class Guests:
             if node.deployment != token.deployment:
                 raise TrustError("the deployment has ended", where=token.node)
             if action == "release":
-                if self._store.permits.give_back(token.deployment):
+                if not self._is_leaving(token) and self._store.permits.give_back(token.deployment):
                     self._doors.tell("permit.released", f"generation {generation}", node.name, token.deployment)
                 return {"granted": False, "why": "given back", "once": {}}
             deployment = self._store.deployments.get(token.deployment)

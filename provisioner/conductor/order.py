@@ -9,8 +9,8 @@ from provisioner.model.hardware import Power
 from provisioner.model.states import NodeState
 from provisioner.store.permits import FAILED, FREE, HELD, Standing
 
-SILENT = 180.0
-"""Seconds after which an instance that was not heard is taken for dead; it speaks each minute, or asks for a permit."""
+SILENT = 780.0
+"""Seconds after which an instance that was not heard is taken for dead; it reports each ten minutes at least."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,28 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
     store, ident, role = doors.store, who.deployment.id, who.role
     with store.transaction():
         had = store.permits.held_by(ident)
-        refusal = _refuse(doors, who, role, had)
+        why = take(doors, who, generation)
+        if why is not None or role is None:
+            return {"granted": False, "why": why, "once": {}}
+        once = {name: _once(doors, who, name) for name in role.once}
+        if had is None:
+            doors.tell("permit.granted", f"may change to generation {generation}", who.node.name, ident, once=once)
+        return {"granted": True, "why": "", "once": once}
+
+
+def take(
+    doors: Doors, who: Applicant, generation: int, before: Callable[[], Refusal | None] = lambda: None
+) -> str | None:
+    """Take a permit, or keep it. :returns: why not, which is put on record; None when it is taken.
+
+    :param before: what else may stand against it.
+    """
+    store, ident, role = doors.store, who.deployment.id, who.role
+    with store.transaction():
+        had = store.permits.held_by(ident)
+        refusal = before() or _refuse(doors, who, role, had)
         if refusal is not None or role is None:
-            return {"granted": False, "why": _note(doors, who, refusal or UNUSED, generation), "once": {}}
+            return _note(doors, who, refusal or UNUSED, generation)
         now = doors.clock.now()
         granted = store.permits.take(
             who.cloud,
@@ -64,10 +83,7 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
         assert granted, "that one is free was seen in this transaction"
         if store.nodes.waiting(who.node.name)[0] is not None:
             store.nodes.set_waiting(who.node.name, None, now)
-        once = {name: _once(doors, who, name) for name in role.once}
-        if had is None:
-            doors.tell("permit.granted", f"may change to generation {generation}", who.node.name, ident, once=once)
-        return {"granted": True, "why": "", "once": once}
+        return None
 
 
 def _note(doors: Doors, who: Applicant, refusal: Refusal, generation: int) -> str:

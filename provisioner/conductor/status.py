@@ -11,6 +11,7 @@ from provisioner.conductor.instance_steps import red_probes
 from provisioner.conductor.recovery import read_recoveries
 from provisioner.conductor.told import failed_units, is_off
 from provisioner.errors import NotFound
+from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import DeploymentState, Node
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
@@ -23,11 +24,12 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Member:
-    """What is on record of one member. ``waiting``: why its instance waits."""
+    """What is on record of one member. ``waiting``: why its instance waits. ``departure``: when it is to leave."""
 
     node: Node
     slot: Slot
     waiting: str | None
+    departure: Departure | None = None
 
 
 def read_members(store: Store, cloud: str) -> list[Member]:
@@ -36,7 +38,12 @@ def read_members(store: Store, cloud: str) -> list[Member]:
         nodes = {_place(store, node): node for node in store.nodes.all() if node.deployment is not None}
         waiting = store.nodes.all_waiting()
         slots = store.deployments.slots(cloud)
-    return [Member(node, slot, waiting.get(node.name)) for slot in slots if (node := nodes.get(slot.id)) is not None]
+        leaving = {departure.deployment: departure for departure in store.departures.all(cloud)}
+    return [
+        Member(node, slot, waiting.get(node.name), leaving.get(slot.id))
+        for slot in slots
+        if (node := nodes.get(slot.id)) is not None
+    ]
 
 
 def _place(store: Store, node: Node) -> str | None:
@@ -56,9 +63,12 @@ def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
     desired = store.clouds.get(cloud)
     members = read_members(store, cloud)
     roles = build_roles(desired, members, store.clouds.reports)
+    departures = [member.departure for member in members if member.departure is not None]
+    leaving = {one.hostname: one.what for one in departures if one.going}
     return CloudStatus(
         cloud=desired.cloud.cloud,
-        ready=all(said == READY for said in roles.values()),
+        ready=all(said == READY for said in roles.values()) and not leaving,
+        leaving=leaving,
         failed=any(_failure(member) is not None for member in members),
         members=tuple(build_member(member, now) for member in members),
         roles=roles,
@@ -116,7 +126,7 @@ def build_member(member: Member, now: float) -> MemberStatus:
         heard=node.heard,
         applied=node.applied,
         healthy=node.healthy,
-        waiting=member.waiting or detail.get("waiting"),
+        waiting=_drained(member) or member.waiting or detail.get("waiting"),
         failure=_failure(member),
         addresses=tuple(address.address for address in placement.addresses),
     )
@@ -157,6 +167,11 @@ def _build_report(node: Node, hostname: str, body: Mapping[str, Any]) -> Instanc
         off=is_off(body),
         failed=tuple(failed_units(body)),
     )
+
+
+def _drained(member: Member) -> str | None:
+    one = member.departure
+    return None if one is None or one.state is not DepartureState.DRAINING else f"drained before it {one.what}"
 
 
 def _failure(member: Member) -> Mapping[str, Any] | None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioner.conductor.clouds import (
     announce_generations,
-    begin_deployment,
     deployments_of,
     end_deployment,
     image_of,
     renew_metadata,
 )
+from provisioner.conductor.departures import Wish, begin_run, clean, depart
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import Conflict, DeployError, UsageError
@@ -31,7 +30,6 @@ from provisioner.model.deployment import (
     Placement,
     StepName,
     StepState,
-    build_cleaning,
     build_inspection,
     build_rescue,
     build_test,
@@ -40,6 +38,7 @@ from provisioner.model.hardware import HardwarePart
 from provisioner.model.states import NodeState, check_verb, exits_of
 from provisioner.store.deployments import LIVE
 from provisioner.store.tokens import BOOT
+from provisioner_agent.protocol.messages import DRAIN
 
 SSH_KEY = re.compile(r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) [A-Za-z0-9+/=]{40,} ?[^\n\r]{0,200}$")
 
@@ -95,11 +94,12 @@ def set_maintenance(doors: Doors, name: str, reason: str | None) -> Node:
         return doors.store.nodes.get(name)
 
 
-def rebuild(doors: Doors, name: str, image: str | None) -> Node:
+def rebuild(doors: Doors, name: str, image: str | None, *, drain: bool = True) -> Node:
     """Deploy a node again in the place that it has, with the newest image of its role; volumes that are kept stay.
 
-    :param image: the id of another image of the role. :raises NotFound: there is no such image.
-    :raises Conflict: the node's state does not offer it, or it has no place in a cloud.
+    :param image: the id of another image of the role. :param drain: its instance is drained before.
+    :raises NotFound: there is no such image. :raises Conflict: the node's state does not offer it, it has no place in a
+        cloud, or it cannot be drained.
     """
     store = doors.store
     with store.transaction():
@@ -110,9 +110,8 @@ def rebuild(doors: Doors, name: str, image: str | None) -> Node:
         placement = before.placement
         role = store.clouds.get(placement.cloud).roles[placement.role]
         chosen = image_of(doors, role, image)
-        moved = end_deployment(doors, node, NodeState.DEPLOYING, "rebuilt by an operator")
         place = placement.model_copy(update={"image": chosen, "rebuilds": before.id})
-        begin_deployment(doors, moved, place, f"rebuilt; it ran {placement.image}")
+        depart(doors, node, Wish(f"rebuilt by an operator; it ran {placement.image}", place, drain=drain))
         renew_metadata(doors, placement.cloud)
         return store.nodes.get(name)
 
@@ -134,7 +133,7 @@ def begin_rescue(doors: Doors, name: str, keys: Sequence[str]) -> Node:
         if node.deployment is None or store.deployments.get(node.deployment).placement.inspects:
             raise Conflict("it has no place in a cloud", where=name, hint=f"provisioner node show {name}")
         store.nodes.set_health(name, node.applied, None, doors.clock.now())
-        return _run(doors, node, NodeState.RESCUE, build_rescue(name, node.deployment, keys), RESCUE_STEPS)
+        return begin_run(doors, node, NodeState.RESCUE, build_rescue(name, node.deployment, keys), RESCUE_STEPS)
 
 
 def end_rescue(doors: Doors, name: str) -> Node:
@@ -151,32 +150,29 @@ def end_rescue(doors: Doors, name: str) -> Node:
         return store.nodes.move(node, NodeState.RESCUE, now=now, deployment=run.placement.rescues)
 
 
-def release(doors: Doors, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
+def release(doors: Doors, name: str, erase: EraseLevel | None, *, stays: bool, drain: bool = True) -> Node:
     """Take a node out of its cloud.
 
     :param erase: what is done to all its disks then; None for nothing. :param stays: it is left in the ramdisk, ready
-        for what comes next, instead of off. :raises Conflict: the node's state does not offer it.
+        for what comes next, instead of off. :param drain: its instance is drained before.
+    :raises Conflict: the node's state does not offer it, or it cannot be drained.
     """
     with doors.store.transaction():
-        node = do_verb(doors, name, "release")
-        return _clean(doors, node, erase, stays=stays) if erase or stays else node
+        node = _ask(doors, name, "release")
+        depart(doors, node, Wish("by an operator", drain=drain, erase=erase, stays=stays))
+        return doors.store.nodes.get(name)
 
 
 def erase_disks(doors: Doors, name: str, level: EraseLevel, *, stays: bool) -> Node:
     """Erase all disks of a node that has no place in a cloud. :raises Conflict: the state does not offer it."""
     with doors.store.transaction():
         node = _ask(doors, name, "erase")
-        return _clean(doors, node, level, stays=stays)
-
-
-def _clean(doors: Doors, node: Node, erase: EraseLevel | None, *, stays: bool) -> Node:
-    steps = (*RAMDISK_BOOT, StepName.ERASE) if erase else RAMDISK_BOOT
-    return _run(doors, node, NodeState.CLEANING, build_cleaning(node.name, erase, stays), steps)
+        return clean(doors, node, level, stays=stays)
 
 
 def _begin(doors: Doors, name: str, verb: str, placement: Placement, steps: Sequence[StepName]) -> Node:
     with doors.store.transaction():
-        return _run(doors, _ask(doors, name, verb), NodeState.INSPECTING, placement, steps)
+        return begin_run(doors, _ask(doors, name, verb), NodeState.INSPECTING, placement, steps)
 
 
 def _ask(doors: Doors, name: str, verb: str) -> Node:
@@ -194,13 +190,6 @@ def _ask(doors: Doors, name: str, verb: str) -> Node:
     return node
 
 
-def _run(doors: Doors, node: Node, state: NodeState, placement: Placement, steps: Sequence[StepName]) -> Node:
-    """Begin a run of steps that is no deployment."""
-    ident, now = str(uuid.uuid4()), doors.clock.now()
-    doors.store.deployments.add(ident, placement, now, steps)
-    return doors.store.nodes.move(node, state, now=now, deployment=ident)
-
-
 def _retry(doors: Doors, node: Node) -> Node:
     """Clean again, deploy again from the first step, or hand the same metadata to an instance once more."""
     store, now = doors.store, doors.clock.now()
@@ -209,10 +198,13 @@ def _retry(doors: Doors, node: Node) -> Node:
     ident = node.deployment
     store.permits.clear(ident)
     if store.deployments.get(ident).state is DeploymentState.ACTIVE:
+        known = store.departures.of(ident)
+        if known is not None and known.going:
+            store.departures.drop(known)  # what was asked for may be asked for again, when it is well
         moved = store.nodes.move(node, NodeState.ACTIVE, now=now, deployment=ident)
         newest = store.clouds.newest(node.name)
         if newest is not None:
-            own = json.loads(store.clouds.own_text(newest))
+            own = {key: value for key, value in json.loads(store.clouds.own_text(newest)).items() if key != DRAIN}
             generation = store.clouds.new_generation(
                 node.name, ident, lambda number: {**own, "generation": number}, now, force=True
             )
@@ -247,13 +239,15 @@ def _abort(doors: Doors, node: Node) -> Node:
 
 
 def _release(doors: Doors, node: Node) -> Node:
-    return end_deployment(doors, node, NodeState.CLEANING, "released by an operator")
+    depart(doors, node, Wish("by an operator"))
+    return doors.store.nodes.get(node.name)
 
 
 def _forget(doors: Doors, node: Node) -> Node:
     for ident in deployments_of(doors, node):
         doors.store.deployments.set_state(ident, LIVE, DeploymentState.ENDED, now=doors.clock.now())
         doors.store.permits.clear(ident)
+        doors.store.departures.drop_of(ident)
     doors.store.nodes.remove(node.name)
     return node
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from provisioner.conductor.afterwards import BMC_TRIES, PURPOSES, Afterwards
 from provisioner.conductor.clouds import end_deployment
+from provisioner.conductor.departures import advance
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.evidence import build_failure
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
@@ -62,9 +63,11 @@ class Walker:
                 if node.state is NodeState.RESCUE and not self._store.deployments.placement(node.deployment).inspects:
                     return self._afterwards.return_from_rescue(node, fence)
                 return self._deploy(node.name, fence)
-            if node.state is NodeState.ACTIVE and node.generation > node.applied:
+            leaves = advance(self._doors, name)
+            if leaves is None and node.state is NodeState.ACTIVE and node.generation > node.applied:
                 self._watch(node)
                 return LATER
+            return leaves
         except (LeaseLost, RecordsAway) as error:
             LOG.info("%s", error)
             return LATER

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from provisioner.lab.guest_link import GuestLink
-from provisioner_agent.protocol.messages import AGENT_CONFIG, BETWEEN, METADATA, METADATA_POLL, PERMIT, REPORT
+from provisioner_agent.protocol.messages import AGENT_CONFIG, BETWEEN, DRAIN, METADATA, METADATA_POLL, PERMIT, REPORT
 from provisioner_agent.protocol.parts import write_part
 from provisioner_agent.protocol.servers import BETWEEN as BETWEEN_URLS
 from provisioner_agent.protocol.servers import build_trust
@@ -129,5 +129,6 @@ class FleetInstance:
         report = {
             "generation": generation, "applied": generation, "state": "applied", "healthy": healthy, "probes": {},
             "phases": [], "error": None, "boot_id": self._boot, "root": self._root, "warnings": [],
+            DRAIN: {"scripts": 0},
         }  # fmt: skip
         await link.say(self._seed.token, "POST", REPORT, report)

@@ -15,6 +15,7 @@ from provisioner.manifest.firewall import check_firewall, check_groups, check_so
 from provisioner.manifest.given import Known, check_common_values, check_role_values, check_use_values, find_known
 from provisioner.manifest.image import check_image
 from provisioner.manifest.layer import Layer, Path, parse_layer
+from provisioner.manifest.members import check_members
 from provisioner.manifest.policy import check_order, check_policy
 from provisioner.manifest.storage import check_storage
 from provisioner.manifest.values import CLOUD, layer_name, with_defaults
@@ -233,6 +234,7 @@ def _check_cloud(cloud: Cloud, roles: Mapping[str, _Role], layer: Layer) -> Iter
     for name, node in cloud.nodes.items():
         yield from check_common_values(node.values, used, ("nodes", name, "values"), layer)
     yield from _check_nodes(cloud.roles, layer)
+    yield from check_members(cloud.roles, layer)
     yield from _check_pools(cloud, roles, layer)
     yield from check_groups(cloud, {name: found.role for name, found in roles.items()}, layer)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from provisioner.model.departure import Departure
 from provisioner.model.deployment import Deployment, Node, Placement
 from provisioner.model.hardware import HardwarePart
 from provisioner.model.role import Desired
@@ -81,16 +82,60 @@ class Configure(Value):
 
 
 class Release(Value):
-    """Take a node that the cloud no longer uses out of it."""
+    """Take a node that the cloud no longer uses out of it. ``drain``: its instance is drained before."""
 
     kind: Literal["release"] = "release"
     node: str
     hostname: str
     guard: Guard
     why: str
+    drain: bool = True
 
 
-Action = Annotated[Deploy | Configure | Release, Field(discriminator="kind")]
+class Rebuild(Value):
+    """Deploy a member again where it is, with another image, when its turn has come.
+
+    ``before``: the image that it runs. ``kept``: where the volumes are mounted that stay.
+    """
+
+    kind: Literal["rebuild"] = "rebuild"
+    placement: Placement
+    before: str
+    kept: tuple[str, ...] = ()
+    guard: Guard
+    why: str
+    drain: bool = True
+
+    @property
+    def node(self) -> str:
+        return self.placement.node
+
+    @property
+    def hostname(self) -> str:
+        return self.placement.hostname
+
+
+class Move(Value):
+    """Give a member another node, under the name that it has. ``node``: where it is now.
+
+    ``target``: the guard of the other node. ``lost``: the first one does not come back, so nothing of it is waited for.
+    """
+
+    kind: Literal["move"] = "move"
+    node: str
+    placement: Placement
+    guard: Guard
+    target: Guard
+    why: str
+    drain: bool = True
+    lost: bool = False
+
+    @property
+    def hostname(self) -> str:
+        return self.placement.hostname
+
+
+Action = Annotated[Deploy | Configure | Release | Rebuild | Move, Field(discriminator="kind")]
 
 
 class Observed(Value):
@@ -103,6 +148,7 @@ class Observed(Value):
     :param secrets: names of those that the cloud has; None when nobody looked.
     :param silent: names of nodes whose instance hears of no change: whole disks that a release before deployed, whose
         agent ended when its probes were green.
+    :param departures: of the instances that are to leave their nodes already, by their deployments.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -111,6 +157,7 @@ class Observed(Value):
     metadata: dict[str, dict[str, Any]] = Field(default_factory=dict)
     secrets: frozenset[str] | None = None
     silent: frozenset[str] = frozenset()
+    departures: dict[str, Departure] = Field(default_factory=dict)
 
 
 class Plan(Value):

@@ -22,6 +22,7 @@ class Policy(Value):
     ``after``: roles whose members all have their newest generation in force, and are healthy, before this one changes.
     ``apart``: groups; of all members of all roles that name the same one, one at a time changes.
     ``max_failures``: how many members may fail before the others stop.
+    ``drain``: seconds that a member has to be drained before it leaves.
     """
 
     at_a_time: int | str = 1
@@ -30,6 +31,7 @@ class Policy(Value):
     after: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     max_failures: int = Field(default=0, ge=0)
+    drain: float = Field(default=1800.0, gt=0, le=7 * 86400)
 
     @field_validator("at_a_time", mode="before")
     @classmethod

@@ -206,12 +206,19 @@ class Network(Value):
 class RoleUse(Value):
     """How a cloud uses a role. ``nodes`` names the nodes; without it any that match are taken, in name order.
 
+    ``remove``: host names of members that go, or are not to be; the others keep theirs. ``lost``: nodes that do not
+    come back: who was there gets another node. ``image``: the id of the image that all members have to run, or
+    ``newest``; without it new members get the newest, and the others keep theirs.
+
     ``wipe`` names nodes whose root disk may be overwritten although it holds something. ``accept`` names nodes whose
     hardware tests may be bad, and which of them: ``a01: [disk]``. ``firewall`` names groups of rules that are let in as
     well.
     """
 
     count: int = Field(ge=1)
+    remove: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    image: str = ""
     nodes: tuple[str, ...] = ()
     wipe: tuple[str, ...] = ()
     accept: dict[str, tuple[HardwarePart, ...]] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from provisioner.model.departure import Departure
 from provisioner.model.deployment import Deployment, Node
 from provisioner.model.hardware import NodeSpec, Power
 from provisioner.model.value import Value
@@ -67,12 +68,14 @@ class NodeView(Value):
     """A node with its current deployment, for ``node show``.
 
     ``differences``: where the hardware that was seen is not what its hardware file says, a line each.
+    ``departure``: what is to become of its instance, when it is to leave.
     """
 
     node: Node
     deployment: Deployment | None = None
     exits: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    departure: Departure | None = None
 
 
 class StepReport(Value):
@@ -179,9 +182,11 @@ class RecoveryStatus(Value):
 
 
 class CloudStatus(Value):
-    """A cloud: ``ready`` when every member is active at its newest generation and every role probe is green.
+    """A cloud: ``ready`` when every member is active at its newest generation, every role probe is green, and nobody is
+    to leave.
 
-    ``recoveries``: of roles that were down as a whole and are not up again, by role.
+    ``recoveries``: of roles that were down as a whole and are not up again, by role. ``leaving``: by host name what
+    becomes of who is: ``is released``.
     """
 
     cloud: str
@@ -190,3 +195,4 @@ class CloudStatus(Value):
     members: tuple[MemberStatus, ...] = ()
     roles: dict[str, str] = Field(default_factory=dict)
     recoveries: dict[str, RecoveryStatus] = Field(default_factory=dict)
+    leaving: dict[str, str] = Field(default_factory=dict)

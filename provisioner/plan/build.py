@@ -16,13 +16,14 @@ from provisioner.manifest.explain import find_place
 from provisioner.manifest.layer import Path
 from provisioner.manifest.values import CLOUD_CONFIG, Mixture, Values, build_shared
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
-from provisioner.model.plan import Action, Change, Configure, Deploy, Observed, Plan, Release
+from provisioner.model.plan import Action, Change, Configure, Deploy, Guard, Move, Observed, Plan, Rebuild, Release
 from provisioner.model.role import Desired, Role, RoleUse
 from provisioner.model.states import NodeState
 from provisioner.model.values import secret_name
 from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
-from provisioner.plan.order import describe_order
+from provisioner.plan.members import Fate, find_fate, free_indices, name_who_goes
+from provisioner.plan.order import describe_order, describe_rolling
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
 from provisioner.plan.wire import ports_of, wire
 
@@ -46,7 +47,13 @@ class _Planner:
         self.nodes = {node.name: node for node in sorted(observed.nodes, key=lambda node: natural(node.name))}
         self.free = dict(self.nodes)
         self.own: dict[tuple[str, int], Deployment] = {}
+        self.moving: dict[tuple[str, int], tuple[Deployment, Fate]] = {}
+        self.leaving: set[tuple[str, int]] = set()
         taken = []
+        for departure in observed.departures.values():
+            if departure.placement is not None:  # that node is kept for it
+                self.free.pop(departure.placement.node, None)
+                taken += [address.address for address in departure.placement.addresses]
         for deployment in observed.deployments.values():
             placement = deployment.placement
             self.free.pop(placement.node, None)
@@ -66,18 +73,23 @@ class _Planner:
         releases = [action for slot in sorted(self.own) if (action := self._release(slot)) is not None]
         deploys: list[Action] = []
         configures: list[Action] = []
+        rebuilds: list[Action] = []
         # Roles that name their nodes choose first, so that the others leave these alone.
         for name, use in sorted(self.desired.cloud.roles.items(), key=lambda item: not item[1].nodes):
             deploys += self._deploy(name, use)
             changed = self._configure(name, use)
             configures += changed
+            rebuilt = self._rebuild(name, use)
+            rebuilds += rebuilt
+            if rebuilt and (order := describe_rolling(self.desired, name, rebuilt)) is not None:
+                self.notes.append(order)
             if changed and (order := describe_order(self.desired, name, self._running(name))) is not None:
                 self.notes.append(order)
         self._check_values()
         if self.problems:
             raise ManifestError(self.problems)
-        self._check_images(deploys)
-        actions: tuple[Any, ...] = (*releases, *deploys, *configures)
+        self._check_images([*deploys, *rebuilds])
+        actions: tuple[Any, ...] = (*releases, *deploys, *configures, *rebuilds)
         return Plan(cloud=self.desired.cloud.cloud, desired=self.desired, actions=actions, notes=tuple(self.notes))
 
     def _check_names(self) -> None:
@@ -87,6 +99,9 @@ class _Planner:
                 where = self.desired.place(f"nodes.{name}")
                 self.problems.append(Problem(where, f"there is no node {name!r} on record", instead))
         for role, use in self.desired.cloud.roles.items():
+            for name in use.lost:
+                if name not in self.nodes:
+                    self.notes.append(f"{name}, which {role} has lost, is not on record any more")
             for key, names in (("nodes", use.nodes), ("wipe", use.wipe), ("accept", use.accept)):
                 for number, name in enumerate(names):
                     if name not in self.nodes:
@@ -130,38 +145,62 @@ class _Planner:
         self.problems = list(dict.fromkeys(self.problems))
 
     def _release(self, slot: tuple[str, int]) -> Action | None:
-        role, index = slot
+        """Of a member that does not stay where it is; who gets another node is noted for :meth:`_deploy`."""
+        role, _ = slot
         deployment, use = self.own[slot], self.desired.cloud.roles.get(role)
         placement = deployment.placement
-        if use is None:
-            why = f"the cloud does not use the role {role} any more"
-        elif index >= use.count:
-            why = f"{role} has {use.count} members now"
-        elif use.nodes and placement.node not in use.nodes:
-            why = f"the cloud file does not name {placement.node} for {role} any more"
-        else:
+        departure = self.observed.departures.get(deployment.id)
+        if departure is not None and departure.going and departure.failure is None:
+            said = f"{placement.hostname} on {placement.node} is to leave: it {departure.what} ({departure.why})"
+            self.notes.append(f"{said}; provisioner cloud abort {placement.cloud} {placement.hostname} keeps it")
+            if departure.placement is None:
+                del self.own[slot]
+                self.leaving.add(slot)
             return None
-        del self.own[slot]
+        fate = find_fate(placement, use)
+        if fate is None:
+            return None
         node = self.nodes[placement.node]
         if node.maintenance is not None or node.state is NodeState.RESCUE:
             what = "rescue" if node.maintenance is None else "maintenance"
-            self.notes.append(f"{placement.hostname} on {node.name} is left, though {why}: it is in {what}")
+            self.notes.append(f"{placement.hostname} on {node.name} is left, though {fate.why}: it is in {what}")
+            if not fate.moves:
+                del self.own[slot]
+                self.leaving.add(slot)
             return None
-        guard = build_guard(self.nodes[placement.node])
-        return Release(node=placement.node, hostname=placement.hostname, guard=guard, why=why)
+        del self.own[slot]
+        if fate.moves:
+            self.moving[slot] = (deployment, fate)
+            return None
+        self.leaving.add(slot)
+        return Release(
+            node=placement.node,
+            hostname=placement.hostname,
+            guard=build_guard(node),
+            why=fate.why,
+            drain=deployment.state is DeploymentState.ACTIVE,
+        )
 
     def _deploy(self, name: str, use: RoleUse) -> list[Action]:
+        """For places that nobody has, and for members that get another node."""
         role = self.desired.roles[name]
-        empty = [index for index in range(use.count) if (name, index) not in self.own]
+        moving = sorted(slot for slot in self.moving if slot[0] == name)
+        here = [slot for slot in self.own if slot[0] == name]
+        if len(here) + len(moving) > use.count:
+            self.problems.append(name_who_goes(self.desired, name, [self.own[slot].placement for slot in sorted(here)]))
+            return []
+        used = {index for owner, index in (*self.own, *self.moving, *self.leaving) if owner == name}
+        empty = free_indices(name, use, used, use.count - len(here) - len(moving))
+        slots = [*(index for _, index in moving), *empty]
         reasons = {
             node.name: why for node in self.free.values() if (why := why_not(node, role, use, self.desired.cloud))
         }
         fit = [node for node in self.free.values() if node.name not in reasons]
-        if len(fit) < len(empty):
+        if len(fit) < len(slots):
             self._too_few(name, use, len(fit), reasons)
             return []
         deploys: list[Action] = []
-        for index, node in zip(empty, fit, strict=False):
+        for index, node in zip(slots, fit, strict=False):
             placement = self._place(name, role, index, node, wipe=node.name in use.wipe)
             if placement is None:
                 return []
@@ -169,8 +208,52 @@ class _Planner:
             self._mix(name, node)
             self._note_disk(node, wipe=placement.wipe or role.storage.wipe)
             self._note_ports(node, ports_of(placement.interfaces))
-            deploys.append(Deploy(placement=placement, guard=build_guard(node), why="no node has this place yet"))
+            if (name, index) in self.moving:
+                deploys.append(self._move(placement, build_guard(node), *self.moving[name, index]))
+            else:
+                deploys.append(Deploy(placement=placement, guard=build_guard(node), why="no node has this place yet"))
         return deploys
+
+    def _move(self, placement: Placement, target: Guard, deployment: Deployment, fate: Fate) -> Move:
+        return Move(
+            node=deployment.placement.node,
+            placement=placement,
+            guard=build_guard(self.nodes[deployment.placement.node]),
+            target=target,
+            why=fate.why,
+            drain=not fate.lost and deployment.state is DeploymentState.ACTIVE,
+            lost=fate.lost,
+        )
+
+    def _rebuild(self, name: str, use: RoleUse) -> list[Action]:
+        """Of those that run another image than the cloud file says."""
+        wanted = self.observed.images.get(name)
+        if not use.image or wanted is None:
+            return []
+        kept = tuple(volume.mount or volume.name for volume in self.desired.roles[name].storage.layout if volume.keep)
+        rebuilds: list[Action] = []
+        for slot in sorted(slot for slot in self.own if slot[0] == name):
+            deployment = self.own[slot]
+            placement, node = deployment.placement, self.nodes[deployment.placement.node]
+            departure = self.observed.departures.get(deployment.id)
+            if placement.image == wanted or (departure is not None and departure.failure is None):
+                continue
+            if deployment.state is not DeploymentState.ACTIVE:
+                continue  # whether it comes up is seen before another image is tried
+            if node.maintenance is not None or node.state is NodeState.RESCUE:
+                what = "rescue" if node.maintenance is None else "maintenance"
+                self.notes.append(f"{placement.hostname} on {node.name} keeps {placement.image}: it is in {what}")
+                continue
+            rebuilds.append(
+                Rebuild(
+                    placement=placement.model_copy(update={"image": wanted, "rebuilds": deployment.id}),
+                    before=placement.image,
+                    kept=kept,
+                    guard=build_guard(node),
+                    why=f"it runs {placement.image}",
+                )
+            )
+        return rebuilds
 
     def _too_few(self, name: str, use: RoleUse, fit: int, reasons: dict[str, str]) -> None:
         have = sum(1 for role, _ in self.own if role == name)
@@ -204,10 +287,10 @@ class _Planner:
 
     def _configure(self, name: str, use: RoleUse) -> list[Action]:
         configures: list[Action] = []
-        for index in range(use.count):
-            deployment = self.own.get((name, index))
-            if deployment is None:
-                continue
+        for slot in sorted(slot for slot in self.own if slot[0] == name):
+            deployment = self.own[slot]
+            if (departure := self.observed.departures.get(deployment.id)) is not None and departure.going:
+                continue  # it hears nothing else before that is over
             node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
             self._note(deployment, node)
             changes = self._compare(self._mix(name, node), self.observed.metadata.get(node.name, {}))
@@ -277,13 +360,14 @@ class _Planner:
                 f"{placement.hostname} on {node.name} has failed; next: provisioner node show {node.name}, "
                 f"then provisioner node retry {node.name}"
             )
-        elif newest != placement.image:
+        elif newest != placement.image and not self.desired.cloud.roles[placement.role].image:
             self.notes.append(f"{placement.hostname} runs {placement.image}; {newest} is newer")
 
     def _check_images(self, deploys: list[Action]) -> None:
         if not deploys:
             return
-        wanted = [RAMDISK, *(action.placement.role for action in deploys if isinstance(action, Deploy))]
+        kinds = (Deploy, Move, Rebuild)
+        wanted = [RAMDISK, *(action.placement.role for action in deploys if isinstance(action, kinds))]
         missing = [name for name in dict.fromkeys(wanted) if name not in self.observed.images]
         if missing:
             known = {name: self.desired.roles[name] for name in missing if name in self.desired.roles}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provisioner.errors import GuardFailed
 from provisioner.model.deployment import Node
-from provisioner.model.plan import Action, Guard
+from provisioner.model.plan import Action, Guard, Move
 
 
 def build_guard(node: Node) -> Guard:
@@ -14,7 +14,16 @@ def build_guard(node: Node) -> Guard:
 
 def check_guard(action: Action, node: Node) -> None:
     """:raises GuardFailed: the node is not any more what the plan saw."""
-    planned, found = action.guard, build_guard(node)
+    _check(action.guard, node)
+
+
+def check_target(action: Move, node: Node) -> None:
+    """:raises GuardFailed: the node to which a member is to move is not any more what the plan saw."""
+    _check(action.target, node)
+
+
+def _check(planned: Guard, node: Node) -> None:
+    found = build_guard(node)
     if planned == found:
         return
     if planned.state is not found.state:

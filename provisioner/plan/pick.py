@@ -41,6 +41,8 @@ def why_not(node: Node, role: Role, use: RoleUse, cloud: Cloud) -> str | None:
     """Why a node cannot take a role now; None when it can."""
     if use.nodes and node.name not in use.nodes:
         return "the cloud file does not name it"
+    if any(node.name in other.lost for other in cloud.roles.values()):
+        return "the cloud file says that it is lost"
     for tag in role.match.tags:
         if tag not in node.spec.tags:
             return f"it has not the tag {tag}"

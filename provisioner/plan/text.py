@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from provisioner.model.plan import Change, Configure, Deploy, Effect, Plan, Release
+from provisioner.model.plan import Change, Configure, Deploy, Effect, Move, Plan, Rebuild, Release
 from provisioner.model.values import secret_name
 from provisioner.plan.effects import describe_files
 from provisioner.plan.pick import natural
@@ -25,10 +25,10 @@ def render_plan(plan: Plan) -> str:
     lines = [f"cloud {plan.cloud}", *_actions(plan), *_effects(plan), *(f"  note: {note}" for note in plan.notes)]
     if plan.empty:
         return "\n".join([*lines[1:], "Nothing to change."])
-    counts = {kind: sum(1 for action in plan.actions if action.kind == kind) for kind in ("deploy", "configure")}
-    released = len(plan.actions) - sum(counts.values())
-    last = f"{counts['deploy']} to deploy, {counts['configure']} to configure, {released} to release."
-    return "\n".join([*lines, last])
+    always, kinds = ("deploy", "configure", "release"), ("deploy", "configure", "release", "rebuild", "move")
+    counts = {kind: sum(1 for action in plan.actions if action.kind == kind) for kind in kinds}
+    said = [f"{count} to {kind}" for kind, count in counts.items() if count or kind in always]
+    return "\n".join([*lines, f"{', '.join(said)}."])
 
 
 def _actions(plan: Plan) -> Iterator[str]:
@@ -42,10 +42,28 @@ def _actions(plan: Plan) -> Iterator[str]:
         elif isinstance(action, Configure):
             told.setdefault((*map(_change, action.changes), *describe_files(action.files)), []).append(action)
         elif isinstance(action, Release):
-            yield f"  - release    {action.hostname} from {action.node}: {action.why}"
+            yield f"  - release    {action.hostname} from {action.node}: {action.why}{_drained(action)}"
+            yield "      switched off; its disks stay as they are"
+        elif isinstance(action, Rebuild):
+            keeps = f"; keeps {', '.join(action.kept)}" if action.kept else ""
+            yield f"  ~ rebuild    {action.hostname} on {action.node}: {action.before} → {action.placement.image}"
+            yield f"      {_drained(action, 'drained first; ')}it starts anew, and its disk is written anew{keeps}"
+        elif isinstance(action, Move):
+            placement = action.placement
+            addresses = ", ".join(address.address for address in placement.addresses)
+            wipe = "; its disk may be overwritten" if placement.wipe else ""
+            why = f"{action.why}{_drained(action)}"
+            yield f"  > move       {action.hostname} from {action.node} to {placement.node}: {why}"
+            yield f"      {placement.image}, {addresses}{wipe}"
+            if action.lost:
+                yield f"      {action.node} is not waited for; it is switched off if its controller answers"
     for lines, actions in told.items():
         yield f"  ~ configure  {_names(actions)}"
         yield from (f"      {line}" for line in lines)
+
+
+def _drained(action: Release | Rebuild | Move, said: str = "; drained first") -> str:
+    return said if action.drain else ""
 
 
 def _change(change: Change) -> str:

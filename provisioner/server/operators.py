@@ -61,9 +61,10 @@ class InspectRequest(Value):
 
 
 class ReleaseRequest(InspectRequest):
-    """``erase``: what is done to all disks of the node afterwards; null for nothing."""
+    """``erase``: what is done to all disks of the node afterwards; null for nothing. ``drain``: the instance before."""
 
     erase: EraseLevel | None = None
+    drain: bool = True
 
 
 class EraseRequest(InspectRequest):
@@ -71,9 +72,29 @@ class EraseRequest(InspectRequest):
 
 
 class RebuildRequest(Value):
-    """``image``: an id; null for the newest of the node's role."""
+    """``image``: an id; null for the newest of the node's role. ``drain``: the instance before."""
 
     image: str | None = None
+    drain: bool = True
+
+
+class RollRequest(Value):
+    """``image``: an id; null for the newest of the role."""
+
+    role: str
+    image: str | None = None
+
+
+class ResumeRequest(Value):
+    """``without_drain``: nodes whose instances leave without that."""
+
+    without_drain: tuple[str, ...] = ()
+
+
+class StayRequest(Value):
+    """``members``: host names; none for all."""
+
+    members: tuple[str, ...] = ()
 
 
 class MaintenanceRequest(Value):
@@ -173,6 +194,9 @@ def operator_app(
             Route("/v1/apply", api.apply, methods=["POST"]),
             Route("/v1/clouds", api.clouds, methods=["GET"]),
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
+            Route("/v1/clouds/{name}/rebuild", api.roll, methods=["POST"]),
+            Route("/v1/clouds/{name}/resume", api.resume, methods=["POST"]),
+            Route("/v1/clouds/{name}/abort", api.stay, methods=["POST"]),
             Route("/v1/clouds/{name}/instances", api.instances, methods=["GET"]),
             Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
             Route("/v1/clouds/{name}/authority", api.authority, methods=["GET"]),
@@ -310,7 +334,8 @@ class _Api:
     async def release(self, request: Request) -> Response:
         wanted = await read_value(request, ReleaseRequest)
         name = request.path_params["name"]
-        return JSONResponse(_json(await self._call(self._conductor.release, name, wanted.erase, stays=wanted.stays)))
+        more = {"stays": wanted.stays, "drain": wanted.drain}
+        return JSONResponse(_json(await self._call(self._conductor.release, name, wanted.erase, **more)))
 
     async def erase(self, request: Request) -> Response:
         wanted = await read_value(request, EraseRequest)
@@ -319,7 +344,21 @@ class _Api:
 
     async def rebuild(self, request: Request) -> Response:
         wanted = await read_value(request, RebuildRequest)
-        return JSONResponse(_json(await self._call(self._conductor.rebuild, request.path_params["name"], wanted.image)))
+        name, image = request.path_params["name"], wanted.image
+        return JSONResponse(_json(await self._call(self._conductor.rebuild, name, image, drain=wanted.drain)))
+
+    async def roll(self, request: Request) -> Response:
+        """The plan of it; nothing is changed."""
+        wanted, name = await read_value(request, RollRequest), request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.plan_rebuild, name, wanted.role, wanted.image)))
+
+    async def resume(self, request: Request) -> Response:
+        wanted, name = await read_value(request, ResumeRequest), request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.resume, name, wanted.without_drain)))
+
+    async def stay(self, request: Request) -> Response:
+        wanted, name = await read_value(request, StayRequest), request.path_params["name"]
+        return JSONResponse(_json(await self._call(self._conductor.abort_departures, name, wanted.members)))
 
     async def rescue(self, request: Request) -> Response:
         wanted, name = await read_value(request, RescueRequest), request.path_params["name"]

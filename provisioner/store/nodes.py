@@ -14,7 +14,7 @@ from provisioner.model.deployment import Node
 from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Port, Power
 from provisioner.model.states import AT_WORK, NodeState, check_move
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import GENERATIONS, LEASES, NODES, PORTS
+from provisioner.store.schema import DEPARTURES, GENERATIONS, LEASES, NODES, PORTS
 
 ANY_MAC = "*:*:*:*:*:*"
 """In the place of a port while a node's ports are found out; the words by which dnsmasq means any (dhcp-host)."""
@@ -89,9 +89,10 @@ class Nodes:
             GENERATIONS.c.created < now - late,
         )
         behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied) & old.exists()
+        leaving = NODES.c.deployment.in_(select(DEPARTURES.c.deployment))
         free = or_(LEASES.c.holder.in_(("", holder)), LEASES.c.expiry < now)
         query = select(NODES.c.name).join(LEASES, LEASES.c.node == NODES.c.uuid).where(free)
-        query = query.where(or_(NODES.c.state.in_(AT_WORK), behind), NODES.c.maintenance.is_(None))
+        query = query.where(or_(NODES.c.state.in_(AT_WORK), behind, leaving), NODES.c.maintenance.is_(None))
         if names is not None:
             query = query.where(NODES.c.name.in_(names))
         with self._db.read() as tx:

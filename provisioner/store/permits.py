@@ -129,6 +129,11 @@ class Permits:
         found = self._standings(cloud, role, or_(PERMITS.c.state.is_not(None), failed, older, _is_away(heard)), limit=1)
         return found[0] if found else None
 
+    def standing(self, cloud: str, role: str, deployment: str) -> Standing | None:
+        """Of one member."""
+        found = self._standings(cloud, role, DEPLOYMENTS.c.id == deployment)
+        return found[0] if found else None
+
     def _standings(
         self, cloud: str, role: str, *which: ColumnElement[bool], limit: int | None = None
     ) -> list[Standing]:

@@ -213,6 +213,17 @@ PERMITS = Table(
     Column("generation", Integer, nullable=False),
     Column("granted", Float, nullable=False),
 )
+DEPARTURES = Table(
+    "departures",
+    METADATA,
+    Column("cloud", String(63), primary_key=True),
+    Column("hostname", String(63), primary_key=True),
+    Column("role", String(63), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("deployment", String(36), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("body", JSON, nullable=False),
+)
 ONCE = Table(
     "once",
     METADATA,

@@ -11,6 +11,7 @@ from provisioner.store.certificates import Certificates
 from provisioner.store.clouds import Clouds
 from provisioner.store.conductors import Conductors
 from provisioner.store.database import Cipher, Database, Listener
+from provisioner.store.departures import Departures
 from provisioner.store.deployments import Deployments
 from provisioner.store.events import Events
 from provisioner.store.leases import Leases
@@ -45,6 +46,7 @@ class Store:
         self.tokens = Tokens(self._db, cipher)
         self.permits = Permits(self._db)
         self.recoveries = Recoveries(self._db)
+        self.departures = Departures(self._db)
         self.events = Events(self._db)
         self.leases = Leases(self._db)
         self.operators = Operators(self._db)

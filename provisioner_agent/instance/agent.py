@@ -14,7 +14,9 @@ from provisioner_agent.instance.apply import APPLIED, BROKEN, FAILED, Applier, O
 from provisioner_agent.instance.collect import Box
 from provisioner_agent.instance.confirm import Confirmer
 from provisioner_agent.instance.document import Document, read_document, write_document
+from provisioner_agent.instance.drain import is_over, read_order, run_drain, run_undrain, unwritten
 from provisioner_agent.instance.drift import LOOK_SECONDS, find_drift, is_repaired
+from provisioner_agent.instance.failure import script_error
 from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.journal import SWITCHED, UNCONFIRMED, Journal, close_journal, read_journal
 from provisioner_agent.instance.permits import Permits, back_off
@@ -84,7 +86,7 @@ class Agent:
         dues = [self.reporter.next]
         if self._in_force() is not None:
             dues += [self.probe_due - now, self.drift_due - now]
-        if self._boot_pending():
+        if self._boot_pending() and not self.record.drain:
             dues.append(self.boot_due - now)
         if self._may_release():
             dues.append(self.release_due - now)
@@ -103,17 +105,56 @@ class Agent:
                 self._settle(outcome)
                 return
             self.tried = 0
+        newest = self.box.newest
+        order = read_order(newest)
+        if newest is not None and order is not None and self.record.applied:
+            self._drain(newest, order)
+            return
+        if self.record.drain and not self._undrain():
+            return
         if self._boot_pending() and self.host.monotonic() >= self.boot_due:
             before = read_document(self.host, places.APPLIED)
             if before is not None:
                 LOG.info("the instance was booted: generation %s is brought up", before.generation)
                 self._settle(self.applier.bring_up(before, self.record))
-        newest = self.box.newest
         if newest is not None and newest.generation > max(self.record.applied, self.record.refused, self.tried):
             outcome = self.applier.apply(newest, self.record)
             if outcome is not None:
                 self.tried = newest.generation
                 self._settle(outcome)
+
+    def _drain(self, newest: Document, order: Mapping[str, Any]) -> None:
+        """Once for each order and boot. Nothing of the generation that asks for it is brought into force."""
+        self.tried = max(self.tried, newest.generation)
+        if is_over(self.record.drain, order, self.host.boot_id()):
+            return
+        LOG.info("the instance is drained")
+
+        def note(state: Mapping[str, Any]) -> None:
+            self.record = write_record(self.host, replace(self.record, drain=dict(state)))
+            self._tell()
+
+        try:
+            note(run_drain(self.host, newest, note))
+        except OSError as error:
+            note(unwritten(self.host, newest, error))
+        LOG.info("drain: %s", self.record.drain["state"])
+        self.probe_due = 0.0
+
+    def _undrain(self) -> bool:
+        """The member stays after all. Whether its services may be brought up again; else it is tried later."""
+        before = read_document(self.host, places.APPLIED)
+        if before is None or self.host.monotonic() < self.boot_due:
+            return before is None
+        LOG.info("the instance stays: it is let back in")
+        results = run_undrain(self.host, self.box.newest or before)
+        error = script_error(results)
+        if error is not None:
+            self._settle(Outcome(BROKEN, before, self.record.managed, tuple(results), error, boot=True))
+            return False
+        self.record = write_record(self.host, replace(self.record, drain={}, boot_id=""))
+        self.boot_due = 0.0
+        return True
 
     def _catch_up(self, journal: Journal) -> bool:
         """Whether the generation of an open journal got through and only the record did not say so yet; now it does.
@@ -172,7 +213,7 @@ class Agent:
 
     def _look_for_drift(self) -> None:
         """What was changed by hand is told and, if the role says so, put back as a change like any other."""
-        if self._boot_pending() or self.host.monotonic() < self.drift_due:
+        if self._boot_pending() or self.record.drain or self.host.monotonic() < self.drift_due:
             return
         document = read_document(self.host, places.APPLIED)
         if document is None:

@@ -18,7 +18,7 @@ Between ``configure`` and ``post-configure`` the agent restarts or reloads the u
 removed, as the control files of these say (:mod:`.services`); a unit that they leave to a phase (``phase``) is a
 script's to restart. systemd has read changed files of ``/etc/systemd/system`` again before the first script. Before
 ``migration``, after which there is no way back, a change that may have cut the node off is confirmed
-(:mod:`.confirm`).
+(:mod:`.confirm`). Of ``drain`` and ``undrain``, which are no part of this, see :mod:`.drain`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def run_phases(host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHA
     results: list[PhaseResult] = []
     for phase in phases:
         for script in scripts_of(host, phase):
-            results.append(_run_script(host, phase, script, env))
+            results.append(run_script(host, phase, script, env))
             if results[-1].code != 0:
                 run_after_failure(host, env)
                 return results
@@ -77,7 +77,7 @@ def run_phases(host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHA
 
 def run_after_failure(host: Host, env: Mapping[str, str]) -> None:
     for late in scripts_of(host, AFTER_FAILURE):
-        _run_script(host, AFTER_FAILURE, late, env)
+        run_script(host, AFTER_FAILURE, late, env)
 
 
 def failure_of(results: Sequence[PhaseResult]) -> PhaseResult | None:
@@ -88,7 +88,8 @@ def scripts_of(host: Host, phase: str) -> list[str]:
     return [name for name in host.scripts(f"{places.PHASES}/{phase}.d") if NAME.match(name)]
 
 
-def _run_script(host: Host, phase: str, script: str, env: Mapping[str, str]) -> PhaseResult:
+def run_script(host: Host, phase: str, script: str, env: Mapping[str, str]) -> PhaseResult:
+    """Within its own time limit; what it said goes to the log."""
     path = f"{places.PHASES}/{phase}.d/{script}"
     started = host.monotonic()
     limit = _time_limit(host, path)

@@ -33,7 +33,8 @@ class Record:
     :param files: paths that the agent manages; ``units`` and ``confirm`` are those of :class:`Managed`.
     :param permit: generation whose permit is held, 0 for none.
     :param state: of the newest attempt, a word of the report, empty before the first; ``about`` is its generation.
-    :param account: what is told of the newest change once: see :mod:`.account`.
+    :param account: what is told of the newest change once: see :mod:`.account`. :param drain: how that went, and under
+        which kernel: see :mod:`.drain`; empty while it is not asked for.
     """
 
     applied: int = 0
@@ -48,6 +49,7 @@ class Record:
     units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     confirm: tuple[str, ...] = ()
     account: Mapping[str, Any] = field(default_factory=dict)
+    drain: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def managed(self) -> Managed:

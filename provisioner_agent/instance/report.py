@@ -9,6 +9,7 @@ from typing import Any
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.apply import BROKEN
+from provisioner_agent.instance.drain import describe_drain
 from provisioner_agent.instance.host import FileState, Host
 from provisioner_agent.instance.probes import ProbeResult, is_green
 from provisioner_agent.instance.record import Record
@@ -88,6 +89,7 @@ class Reporter:
             "services": dict(units),
             "error": record.error,
             "drift": dict(drift),
+            messages.DRAIN: describe_drain(self.host, record.drain),
             "boot_id": self.host.boot_id(),
             "root": self.root,
             "warnings": [problem] if problem else [],
@@ -121,6 +123,9 @@ def status_text(status: Mapping[str, Any]) -> str:
         lines.append(f"generation {status['generation']}: {status['state']}")
     if status["error"]:
         lines += [f"  {status['error']['summary']}", f"  {status['error']['cause']}"]
+    drain = status.get(messages.DRAIN) or {}
+    if drain.get("state"):
+        lines.append(f"drain: {drain['state']}" + (f" at {drain['script']}" if drain.get("script") else ""))
     if status["waiting"]:
         lines.append(f"waiting: {status['waiting']}")
     lines += [f"warning: {text}" for text in status["warnings"]]

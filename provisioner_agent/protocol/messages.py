@@ -67,6 +67,10 @@ name, ``seconds``: ``{step: seconds}`` of the newest change, and ``clock``: the 
 Until they were taken once it has ``diff`` (text) and ``validators``: ``[{"path", "command", "code", "seconds",
 "said"}]`` of that change. With ``confirming``, a generation, it asks over a new connection for the answer ``{"heard":
 generation}``; any authenticated answer will do.
+``metadata`` with ``drain``, ``{"id": text, "for": "release" | "rebuild", "role_ends": bool}``, are not brought into
+force: the instance is drained, until a generation comes without. A report has ``drain``: ``{"scripts": how many there
+are}`` and, while it is asked for, ``id``, ``state`` (``running``, ``drained`` or ``failed``), ``script``, ``error`` and
+``phases``. An agent that knows of no drain reports none, and takes the generation as any other.
 ``metadata`` are the node's own; what it shares with others are the parts that it names: see :mod:`.parts`. No secret
 is in these: ``references`` (``[[path, name], ...]``) say which of the node's ``secrets`` belongs where in the values.
 The signature is of their one form as text, by the key that the agent's configuration names as ``signer``; a part is
@@ -85,6 +89,9 @@ METADATA = "/agent/v1/metadata"
 BETWEEN = ","
 """Stands between the ids of parts in a request for metadata."""
 REPORT = "/agent/v1/report"
+DRAIN = "drain"
+"""The key in metadata and reports, and these are states of it."""
+DRAINING, DRAINED, DRAIN_FAILED = "running", "drained", "failed"
 PERMIT = "/agent/v1/permit"
 RECOVER = "/agent/v1/recover"
 IMAGES = "/images"

@@ -151,6 +151,12 @@ class Server:
     unknown_ports: bool = False
     says_uuid: bool = True
     bmc_inside: str = ""
+    drain_scripts: int | None = 0
+    """None: its agent knows of no drain."""
+    drain: str = "drained"
+    """How its drain ends; another word for never."""
+    drained: dict[str, Any] = field(default_factory=dict)
+    drains: list[str] = field(default_factory=list)
     zone: str = ""
 
     @property
@@ -453,6 +459,7 @@ class Rack:
         if step in ("seed-instance", "seed-disk"):
             server.files = {file["path"]: file["content"] for file in order["files"]}
             server.applied = server.permit = 0
+            server.drained = {}
         if step in ("boot-loader", "check-disk"):
             server.loader = True
         if step == "restart" and server.loader:
@@ -495,7 +502,16 @@ class Rack:
         if found is None:
             self.report(server, ident, server.applied, "applied", not server.red)
             return
-        generation = found.generation
+        generation, asked = found.generation, dict(found.own.get("drain") or {})
+        if server.drain_scripts is not None:
+            if asked:
+                server.drains.append(asked["for"])
+                ends = server.drain in ("drained", "failed")
+                error = {"summary": "guests are left", "cause": "a test"} if server.drain == "failed" else None
+                server.drained = {"id": asked["id"], "state": server.drain if ends else "running", "error": error}
+                self.report(server, ident, server.applied, "applied", not server.red)
+                return
+            server.drained = {}
         answer = self.conductor.permit(ident, {"action": "acquire", "generation": generation, "wait": 0})
         if answer["granted"]:
             server.once.append(answer["once"])
@@ -536,7 +552,7 @@ class Rack:
             "synced": {"ok": healthy, "output": "", "scope": "node"},
             "size": {"ok": not server.role_red, "output": "2", "scope": "role"},
         }
-        message = {
+        message: dict[str, Any] = {
             "generation": generation,
             "applied": server.applied if state != "applied" else generation,
             "state": state,
@@ -548,6 +564,8 @@ class Rack:
             "boot_id": str(server.boot),
             "root": server.root or server.order_bodies.get("boot-loader", ON_A_WHOLE_DISK)["root_device"],
         }
+        if server.drain_scripts is not None:
+            message["drain"] = {"scripts": server.drain_scripts, **server.drained}
         self.conductor.report(ident, message)
 
 

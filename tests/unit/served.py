@@ -20,8 +20,8 @@ from provisioner.model.deployment import STEPS, Address, Deployment, EraseLevel,
 from provisioner.model.hardware import BmcAddress, HardwarePart, NodeSpec, Port, Power, SecretRef
 from provisioner.model.image import Image
 from provisioner.model.operator import Operator, OperatorRole
-from provisioner.model.plan import Deploy, Guard, Plan
-from provisioner.model.role import Desired
+from provisioner.model.plan import Action, Deploy, Guard, Plan
+from provisioner.model.role import Cloud, Desired, ImageSpec, Network, Role, RoleUse
 from provisioner.model.states import EXITS, NodeState, check_verb
 from provisioner.model.status import (
     AuditResult,
@@ -82,6 +82,14 @@ def make_status(ready: bool = False, failed: bool = False, **member: Any) -> Clo
     return CloudStatus(cloud="lab", ready=ready, failed=failed, members=(MemberStatus(**one),))
 
 
+def make_desired() -> Desired:
+    """A cloud of one role, as far as a plan needs one."""
+    network = Network(cidr="10.77.0.0/24", pool="10.77.0.20-10.77.0.60")
+    used = Cloud(cloud="lab", networks={"main": network}, roles={"galera": RoleUse(count=1)})
+    role = Role(role="galera", image=ImageSpec(elements=("galera",)), networks=("main",))
+    return Desired(cloud=used, roles={"galera": role})
+
+
 class DeadConsole(FakeConsole):
     def read(self) -> bytes:
         raise BmcRefused("the console is in use", where="10.77.1.11")
@@ -94,7 +102,7 @@ class FakeConductor:
         self.node_list = [make_node()]
         self.deployments: dict[str, Deployment] = {}
         self.statuses: list[CloudStatus] = [make_status(ready=True)]
-        self.actions: tuple[Deploy, ...] = ()
+        self.actions: tuple[Action, ...] = ()
         self.applied: list[Plan] = []
         self.event_list: list[dict[str, Any]] = []
         self.enrolled: list[EnrollItem] = []
@@ -105,6 +113,9 @@ class FakeConductor:
         self.observed: list[Event] = []
         self.known_operators: dict[str, tuple[Operator, str]] = {}
         self.rebuilt: list[tuple[str, str | None]] = []
+        self.drained: list[tuple[str, bool]] = []
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+        self.desired = make_desired()
         self.rescued: list[tuple[str, tuple[str, ...] | None]] = []
         self.maintained: list[tuple[str, str | None]] = []
         self.erased: list[tuple[str, EraseLevel | None, bool]] = []
@@ -231,13 +242,27 @@ class FakeConductor:
         check_verb(name, node.state, verb)
         return node
 
-    def release(self, name: str, erase: EraseLevel | None, *, stays: bool) -> Node:
+    def release(self, name: str, erase: EraseLevel | None, *, stays: bool, drain: bool) -> Node:
+        self.drained.append((name, drain))
         self.erased.append((name, erase, stays))
         return self.verb(name, "release")
 
-    def rebuild(self, name: str, image: str | None) -> Node:
+    def rebuild(self, name: str, image: str | None, *, drain: bool) -> Node:
+        self.drained.append((name, drain))
         self.rebuilt.append((name, image))
         return self.verb(name, "rebuild")
+
+    def plan_rebuild(self, cloud: str, role: str, image: str | None) -> Plan:
+        self.rebuilt.append((f"{cloud} {role}", image))
+        return Plan(cloud=cloud, desired=self.desired, actions=self.actions)
+
+    def resume(self, cloud: str, without_drain: Sequence[str]) -> CloudStatus:
+        self.asked.append(("resume", tuple(without_drain)))
+        return self.cloud_status(cloud)
+
+    def abort_departures(self, cloud: str, members: Sequence[str]) -> CloudStatus:
+        self.asked.append(("abort", tuple(members)))
+        return self.cloud_status(cloud)
 
     def rescue(self, name: str, keys: Sequence[str]) -> Node:
         self.rescued.append((name, tuple(keys)))

@@ -82,7 +82,7 @@ def test_who_joins_changes_files_of_those_who_are_there(tmp_path: Path) -> None:
 
 def test_who_leaves_and_a_value_together(tmp_path: Path) -> None:
     rack = ready(tmp_path)
-    plan = rack.conductor.plan(cloud(1, values={"web": {"size": 7}}))
+    plan = rack.conductor.plan(cloud(1, remove=("web-1",), values={"web": {"size": 7}}))
     assert [action.kind for action in plan.actions] == ["release", "configure"]
     assert files_of(plan) == {"node1": (ALL, PEERS, CONF)} and plan.effects == ()
 

@@ -141,7 +141,7 @@ def test_a_changed_value_makes_a_generation_where_it_is_needed_and_deploys_nothi
 
 def test_a_smaller_count_releases_and_powers_off(tmp_path: Path) -> None:
     rack = ready(tmp_path, 2)
-    rack.apply(cloud(1))
+    rack.apply(cloud(1, remove=("web-1",)))
     rack.play()
     assert rack.states() == {"node1": "active", "node2": "available"}
     assert rack.servers["node2"].power is Power.OFF

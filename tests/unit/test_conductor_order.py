@@ -24,6 +24,7 @@ from provisioner.model.states import NodeState
 from provisioner.store.permits import FAILED, FREE, HELD
 from provisioner.store.schema import NODES, REPORTS
 from provisioner.store.store import Store
+from provisioner_agent.instance.report import INTERVAL, TIMEOUT
 
 
 def roles(*names: str, **policy: Any) -> tuple[Role, ...]:
@@ -125,11 +126,15 @@ def test_a_member_is_down_when_it_is_switched_off_or_silent(tmp_path: Path) -> N
     world.set_desired(world.desired.model_copy(update={"roles": {"web": roles()[0]}}))
     world.store.nodes.set_seen("n-web-2", Power.ON, None, world.clock.now())
     gone = world.members.pop("web-2")
-    world.sleep(200)
+    world.sleep(SILENT + 20)
     assert world.ask("web-0").startswith("web-2 on n-web-2 is silent, and at most 1 of web")
     world.members["web-2"] = gone
     world.beat()
     assert world.ask("web-0") == ""
+
+
+def test_who_reports_as_seldom_as_agents_do_at_rest_is_not_silent() -> None:
+    assert INTERVAL + 2 * TIMEOUT < SILENT
 
 
 def test_whoever_waits_for_a_permit_is_heard_however_long_it_waits(tmp_path: Path) -> None:

@@ -115,12 +115,12 @@ def test_a_changed_probe_reaches_instances_too() -> None:
 def test_what_the_cloud_does_not_use_is_released_and_its_address_is_not_given_away_at_once() -> None:
     nodes = make_nodes(3)
     done = observe(build_plan(make_desired(), Observed(nodes=nodes, images=IMAGES)), nodes)
-    plan = build_plan(make_desired("{db: {count: 1}, web: {count: 1}}"), done)
+    plan = build_plan(make_desired("{db: {count: 1, remove: [db-1]}, web: {count: 1}}"), done)
     release, deploy = plan.actions
     assert isinstance(release, Release) and (release.node, release.hostname) == ("n2", "db-1")
     assert isinstance(deploy, Deploy) and deploy.placement.node == "n3"
     assert deploy.placement.addresses[0].address == "10.0.0.22/24"
-    assert "db has 1 members now" in render_plan(plan)
+    assert "release    db-1 from n2: the cloud file removes it; drained first" in render_plan(plan)
 
 
 def test_too_few_nodes_are_refused_at_the_line_with_the_reason_of_each() -> None:

@@ -1,0 +1,56 @@
+"""Which members of a role stay, which go, and which get another node. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from provisioner.errors import Problem
+from provisioner.model.deployment import Placement
+from provisioner.model.role import Desired, RoleUse
+
+
+@dataclass(frozen=True)
+class Fate:
+    """Why a member does not stay where it is. ``moves``: it gets another node; ``lost``: its own does not come back."""
+
+    why: str
+    moves: bool = False
+    lost: bool = False
+
+
+def find_fate(placement: Placement, use: RoleUse | None) -> Fate | None:
+    """:param use: of the member's role; None when the cloud does not use it any more. :returns: None: it stays."""
+    if use is None:
+        return Fate(f"the cloud does not use the role {placement.role} any more")
+    if placement.hostname in use.remove:
+        return Fate("the cloud file removes it")
+    if placement.node in use.lost:
+        return Fate(f"{placement.node} is lost", moves=True, lost=True)
+    if use.nodes and placement.node not in use.nodes:
+        return Fate(f"the cloud file does not name {placement.node} for {placement.role} any more", moves=True)
+    return None
+
+
+def free_indices(role: str, use: RoleUse, used: Collection[int], wanted: int) -> list[int]:
+    """The lowest numbers that nobody has, without those that the cloud file removes."""
+    found: list[int] = []
+    index = 0
+    while len(found) < wanted:
+        if index not in used and f"{role}-{index}" not in use.remove:
+            found.append(index)
+        index += 1
+    return found
+
+
+def name_who_goes(desired: Desired, role: str, staying: Sequence[Placement]) -> Problem:
+    """The count has fallen, and nobody says who goes: that is never guessed."""
+    count = desired.cloud.roles[role].count
+    names = ", ".join(f"{placement.hostname} on {placement.node}" for placement in staying)
+    over = len(staying) - count
+    removed = desired.cloud.roles[role].remove
+    have = f"{role} has {len(staying)} members{' left' if removed else ''}"
+    what = f"{have}, the count is {count}, and nothing says who goes"
+    example = ", ".join((*removed, *(placement.hostname for placement in staying[-over:])))
+    instead = f"name {over} of {names}; for example: remove: [{example}]"
+    return Problem(desired.place(f"roles.{role}.count"), what, instead)
