@@ -63,19 +63,20 @@ def apply(options: Options, file: Path, wait: bool, timeout: float) -> None:
       provisioner apply cloud-lab.yaml --wait
     """
     with open_client(options) as client:
-        begun = options.clock.monotonic()
         wanted = _read_plan(file) if file.suffix == ".json" else client.plan(read_desired(file, read_options(options)))
-        if not options.json:
-            click.echo(render_plan(wanted))
-        status = client.apply(wanted)
-        if wait and not status.ready:
-            face = (
-                LiveFace(terminal())
-                if _is_live(options)
-                else PlainFace(lambda line: click.echo(line, err=options.json))
-            )
-            status = watch(client, status, clock=options.clock, timeout=timeout, face=face)
-        _print_end(options, client, wanted, status, options.clock.monotonic() - begun)
+        carry_out(options, client, wanted, wait=wait, timeout=timeout)
+
+
+def carry_out(options: Options, client: Client, wanted: Plan, *, wait: bool, timeout: float) -> None:
+    """Show a plan and do it. :param timeout: seconds to stay, with ``wait``. :raises DeployError: a node failed."""
+    begun = options.clock.monotonic()
+    if not options.json:
+        click.echo(render_plan(wanted))
+    status = client.apply(wanted)
+    if wait and not status.ready:
+        face = LiveFace(terminal()) if _is_live(options) else PlainFace(lambda line: click.echo(line, err=options.json))
+        status = watch(client, status, clock=options.clock, timeout=timeout, face=face)
+    _print_end(options, client, wanted, status, options.clock.monotonic() - begun)
     if status.failed:
         raise _failure(status)
     if not wait and not status.ready and not options.json:

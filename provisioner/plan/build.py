@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from provisioner.errors import ImageError, ManifestError, Problem
@@ -30,19 +31,29 @@ RAMDISK = "ramdisk"
 """The image that every deployment boots first."""
 
 
-def build_plan(desired: Desired, observed: Observed) -> Plan:
+@dataclass(frozen=True)
+class Replacement:
+    """The member on ``node`` gives its place to another node: ``by``, or without it any that matches."""
+
+    node: str
+    by: str | None = None
+
+
+def build_plan(desired: Desired, observed: Observed, replacement: Replacement | None = None) -> Plan:
     """What has to be done, in order: releases, deployments, new values.
 
+    :param replacement: of a member, beside all that.
     :raises ManifestError: names every role for which too few nodes match, with the reason of each node.
     :raises ImageError: an image that is needed was never built, or is not trusted.
     """
-    return _Planner(desired, observed).plan()
+    return _Planner(desired, observed, replacement).plan()
 
 
 class _Planner:
-    def __init__(self, desired: Desired, observed: Observed) -> None:
+    def __init__(self, desired: Desired, observed: Observed, replacement: Replacement | None = None) -> None:
         self.desired = desired
         self.observed = observed
+        self.replacement = replacement
         self.nodes = {node.name: node for node in sorted(observed.nodes, key=lambda node: natural(node.name))}
         self.free = dict(self.nodes)
         self.own: dict[tuple[str, int], Deployment] = {}
@@ -54,6 +65,8 @@ class _Planner:
             if placement.cloud == desired.cloud.cloud:
                 self.own[placement.role, placement.index] = deployment
         self.addresses = Addresses(desired.cloud, taken)
+        self.slot = ("", -1)
+        """Of the member that is replaced."""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.values = Values(desired)
@@ -63,6 +76,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._check_names()
+        replaced = self._replace()
         releases = [action for slot in sorted(self.own) if (action := self._release(slot)) is not None]
         deploys: list[Action] = []
         configures: list[Action] = []
@@ -77,7 +91,7 @@ class _Planner:
         if self.problems:
             raise ManifestError(self.problems)
         self._check_images(deploys)
-        actions: tuple[Any, ...] = (*releases, *deploys, *configures)
+        actions: tuple[Any, ...] = (*replaced, *releases, *deploys, *configures)
         return Plan(cloud=self.desired.cloud.cloud, desired=self.desired, actions=actions, notes=tuple(self.notes))
 
     def _check_names(self) -> None:
@@ -129,6 +143,20 @@ class _Planner:
                 self.problems.append(Problem(where, f"{mixture.role} needs a value {dotted(path)}", instead))
         self.problems = list(dict.fromkeys(self.problems))
 
+    def _replace(self) -> list[Action]:
+        """The slot of the member that is replaced is empty from here on, and its address stays taken."""
+        if self.replacement is None:
+            return []
+        slot, deployment = next(
+            (slot, found) for slot, found in self.own.items() if found.placement.node == self.replacement.node
+        )
+        del self.own[slot]
+        node, hostname = self.nodes[self.replacement.node], deployment.placement.hostname
+        if node.healthy is True:
+            self.notes.append(f"{hostname} on {node.name} said last that it is healthy; it is switched off")
+        self.slot = slot
+        return [Release(node=node.name, hostname=hostname, guard=build_guard(node), why="it is replaced")]
+
     def _release(self, slot: tuple[str, int]) -> Action | None:
         role, index = slot
         deployment, use = self.own[slot], self.desired.cloud.roles.get(role)
@@ -157,6 +185,15 @@ class _Planner:
             node.name: why for node in self.free.values() if (why := why_not(node, role, use, self.desired.cloud))
         }
         fit = [node for node in self.free.values() if node.name not in reasons]
+        if self.replacement is not None and self.replacement.by is not None and self.slot[0] == name:
+            # It takes that place, whichever it is by number, and others that are empty are filled as ever.
+            by = next((node for node in fit if node.name == self.replacement.by), None)
+            if by is None:
+                why = reasons.get(self.replacement.by, "it has a place already")
+                self.problems.append(Problem(f"node {self.replacement.by}", f"it cannot take {name}: {why}"))
+                return []
+            fit.remove(by)
+            fit.insert(empty.index(self.slot[1]), by)
         if len(fit) < len(empty):
             self._too_few(name, use, len(fit), reasons)
             return []

@@ -82,6 +82,19 @@ def make_status(ready: bool = False, failed: bool = False, **member: Any) -> Clo
     return CloudStatus(cloud="lab", ready=ready, failed=failed, members=(MemberStatus(**one),))
 
 
+def make_desired() -> Desired:
+    return Desired.model_validate(
+        {
+            "cloud": {
+                "cloud": "lab",
+                "networks": {"main": {"cidr": "10.77.0.0/24", "pool": "10.77.0.20-10.77.0.60"}},
+                "roles": {"galera": {"count": 1}},
+            },
+            "roles": {"galera": {"role": "galera", "image": {"elements": ["galera"]}, "networks": ["main"]}},
+        }
+    )
+
+
 class DeadConsole(FakeConsole):
     def read(self) -> bytes:
         raise BmcRefused("the console is in use", where="10.77.1.11")
@@ -104,6 +117,7 @@ class FakeConductor:
         self.stayed: list[tuple[str, bool]] = []
         self.observed: list[Event] = []
         self.known_operators: dict[str, tuple[Operator, str]] = {}
+        self.replaced: list[tuple[str, str | None]] = []
         self.rebuilt: list[tuple[str, str | None]] = []
         self.rescued: list[tuple[str, tuple[str, ...] | None]] = []
         self.maintained: list[tuple[str, str | None]] = []
@@ -290,6 +304,10 @@ class FakeConductor:
 
     def clouds(self) -> Sequence[str]:
         return ["lab"]
+
+    def plan_replacement(self, cloud: str, member: str, by: str | None) -> Plan:
+        self.replaced.append((member, by))
+        return Plan(cloud=cloud, desired=make_desired(), actions=self.actions)
 
     def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
         members = [MemberPosition(hostname=f"{role}-{n}", node=node, lost=True) for n, node in enumerate(nodes)]
