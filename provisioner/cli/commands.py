@@ -57,6 +57,7 @@ COMMANDS: dict[str, Entry] = {
     "deployment report": Entry("provisioner.cli.report:report", "Say which step of a deployment is out of line."),
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
     "cloud authority": Entry("provisioner.cli.cloud:authority", "Print the certificate that clients of a cloud trust."),
+    "cloud replace": Entry("provisioner.cli.replace:replace", "Give the place of a member to another node."),
     "cloud recover": Entry(
         "provisioner.cli.recover:recover", "Say who of a role that was down as a whole begins again; without whom."
     ),

@@ -271,6 +271,12 @@ class Client:
     def cloud_status(self, name: str) -> CloudStatus:
         return CloudStatus.model_validate(self._get("clouds", name))
 
+    def plan_replacement(self, cloud: str, member: str, by: str | None, drain: bool = False) -> Plan:
+        """What has to be done for another node, ``by`` or any that matches, to take a member's place."""
+        return Plan.model_validate(
+            self._post({"member": member, "by": by, "drain": drain}, "clouds", cloud, "replacement")
+        )
+
     def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
         """Do not wait for these nodes in the outage of a role; how the outage stands then."""
         found = self._post({"without": list(nodes)}, "clouds", cloud, "roles", role, "recover")

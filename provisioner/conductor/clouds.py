@@ -22,7 +22,7 @@ from provisioner.model.image import Image
 from provisioner.model.plan import Observed, Plan
 from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
-from provisioner.plan.build import build_plan
+from provisioner.plan.build import Slot, build_plan
 from provisioner.plan.effects import add_effects
 from provisioner.store.clouds import Build, Generation
 from provisioner.store.deployments import LIVE
@@ -33,7 +33,7 @@ NEWEST = "newest"
 """In the place of an image's id."""
 
 
-def plan_cloud(doors: Doors, desired: Desired) -> Plan:
+def plan_cloud(doors: Doors, desired: Desired, takes: Mapping[Slot, str] | None = None) -> Plan:
     """What would have to be done, over what is on record now, and which files of which instances that changes.
 
     Changes nothing. What takes long is done while others may read and write the records.
@@ -41,7 +41,7 @@ def plan_cloud(doors: Doors, desired: Desired) -> Plan:
     :raises ManifestError: the nodes that match are too few, or templates cannot be rendered with what they would be
         told.
     """
-    ahead = look_ahead(doors, desired)
+    ahead = look_ahead(doors, desired, takes)
     effects, notes = find_effects(ahead.outlooks, ahead.before, ahead.common, Trees(doors.catalogue))
     return Masker(ahead.secrets).mask_changes(add_effects(ahead.plan, effects, notes))
 
@@ -61,14 +61,14 @@ class Ahead:
     secrets: Mapping[str, str]
 
 
-def look_ahead(doors: Doors, desired: Desired) -> Ahead:
+def look_ahead(doors: Doors, desired: Desired, takes: Mapping[Slot, str] | None = None) -> Ahead:
     """Without the files. :raises ManifestError: the nodes that match are too few."""
     store = doors.store
     with store.view():
         observed, newest = observe(doors, desired)
         common, secrets = Common(store.clouds.parts_of(newest.values())), store.clouds.secrets(desired.cloud.cloud)
         certificates = Certified(desired, store.certificates.of(desired.cloud.cloud), doors.clock.now())
-    plan = build_plan(desired, observed)
+    plan = build_plan(desired, observed, takes)
     outlooks = build_outlooks(plan, observed, newest, secrets, certificates, common)
     before = store.clouds.own_texts([outlook.newest for outlook in outlooks if outlook.newest is not None])
     return Ahead(plan, observed, outlooks, before, common, secrets)

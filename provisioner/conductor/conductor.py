@@ -19,6 +19,7 @@ from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.loop import Loop
 from provisioner.conductor.presence import Presence
 from provisioner.conductor.recovery import leave_out
+from provisioner.conductor.replace import plan_replacement
 from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_instance, read_instances, read_status
@@ -277,6 +278,10 @@ class Conductor(Guests):
     def cloud_status(self, name: str) -> CloudStatus:
         """:raises NotFound: no such cloud was ever applied."""
         return read_status(self._store, name, self._doors.clock.now())
+
+    def plan_replacement(self, cloud: str, member: str, by: str | None, drain: bool = False) -> Plan:
+        """What has to be done for another node to take a member's place; see :mod:`.replace`."""
+        return plan_replacement(self._doors, cloud, member, by, drain=drain)
 
     def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
         """Do not wait for these nodes in the outage of a role; how the outage stands then.

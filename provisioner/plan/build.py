@@ -31,24 +31,30 @@ RAMDISK = "ramdisk"
 """The image that every deployment boots first."""
 
 
-def build_plan(desired: Desired, observed: Observed) -> Plan:
+Slot = tuple[str, int]
+"""A member's place: its role, its number."""
+
+
+def build_plan(desired: Desired, observed: Observed, takes: Mapping[Slot, str] | None = None) -> Plan:
     """What has to be done, in order: releases, deployments, new values.
 
+    :param takes: which node an empty place, or a member that gets another node, must have.
     :raises ManifestError: names every role for which too few nodes match, with the reason of each node.
     :raises ImageError: an image that is needed was never built, or is not trusted.
     """
-    return _Planner(desired, observed).plan()
+    return _Planner(desired, observed, takes or {}).plan()
 
 
 class _Planner:
-    def __init__(self, desired: Desired, observed: Observed) -> None:
+    def __init__(self, desired: Desired, observed: Observed, takes: Mapping[Slot, str]) -> None:
         self.desired = desired
         self.observed = observed
+        self.takes = takes
         self.nodes = {node.name: node for node in sorted(observed.nodes, key=lambda node: natural(node.name))}
         self.free = dict(self.nodes)
-        self.own: dict[tuple[str, int], Deployment] = {}
-        self.moving: dict[tuple[str, int], tuple[Deployment, Fate]] = {}
-        self.leaving: set[tuple[str, int]] = set()
+        self.own: dict[Slot, Deployment] = {}
+        self.moving: dict[Slot, tuple[Deployment, Fate]] = {}
+        self.leaving: set[Slot] = set()
         taken = []
         for departure in observed.departures.values():
             if departure.placement is not None:  # that node is kept for it
@@ -144,7 +150,7 @@ class _Planner:
                 self.problems.append(Problem(where, f"{mixture.role} needs a value {dotted(path)}", instead))
         self.problems = list(dict.fromkeys(self.problems))
 
-    def _release(self, slot: tuple[str, int]) -> Action | None:
+    def _release(self, slot: Slot) -> Action | None:
         """Of a member that does not stay where it is; who gets another node is noted for :meth:`_deploy`."""
         role, _ = slot
         deployment, use = self.own[slot], self.desired.cloud.roles.get(role)
@@ -196,6 +202,17 @@ class _Planner:
             node.name: why for node in self.free.values() if (why := why_not(node, role, use, self.desired.cloud))
         }
         fit = [node for node in self.free.values() if node.name not in reasons]
+        for at, index in enumerate(slots):
+            wanted = self.takes.get((name, index))
+            if wanted is None:
+                continue
+            by = next((node for node in fit if node.name == wanted), None)
+            if by is None:
+                why = reasons.get(wanted, "it has a place already")
+                self.problems.append(Problem(f"node {wanted}", f"it cannot take {name}-{index}: {why}"))
+                return []
+            fit.remove(by)
+            fit.insert(at, by)
         if len(fit) < len(slots):
             self._too_few(name, use, len(fit), reasons)
             return []

@@ -144,6 +144,17 @@ class IdentifyRequest(Value):
     seconds: int | None = Field(default=None, ge=0, le=255)
 
 
+class ReplaceRequest(Value):
+    """``member``: host name or node. ``by``: the node that takes its place; null for any that matches.
+
+    ``drain``: the member still works, and is drained first.
+    """
+
+    member: str
+    by: str | None = None
+    drain: bool = False
+
+
 class RecoverRequest(Value):
     """``without``: nodes that are not waited for."""
 
@@ -200,6 +211,7 @@ def operator_app(
             Route("/v1/clouds/{name}/instances", api.instances, methods=["GET"]),
             Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
             Route("/v1/clouds/{name}/authority", api.authority, methods=["GET"]),
+            Route("/v1/clouds/{name}/replacement", api.replacement, methods=["POST"]),
             Route("/v1/clouds/{name}/roles/{role}/recover", api.recover, methods=["POST"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.store_secret, methods=["POST"]),
@@ -392,6 +404,11 @@ class _Api:
 
     async def cloud(self, request: Request) -> Response:
         return JSONResponse(_json(await self._call(self._conductor.cloud_status, request.path_params["name"])))
+
+    async def replacement(self, request: Request) -> Response:
+        wanted, name = await read_value(request, ReplaceRequest), request.path_params["name"]
+        found = await self._call(self._conductor.plan_replacement, name, wanted.member, wanted.by, wanted.drain)
+        return JSONResponse(_json(found))
 
     async def recover(self, request: Request) -> Response:
         wanted, path = await read_value(request, RecoverRequest), request.path_params

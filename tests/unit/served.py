@@ -112,6 +112,7 @@ class FakeConductor:
         self.stayed: list[tuple[str, bool]] = []
         self.observed: list[Event] = []
         self.known_operators: dict[str, tuple[Operator, str]] = {}
+        self.replaced: list[tuple[str, str | None]] = []
         self.rebuilt: list[tuple[str, str | None]] = []
         self.drained: list[tuple[str, bool]] = []
         self.asked: list[tuple[str, tuple[str, ...]]] = []
@@ -315,6 +316,10 @@ class FakeConductor:
 
     def clouds(self) -> Sequence[str]:
         return ["lab"]
+
+    def plan_replacement(self, cloud: str, member: str, by: str | None, drain: bool) -> Plan:
+        self.replaced.append((member, by))
+        return Plan(cloud=cloud, desired=make_desired(), actions=self.actions)
 
     def leave_out(self, cloud: str, role: str, nodes: Sequence[str]) -> RecoveryStatus:
         members = [MemberPosition(hostname=f"{role}-{n}", node=node, lost=True) for n, node in enumerate(nodes)]

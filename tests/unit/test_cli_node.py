@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from served import FakeConductor, make_deployment, make_event, make_node, make_status, served
+from served import FakeConductor, make_deploy, make_deployment, make_event, make_node, make_status, served
 
 from provisioner.cli.main import main
 from provisioner.cli.options import Options
@@ -278,6 +278,16 @@ def test_a_role_that_was_down_as_a_whole(bench: Bench) -> None:
     assert (
         json.loads(bench.call("cloud", "recover", "lab", "galera", "-o", "json").stdout)["members"][0]["sequence"] == 17
     )
+
+
+def test_a_replacement_is_shown_and_done(bench: Bench) -> None:
+    bench.conductor.actions = (make_deploy(),)
+    done = bench.call("cloud", "replace", "lab", "galera-0", "--plan")
+    assert done.exit_code == 2 and "1 to deploy" in done.stdout and bench.conductor.applied == []
+    done = bench.call("cloud", "replace", "lab", "galera-0", "--with", "node1")
+    assert done.exit_code == 0 and "1 to deploy" in done.stdout and "cloud lab is ready" in done.stdout
+    assert len(bench.conductor.applied) == 1
+    assert bench.conductor.replaced == [("galera-0", None), ("galera-0", "node1")]
 
 
 def test_cloud_status_and_secret(bench: Bench) -> None:
