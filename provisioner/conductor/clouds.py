@@ -180,7 +180,7 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     store.clouds.ensure_secrets(cloud, declared, new_secret)
     secrets = store.clouds.secrets(cloud)
     documents = Documents(desired, [deployment.placement for deployment in live], secrets, store.parts.put)
-    drained = {one.deployment for one in store.departures.all(cloud) if one.state in DRAINED}
+    drained = store.departures.of_state(cloud, *DRAINED)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:

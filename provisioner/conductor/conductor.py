@@ -10,7 +10,6 @@ from provisioner.conductor import bmcs
 from provisioner.conductor.apply import apply_plan, plan_rebuild
 from provisioner.conductor.audit import audit
 from provisioner.conductor.clouds import plan_cloud
-from provisioner.conductor.departures import abort, resume
 from provisioner.conductor.doors import CatalogueDoor, Doors, Signer
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
@@ -20,6 +19,7 @@ from provisioner.conductor.presence import Presence
 from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_instance, read_instances, read_status
+from provisioner.conductor.stay import abort, resume
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.texts import diff_cloud, diff_node, render_node
