@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conductor_rack import Killed, Rack, Server, cloud, role
 
-from provisioner.errors import Conflict, GuardFailed, NotFound
+from provisioner.errors import Conflict, GuardFailed, ManifestError, NotFound
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Move, Plan, Rebuild, Release
@@ -458,3 +458,13 @@ def test_a_member_whose_change_failed_may_leave_and_the_others_still_wait(tmp_pa
     rack.play(lambda: rack.servers["node1"].drains == ["release"])
     assert "web-0 on node1 changes now" in str(member(rack, "web-1").waiting), "until it is gone"
     rack.play(lambda: rack.states()["node1"] == "available")
+
+
+def test_an_image_whose_templates_cannot_be_rendered_is_refused_before_anybody_leaves(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    new_image(rack)
+    rack.images.trees["web"] = {"etc/web.conf": "word={{web.sword}}\n"}
+    with pytest.raises(ManifestError, match=r"web\.sword"):
+        rack.conductor.plan_rebuild("lab", "web")
+    rack.images.trees["web"] = {"etc/web.conf": "word={{web.word}}\n"}
+    assert [action.kind for action in rack.conductor.plan_rebuild("lab", "web").actions] == ["rebuild"]
