@@ -5,6 +5,8 @@ from __future__ import annotations
 from provisioner.conductor.clouds import NEWEST, begin_deployment, end_deployment, image_of, observe, renew_metadata
 from provisioner.conductor.departures import Wish, depart
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.effects import build_outlooks, find_effects
+from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
 from provisioner.model.plan import Action, Deploy, Move, Plan, Rebuild, Release
@@ -63,6 +65,7 @@ def plan_rebuild(doors: Doors, cloud: str, role: str, image: str | None) -> Plan
     """Of all members of a role that run another image than this one, or than the newest; the cloud stays as it is.
 
     :raises NotFound: no such cloud, role or image. :raises Conflict: the cloud file says another image.
+    :raises ManifestError: the image's templates cannot be rendered with what its members would be told.
     """
     desired = doors.store.clouds.get(cloud)
     use = desired.cloud.roles.get(role)
@@ -79,8 +82,14 @@ def plan_rebuild(doors: Doors, cloud: str, role: str, image: str | None) -> Plan
     wanted = image_of(doors, desired.roles[role], image or (None if use.image == NEWEST else use.image or None))
     uses = {**desired.cloud.roles, role: use.model_copy(update={"image": wanted})}
     other = desired.model_copy(update={"cloud": desired.cloud.model_copy(update={"roles": uses})})
-    observed, _ = observe(doors, other)
+    with doors.store.view():
+        observed, newest = observe(doors, other)
+        common = Common(doors.store.clouds.parts_of(newest.values()))
+        secrets = doors.store.clouds.secrets(cloud)
     found = build_plan(other, observed)
     actions = tuple(one for one in found.actions if isinstance(one, Rebuild) and one.placement.role == role)
     notes = tuple(note for note in found.notes if note.startswith((f"{role}:", f"{role}-")))
-    return Plan(cloud=cloud, desired=desired, actions=actions, notes=notes)
+    plan = Plan(cloud=cloud, desired=desired, actions=actions, notes=notes)
+    outlooks = build_outlooks(plan, observed, newest, secrets, common)
+    find_effects([one for one in outlooks if one.newest is None], {}, common, Trees(doors.catalogue))
+    return plan

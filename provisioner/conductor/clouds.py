@@ -203,7 +203,7 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     members = [deployment.placement for deployment in live]
     documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
     silent = find_silent(doors, desired, live)
-    drained = {one.deployment for one in store.departures.all(cloud) if one.state in DRAINED}
+    drained = store.departures.of_state(cloud, *DRAINED)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:

@@ -11,7 +11,6 @@ from provisioner.conductor.apply import apply_plan, plan_rebuild
 from provisioner.conductor.audit import audit
 from provisioner.conductor.certificates import Renewal
 from provisioner.conductor.clouds import plan_cloud, renew_metadata
-from provisioner.conductor.departures import abort, resume
 from provisioner.conductor.doors import CatalogueDoor, Doors, Signer
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
@@ -23,6 +22,7 @@ from provisioner.conductor.replace import plan_replacement
 from provisioner.conductor.report import build_report
 from provisioner.conductor.rotate import rotate
 from provisioner.conductor.status import read_instance, read_instances, read_status
+from provisioner.conductor.stay import abort, resume
 from provisioner.conductor.sweep import Sweep, sweep_nodes
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.texts import diff_cloud, diff_node, render_node

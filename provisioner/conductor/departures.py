@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,13 @@ from provisioner.model.deployment import (
 )
 from provisioner.model.hardware import Power
 from provisioner.model.policy import Policy
-from provisioner.model.role import Role
+from provisioner.model.role import Desired, Role
 from provisioner.model.states import NodeState
+from provisioner.store.departures import STANDS
 from provisioner_agent.protocol.messages import DRAIN, DRAIN_FAILED, DRAINED
 
-STANDS = (NodeState.ACTIVE, NodeState.FAILED)
-"""States of a node in which its instance may leave."""
+IN_LINE = 60.0
+"""Seconds until one that is not the next is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def depart(doors: Doors, node: Node, wish: Wish) -> None:
         stays=wish.stays,
     )
     if known is not None:
-        _take_back_failure(doors, node, deployment.id)
+        take_back_failure(doors, node, deployment.id)
     store.departures.put(departure)
     if drain or wish.rolls:
         doors.tell("departure.asked", f"{placement.hostname} {departure.what}: {wish.why}", node.name, deployment.id)
     else:
-        _leave(doors, departure, node, deployment)
+        leave(doors, departure, node, deployment)
 
 
 def has_drain(doors: Doors, node: Node, deployment: Deployment) -> bool:
@@ -147,33 +148,43 @@ def advance(doors: Doors, name: str) -> float | None:
     with store.transaction():
         node = store.nodes.find(name)
         departure = None if node is None or node.deployment is None else store.departures.of(node.deployment)
-        if node is None or departure is None or node.maintenance is not None or node.state not in STANDS:
+        if node is None or departure is None or not may_leave(node):
             return None
         deployment = store.deployments.get(departure.deployment)
         if departure.state is DepartureState.DEPLOYING:
             return _follow(doors, departure, node, deployment)
+        desired = store.clouds.get(departure.cloud)
+        if departure.state is DepartureState.WAITING and not _has_turn(doors, departure, node, deployment, desired):
+            return LATER if store.departures.ahead(departure) is None else IN_LINE
         try:
-            if departure.state is DepartureState.WAITING:
-                return _begin(doors, departure, node, deployment)
-            if departure.state is DepartureState.DRAINING:
-                return _look(doors, departure, node, deployment)
+            with store.attempt():
+                if departure.state is DepartureState.WAITING:
+                    return _begin(doors, departure, node, deployment, desired)
+                if departure.state is DepartureState.DRAINING:
+                    return _look(doors, departure, node, deployment)
         except (Conflict, DeployError, NotFound) as error:
             _fail(doors, departure, node, error)
     return LATER
 
 
-def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deployment) -> float:
-    """When its turn has come by the policy of its role, its agent is told; of a role that is not used nobody waits."""
-    desired = doors.store.clouds.get(departure.cloud)
+def _has_turn(doors: Doors, departure: Departure, node: Node, deployment: Deployment, desired: Desired) -> bool:
+    """By the policy of its role; of a role that is not used nobody waits. From then on it holds a permit."""
     role = desired.roles.get(departure.role)
-    if role is not None:
-        who = Applicant(node, deployment, desired)
-        if take(doors, who, node.generation, lambda: _refuse(doors, departure, role.policy)) is not None:
-            return LATER
-        doors.tell("permit.granted", f"may leave: it {departure.what}", node.name, deployment.id)
+    if role is None:
+        return True
+    who = Applicant(node, deployment, desired)
+    if take(doors, who, node.generation, lambda: _refuse(doors, departure, role.policy)) is not None:
+        return False
+    doors.tell("permit.granted", f"may leave: it {departure.what}", node.name, deployment.id)
+    return True
+
+
+def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deployment, desired: Desired) -> float:
+    """Its agent is told. :raises Conflict: it cannot be drained, or what should take its place cannot.
+    :raises NotFound: as well."""
     _check_target(doors, departure)
     if not departure.drain:
-        _leave(doors, departure, node, deployment)
+        leave(doors, departure, node, deployment)
         renew_metadata(doors, departure.cloud)
         return SOON
     check_drain(doors, node, deployment)
@@ -182,7 +193,7 @@ def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deploymen
     doors.store.departures.put(told)
     ends = departure.role not in desired.cloud.roles
     what = "release" if departure.placement is None or departure.placement.node != node.name else "rebuild"
-    _tell_agent(doors, node, deployment.id, {"id": told.order, "for": what, "role_ends": ends})
+    tell_agent(doors, node, deployment.id, {"id": told.order, "for": what, "role_ends": ends})
     doors.tell(
         "departure.drain", f"{departure.hostname} is drained before it {departure.what}", node.name, deployment.id
     )
@@ -190,24 +201,26 @@ def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deploymen
 
 
 def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | None:
-    """In the order of their numbers, and canaries first; beside what the policy says of every change."""
+    """In the order of their numbers, and canaries first; beside what the policy says of every change.
+
+    Whoever is let alone, or rescued, holds up nobody.
+    """
     store = doors.store
-    rows = [
-        other for other in store.departures.of_role(departure.cloud, departure.role) if other.rolls is departure.rolls
-    ]
-    if departure.rolls:
-        canaries = rows[: policy.canary]
-        for canary in canaries if departure not in canaries else ():
-            if canary.going:
-                return Refusal(f"canary {canary.hostname} on {canary.node} goes first", canary.failure is not None)
-            standing = store.permits.standing(canary.cloud, canary.role, canary.deployment)
-            refusal = None if standing is None else refuse_before([standing], policy.settle, doors.clock.now())
-            if refusal is not None:
-                return refusal
-    for other in rows[: rows.index(departure)]:
-        if other.state is DepartureState.WAITING and store.nodes.get(other.node).maintenance is None:
-            return Refusal(f"{other.hostname} on {other.node} goes first")
-    return None
+    canaries = store.departures.canaries(departure, policy.canary) if departure.rolls and policy.canary else []
+    for canary in canaries if departure not in canaries else ():
+        if canary.going:
+            return Refusal(f"canary {canary.hostname} on {canary.node} goes first", canary.failure is not None)
+        standing = store.permits.standing(canary.cloud, canary.role, canary.deployment)
+        refusal = None if standing is None else refuse_before([standing], policy.settle, doors.clock.now())
+        if refusal is not None:
+            return refusal
+    other = store.departures.ahead(departure)
+    return None if other is None else Refusal(f"{other.hostname} on {other.node} goes first")
+
+
+def may_leave(node: Node) -> bool:
+    """Whether the instance of a node is its own master: no operator, no ramdisk has it."""
+    return node.maintenance is None and node.state in STANDS
 
 
 def _check_target(doors: Doors, departure: Departure) -> None:
@@ -228,7 +241,7 @@ def _look(doors: Doors, departure: Departure, node: Node, deployment: Deployment
     mine = said if said.get("id") == departure.order else {}
     if mine.get("state") == DRAINED:
         _check_target(doors, departure)
-        _leave(doors, departure, node, deployment)
+        leave(doors, departure, node, deployment)
         renew_metadata(doors, departure.cloud)
         return SOON
     if mine.get("state") == DRAIN_FAILED:
@@ -254,7 +267,7 @@ def _policy(doors: Doors, departure: Departure) -> Policy:
     return Policy() if role is None else role.policy
 
 
-def _leave(doors: Doors, departure: Departure, node: Node, deployment: Deployment) -> None:
+def leave(doors: Doors, departure: Departure, node: Node, deployment: Deployment) -> None:
     """The instance is over, and what comes after it begins; a permit is handed on to that. As :func:`depart`."""
     store, placement = doors.store, departure.placement
     permit = store.permits.held_by(deployment.id)
@@ -303,9 +316,8 @@ def begin_run(doors: Doors, node: Node, state: NodeState, placement: Placement, 
 
 def _follow(doors: Doors, departure: Departure, node: Node, deployment: Deployment) -> float | None:
     """What took its place is kept on record until all of the role have had their turn: canaries are asked for later."""
-    others = doors.store.departures.of_role(departure.cloud, departure.role)
     well = deployment.state is DeploymentState.ACTIVE and node.healthy is True and node.failure is None
-    if not well or any(other.rolls and other.going for other in others):
+    if not well or doors.store.departures.rolls_on(departure):
         return LATER
     doors.store.departures.drop(departure)
     doors.tell("departure.done", f"{departure.hostname} runs {deployment.placement.image}", node.name, deployment.id)
@@ -329,82 +341,14 @@ def _fail(doors: Doors, departure: Departure, node: Node, error: Conflict | Depl
     doors.tell("departure.failed", str(told), node.name, departure.deployment)
 
 
-def _take_back_failure(doors: Doors, node: Node, deployment: str) -> None:
+def take_back_failure(doors: Doors, node: Node, deployment: str) -> None:
+    """That it was not drained is over, and its role goes on."""
     doors.store.permits.clear(deployment)
     if node.state is NodeState.ACTIVE and node.failure is not None:
         doors.store.nodes.set_failure(node.name, None, doors.clock.now())
 
 
-def resume(doors: Doors, cloud: str, without_drain: Collection[str] = ()) -> None:
-    """What was not drained has its turn again. :param without_drain: nodes that leave without it.
-
-    :raises Conflict: nothing of the cloud waits for that. :raises NotFound: no such cloud, or a node of these does not
-        leave.
-    """
-    store = doors.store
-    with store.transaction():
-        store.clouds.get(cloud)
-        going = [departure for departure in store.departures.all(cloud) if departure.going]
-        for name in without_drain:
-            if name not in [departure.node for departure in going]:
-                hint = f"provisioner cloud status {cloud}"
-                raise NotFound(f"nothing on {name} is to leave", where=cloud, hint=hint)
-        chosen = [one for one in going if one.state is DepartureState.FAILED or one.node in without_drain]
-        if not chosen:
-            raise Conflict("nothing of it has stopped", where=cloud, hint=f"provisioner cloud status {cloud}")
-        for departure in chosen:
-            node, drain = store.nodes.get(departure.node), departure.drain and departure.node not in without_drain
-            news = {"state": DepartureState.WAITING, "failure": None, "order": "", "drain": drain}
-            again = departure.model_copy(update=news)
-            if departure.state is DepartureState.FAILED:
-                _take_back_failure(doors, node, departure.deployment)
-            store.departures.put(again)
-            how = "" if drain else "without being drained, "
-            doors.tell(
-                "departure.resumed", f"{departure.hostname} {departure.what} {how}when its turn comes", node.name
-            )
-            if not drain and not departure.rolls and node.maintenance is None and node.state in STANDS:
-                _leave(doors, again, node, store.deployments.get(departure.deployment))
-        renew_metadata(doors, cloud)
-
-
-def abort(doors: Doors, cloud: str, members: Collection[str] = ()) -> None:
-    """Who has not left stays, and who was drained is let back in. :param members: host names; none for all.
-
-    What took the place of others is deployed to its end. :raises NotFound: no such cloud, or no such member leaves.
-    :raises Conflict: nobody of the cloud does.
-    """
-    store = doors.store
-    with store.transaction():
-        store.clouds.get(cloud)
-        known = store.departures.all(cloud)
-        for hostname in members:
-            if hostname not in [departure.hostname for departure in known if departure.going]:
-                hint = f"provisioner cloud status {cloud}"
-                raise NotFound(f"{hostname} is not to leave", where=cloud, hint=hint)
-        if not known:
-            raise Conflict("nobody of it is to leave", where=cloud, hint=f"provisioner cloud status {cloud}")
-        for departure in known:
-            if members and departure.hostname not in members:
-                continue
-            store.departures.drop(departure)
-            if departure.going:
-                _let_back(doors, departure, store.nodes.get(departure.node))
-        renew_metadata(doors, cloud)
-
-
-def _let_back(doors: Doors, departure: Departure, node: Node) -> None:
-    store, ident = doors.store, departure.deployment
-    if departure.state is DepartureState.FAILED:
-        _take_back_failure(doors, node, ident)
-    if store.nodes.waiting(node.name)[0] is not None:
-        store.nodes.set_waiting(node.name, None, doors.clock.now())
-    if departure.order:
-        _tell_agent(doors, node, ident, None)
-    doors.tell("departure.aborted", f"{departure.hostname} stays", node.name, ident)
-
-
-def _tell_agent(doors: Doors, node: Node, deployment: str, order: Mapping[str, Any] | None) -> None:
+def tell_agent(doors: Doors, node: Node, deployment: str, order: Mapping[str, Any] | None) -> None:
     """A new generation that says that, and nothing else that is new. None: it is not drained any more."""
     store, now = doors.store, doors.clock.now()
     newest = store.clouds.newest(node.name)

@@ -58,16 +58,16 @@ def acquire(doors: Doors, who: Applicant, generation: int) -> dict[str, Any]:
 
 
 def take(
-    doors: Doors, who: Applicant, generation: int, before: Callable[[], Refusal | None] = lambda: None
+    doors: Doors, who: Applicant, generation: int, before: Callable[[], Refusal | None] | None = None
 ) -> str | None:
     """Take a permit, or keep it. :returns: why not, which is put on record; None when it is taken.
 
-    :param before: what else may stand against it.
+    :param before: of a member that leaves: what else may stand against it. That it failed itself does not.
     """
     store, ident, role = doors.store, who.deployment.id, who.role
     with store.transaction():
         had = store.permits.held_by(ident)
-        refusal = before() or _refuse(doors, who, role, had)
+        refusal = _refuse(doors, who, role, had, leaves=before is not None) or (before and before())
         if refusal is not None or role is None:
             return _note(doors, who, refusal or UNUSED, generation)
         now = doors.clock.now()
@@ -100,7 +100,9 @@ def _note(doors: Doors, who: Applicant, refusal: Refusal, generation: int) -> st
     return str(refusal)
 
 
-def _refuse(doors: Doors, who: Applicant, role: Role | None, had: PermitRecord | None) -> Refusal | None:
+def _refuse(
+    doors: Doors, who: Applicant, role: Role | None, had: PermitRecord | None, *, leaves: bool
+) -> Refusal | None:
     """Why a member gets no permit; None when it may have one. What is cheap to know comes first."""
     if who.node.maintenance is not None:
         return Refusal(f"it is in maintenance: {who.node.maintenance['reason']}")
@@ -108,6 +110,8 @@ def _refuse(doors: Doors, who: Applicant, role: Role | None, had: PermitRecord |
         return UNUSED
     taken = doors.store.permits.taken(who.cloud, role.role)
     failed = [permit for permit in taken if permit.state == FAILED]
+    if leaves:
+        failed = [permit for permit in failed if permit.deployment != who.deployment.id]
     mine = [permit for permit in failed if permit.deployment == who.deployment.id]
     if mine or len(failed) > role.policy.max_failures:
         first = (mine or failed)[0]

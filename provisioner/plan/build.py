@@ -22,7 +22,7 @@ from provisioner.model.states import NodeState
 from provisioner.model.values import secret_name
 from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
-from provisioner.plan.members import Fate, find_fate, free_indices, name_who_goes
+from provisioner.plan.members import Fate, find_fate, find_rebuilds, free_indices, name_who_goes
 from provisioner.plan.order import describe_order, describe_rolling
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
 from provisioner.plan.wire import ports_of, wire
@@ -85,8 +85,10 @@ class _Planner:
             deploys += self._deploy(name, use)
             changed = self._configure(name, use)
             configures += changed
-            rebuilt = self._rebuild(name, use)
+            own = [self.own[slot] for slot in sorted(self.own) if slot[0] == name]
+            rebuilt, notes = find_rebuilds(self.desired, self.observed, name, own, self.nodes)
             rebuilds += rebuilt
+            self.notes += notes
             if rebuilt and (order := describe_rolling(self.desired, name, rebuilt)) is not None:
                 self.notes.append(order)
             if changed and (order := describe_order(self.desired, name, self._running(name))) is not None:
@@ -163,6 +165,10 @@ class _Planner:
                 del self.own[slot]
                 self.leaving.add(slot)
             return None
+        if departure is not None and departure.going:
+            cloud, what = placement.cloud, f"{placement.hostname} on {placement.node} was to leave, and has stopped"
+            resume, abort = f"provisioner cloud resume {cloud}", f"provisioner cloud abort {cloud} {placement.hostname}"
+            self.notes.append(f"{what}: it {departure.what} ({departure.why}); {resume}, or {abort}")
         fate = find_fate(placement, use)
         if fate is None:
             return None
@@ -241,36 +247,6 @@ class _Planner:
             drain=not fate.lost and deployment.state is DeploymentState.ACTIVE,
             lost=fate.lost,
         )
-
-    def _rebuild(self, name: str, use: RoleUse) -> list[Action]:
-        """Of those that run another image than the cloud file says."""
-        wanted = self.observed.images.get(name)
-        if not use.image or wanted is None:
-            return []
-        kept = tuple(volume.mount or volume.name for volume in self.desired.roles[name].storage.layout if volume.keep)
-        rebuilds: list[Action] = []
-        for slot in sorted(slot for slot in self.own if slot[0] == name):
-            deployment = self.own[slot]
-            placement, node = deployment.placement, self.nodes[deployment.placement.node]
-            departure = self.observed.departures.get(deployment.id)
-            if placement.image == wanted or (departure is not None and departure.failure is None):
-                continue
-            if deployment.state is not DeploymentState.ACTIVE:
-                continue  # whether it comes up is seen before another image is tried
-            if node.maintenance is not None or node.state is NodeState.RESCUE:
-                what = "rescue" if node.maintenance is None else "maintenance"
-                self.notes.append(f"{placement.hostname} on {node.name} keeps {placement.image}: it is in {what}")
-                continue
-            rebuilds.append(
-                Rebuild(
-                    placement=placement.model_copy(update={"image": wanted, "rebuilds": deployment.id}),
-                    before=placement.image,
-                    kept=kept,
-                    guard=build_guard(node),
-                    why=f"it runs {placement.image}",
-                )
-            )
-        return rebuilds
 
     def _too_few(self, name: str, use: RoleUse, fit: int, reasons: dict[str, str]) -> None:
         have = sum(1 for role, _ in self.own if role == name)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from provisioner.errors import Problem
-from provisioner.model.deployment import Placement
+from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
+from provisioner.model.plan import Observed, Rebuild
 from provisioner.model.role import Desired, RoleUse
+from provisioner.model.states import NodeState
+from provisioner.plan.guard import build_guard
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,31 @@ def name_who_goes(desired: Desired, role: str, staying: Sequence[Placement]) -> 
     example = ", ".join((*removed, *(placement.hostname for placement in staying[-over:])))
     instead = f"name {over} of {names}; for example: remove: [{example}]"
     return Problem(desired.place(f"roles.{role}.count"), what, instead)
+
+
+def find_rebuilds(
+    desired: Desired, observed: Observed, name: str, members: Sequence[Deployment], nodes: Mapping[str, Node]
+) -> tuple[list[Rebuild], list[str]]:
+    """(those that run another image than the cloud file says, notes on those that keep theirs for now).
+
+    :param members: of the role, those that stay, by number. :param nodes: all, by name.
+    """
+    wanted, rebuilds, notes = observed.images.get(name), list[Rebuild](), list[str]()
+    if not desired.cloud.roles[name].image or wanted is None:
+        return rebuilds, notes
+    kept = tuple(volume.mount or volume.name for volume in desired.roles[name].storage.layout if volume.keep)
+    for member in members:
+        placement, node = member.placement, nodes[member.placement.node]
+        departure = observed.departures.get(member.id)
+        if placement.image == wanted or (departure is not None and departure.failure is None):
+            continue
+        if member.state is not DeploymentState.ACTIVE:
+            continue  # whether it comes up is seen before another image is tried
+        if node.maintenance is not None or node.state is NodeState.RESCUE:
+            what = "rescue" if node.maintenance is None else "maintenance"
+            notes.append(f"{placement.hostname} on {node.name} keeps {placement.image}: it is in {what}")
+            continue
+        place = placement.model_copy(update={"image": wanted, "rebuilds": member.id})
+        why = f"it runs {placement.image}"
+        rebuilds.append(Rebuild(placement=place, before=placement.image, kept=kept, guard=build_guard(node), why=why))
+    return rebuilds, notes

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, insert, or_, select, update
 
-from provisioner.model.departure import Departure
+from provisioner.model.departure import Departure, DepartureState
+from provisioner.model.states import NodeState
 from provisioner.store.database import Database
 from provisioner.store.permits import ANY_PERMIT
-from provisioner.store.schema import DEPARTURES
+from provisioner.store.schema import DEPARTURES, NODES
+
+STANDS = (NodeState.ACTIVE, NodeState.FAILED)
+"""States of a node in which its instance may leave."""
+MAY_LEAVE = NODES.c.maintenance.is_(None) & NODES.c.state.in_(STANDS)
 
 
 class Departures:
@@ -22,9 +27,40 @@ class Departures:
         """Of one cloud or all, by role and number."""
         return self._find(*([] if cloud is None else [DEPARTURES.c.cloud == cloud]))
 
-    def of_role(self, cloud: str, role: str) -> list[Departure]:
-        """By number."""
-        return self._find(DEPARTURES.c.cloud == cloud, DEPARTURES.c.role == role)
+    def of_state(self, cloud: str, *states: DepartureState) -> frozenset[str]:
+        """The deployments of those that are in one of these states."""
+        query = select(DEPARTURES.c.deployment).where(DEPARTURES.c.cloud == cloud, DEPARTURES.c.state.in_(states))
+        with self._db.read() as tx:
+            return frozenset(tx.execute(query).scalars())
+
+    def canaries(self, departure: Departure, number: int) -> list[Departure]:
+        """The first so many of those that roll with this one, without those whose nodes are let alone."""
+        rolling = (DEPARTURES.c.rolls.is_(True), or_(DEPARTURES.c.state == DepartureState.DEPLOYING, MAY_LEAVE))
+        return self._in_line(departure, *rolling, limit=number)
+
+    def ahead(self, departure: Departure) -> Departure | None:
+        """The first that waits and comes before this one, without those whose nodes are let alone."""
+        mine = (DEPARTURES.c.rolls.is_(departure.rolls), DEPARTURES.c.slot < departure.index, MAY_LEAVE)
+        found = self._in_line(departure, *mine, DEPARTURES.c.state == DepartureState.WAITING, limit=1)
+        return found[0] if found else None
+
+    def _in_line(self, departure: Departure, *which: ColumnElement[bool], limit: int) -> list[Departure]:
+        """A thousand may stand in a line and ask: few are read."""
+        mine = (DEPARTURES.c.cloud == departure.cloud, DEPARTURES.c.role == departure.role)
+        query = select(DEPARTURES.c.body).join(NODES, NODES.c.name == DEPARTURES.c.node).where(*mine, *which)
+        with self._db.read() as tx:
+            return [_departure(row) for row in tx.execute(query.order_by(DEPARTURES.c.slot).limit(limit))]
+
+    def rolls_on(self, departure: Departure) -> bool:
+        """Whether others that roll with this one have still to leave."""
+        query = select(DEPARTURES.c.hostname).where(
+            DEPARTURES.c.cloud == departure.cloud,
+            DEPARTURES.c.role == departure.role,
+            DEPARTURES.c.rolls.is_(True),
+            DEPARTURES.c.state != DepartureState.DEPLOYING,
+        )
+        with self._db.read() as tx:
+            return tx.execute(query.limit(1)).first() is not None
 
     def of(self, deployment: str) -> Departure | None:
         """Of a deployment, or of what takes its place."""
@@ -38,7 +74,8 @@ class Departures:
 
     def put(self, departure: Departure) -> None:
         """In place of what was on record of the same place."""
-        values = {name: getattr(departure, name) for name in ("role", "node", "deployment", "state")}
+        values = {name: getattr(departure, name) for name in ("role", "node", "deployment", "state", "rolls")}
+        values["slot"] = departure.index
         values["body"] = departure.model_dump(mode="json")
         mine = (DEPARTURES.c.cloud == departure.cloud) & (DEPARTURES.c.hostname == departure.hostname)
         with self._db.write(departure.node, departure.deployment, ANY_PERMIT) as tx:

@@ -222,6 +222,8 @@ DEPARTURES = Table(
     Column("node", String(63), nullable=False),
     Column("deployment", String(36), nullable=False),
     Column("state", String(10), nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("rolls", Boolean, nullable=False),
     Column("body", JSON, nullable=False),
 )
 ONCE = Table(

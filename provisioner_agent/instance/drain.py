@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner_agent.instance import places
-from provisioner_agent.instance.document import Document
+from provisioner_agent.instance.account import build_mask
+from provisioner_agent.instance.document import Document, read_document
 from provisioner_agent.instance.failure import build_error, script_error
 from provisioner_agent.instance.host import FileState, Host
 from provisioner_agent.instance.phases import PhaseResult, run_script, scripts_of
@@ -49,6 +50,7 @@ def run_drain(host: Host, document: Document, note: Callable[[Mapping[str, Any]]
     phases = [result.to_dict() for result in results]
     if error is None:
         return state | {"state": DRAINED, "phases": phases}
+    error |= {"cause": build_mask(document, read_document(host, places.APPLIED))(error["cause"] or "")}
     return state | {"state": DRAIN_FAILED, "script": results[-1].script, "phases": phases, "error": error}
 
 

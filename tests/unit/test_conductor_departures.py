@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conductor_rack import Killed, Rack, Server, cloud, role
 
-from provisioner.errors import Conflict, GuardFailed, NotFound
+from provisioner.errors import Conflict, GuardFailed, ManifestError, NotFound
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Move, Plan, Rebuild, Release
@@ -64,7 +64,7 @@ def test_a_member_that_is_removed_is_drained_and_then_its_node_is_free(tmp_path:
     assert [type(action) for action in plan.actions] == [Release]
     rack.conductor.apply(plan)
     status = rack.conductor.cloud_status("lab")
-    assert not status.ready and status.leaving == {"web": "web-1 is released"}
+    assert not status.ready and status.leaving == {"web-1": "is released"}
     rack.desired = plan.desired
     rack.play()
     assert rack.servers["node2"].drains == ["release"] and rack.servers["node2"].power is Power.OFF
@@ -340,7 +340,7 @@ def test_a_rebuild_stops_when_too_many_have_failed_and_goes_on_when_they_are_men
     assert rack.states() == {"node1": "failed", "node2": "active", "node3": "active"}
     assert "web-0 on node1 failed; provisioner node show node1" in str(member(rack, "web-1").waiting)
     status = rack.conductor.cloud_status("lab")
-    assert status.failed and status.leaving == {"web": "web-1 is rebuilt, web-2 is rebuilt"}
+    assert status.failed and status.leaving == {"web-1": "is rebuilt", "web-2": "is rebuilt"}
     rack.servers["node1"].fail_orders.clear()
     rack.conductor.verb("node1", "retry")
     rack.play(lambda: rack.conductor.cloud_status("lab").ready, 300)
@@ -374,14 +374,15 @@ def test_a_rebuild_that_is_aborted_leaves_who_has_not_had_a_turn(tmp_path: Path)
     assert set(images(rack).values()) == {NEW}
 
 
-def test_a_member_in_maintenance_keeps_its_image_and_holds_up_nobody(tmp_path: Path) -> None:
-    rack = ready(tmp_path, 3)
+@pytest.mark.parametrize("canary", [0, 1])
+def test_a_member_in_maintenance_keeps_its_image_and_holds_up_nobody(tmp_path: Path, canary: int) -> None:
+    rack = ready(tmp_path, 2, canary=canary, settle=5.0)
     new_image(rack)
     rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
-    rack.conductor.maintenance("node2", "a fan")
-    rack.play(lambda: images(rack)["web-2"] == NEW and rack.states()["node3"] == "active", 300)
-    assert images(rack)["web-1"] != NEW
-    rack.conductor.maintenance("node2", None)
+    rack.conductor.maintenance("node1", "a fan")
+    rack.play(lambda: images(rack)["web-1"] == NEW and rack.states()["node2"] == "active", 300)
+    assert images(rack)["web-0"] != NEW
+    rack.conductor.maintenance("node1", None)
     rack.play(rounds=300)
     assert set(images(rack).values()) == {NEW}
 
@@ -444,3 +445,26 @@ def test_a_node_that_failed_is_retried_and_not_released(tmp_path: Path) -> None:
     rack.play()
     assert rack.states()["node2"] == "active" and rack.servers["node2"].drained == {}
     assert rack.store.departures.all() == []
+
+
+def test_a_member_whose_change_failed_may_leave_and_the_others_still_wait(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3)
+    rack.servers["node1"].bad_generations = {2, 3}
+    rack.apply(desired(rack, 3, values={"web": {"size": 7}}))
+    rack.play(lambda: rack.store.nodes.get("node1").failure is not None)
+    live(rack, 3)
+    assert "web-0 on node1 failed" in str(member(rack, "web-1").waiting)
+    rack.conductor.release("node1")
+    rack.play(lambda: rack.servers["node1"].drains == ["release"])
+    assert "web-0 on node1 changes now" in str(member(rack, "web-1").waiting), "until it is gone"
+    rack.play(lambda: rack.states()["node1"] == "available")
+
+
+def test_an_image_whose_templates_cannot_be_rendered_is_refused_before_anybody_leaves(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    new_image(rack)
+    rack.images.trees["web"] = {"etc/web.conf": "word={{web.sword}}\n"}
+    with pytest.raises(ManifestError, match=r"web\.sword"):
+        rack.conductor.plan_rebuild("lab", "web")
+    rack.images.trees["web"] = {"etc/web.conf": "word={{web.word}}\n"}
+    assert [action.kind for action in rack.conductor.plan_rebuild("lab", "web").actions] == ["rebuild"]

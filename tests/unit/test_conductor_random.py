@@ -30,12 +30,17 @@ names = st.sampled_from(NAMES)
 
 
 class Life(RuleBasedStateMachine):
-    """Two servers, a cloud of both, and every fault there is; in the end all faults are mended."""
+    """Two servers, a cloud of both, and every fault there is; in the end all faults are mended, and nobody leaves."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="rack-")
         self.rack = Rack(Path(self.folder.name), len(NAMES), cloud(len(NAMES), wipe=NAMES))
+        first = self.rack.images.known["web"]
+        self.known = (first, first.model_copy(update={"id": "web-" + "1" * 12}))
+        self.rack.images.known["web again"] = self.known[1]
+        for server in self.rack.servers.values():
+            server.drain_scripts = 1
         self.rack.enroll()
 
     @initialize()
@@ -74,6 +79,33 @@ class Life(RuleBasedStateMachine):
     @rule()
     def apply(self) -> None:
         self.ask(self.rack.apply)
+
+    @rule(newest=st.sampled_from((0, 1)))
+    def rebuild_the_role(self, newest: int) -> None:
+        image = self.known[newest].id
+        self.ask(lambda: self.rack.conductor.apply(self.rack.conductor.plan_rebuild("lab", "web", image)))
+
+    @rule(number=st.sampled_from((0, 1)), name=names, what=st.sampled_from(("remove", "lost", "named")))
+    def one_member_less_or_elsewhere(self, number: int, name: str, what: str) -> None:
+        uses: dict[str, Any] = {"wipe": (name,) if what == "named" else NAMES}
+        uses |= {"remove": {"remove": (f"web-{number}",)}, "lost": {"lost": (name,)}, "named": {"nodes": (name,)}}[what]
+        self.ask(lambda: self.rack.conductor.apply(self.rack.conductor.plan(cloud(1, **uses))))
+
+    @rule(name=names, what=st.sampled_from(("resume", "without", "abort", "leave")))
+    def departures(self, name: str, what: str) -> None:
+        if what == "resume":
+            self.ask(self.rack.conductor.resume, "lab")
+        elif what == "without":
+            self.ask(self.rack.conductor.resume, "lab", (name,))
+        elif what == "abort":
+            self.ask(self.rack.conductor.abort_departures, "lab")
+        else:
+            self.ask(self.rack.conductor.release, name, drain=False)
+
+    @rule(name=names, how=st.sampled_from(("drained", "failed", "never")), knows=st.booleans())
+    def drain(self, name: str, how: str, knows: bool) -> None:
+        self.rack.servers[name].drain = how
+        self.rack.servers[name].drain_scripts = 1 if knows else None
 
     @rule(name=names, want=st.sampled_from(("on", "off", "cycle")))
     def switch(self, name: str, want: str) -> None:
@@ -140,11 +172,15 @@ class Life(RuleBasedStateMachine):
         runs = [node.deployment for node in self.rack.conductor.nodes() if node.deployment is not None]
         held = {*runs, *(self.rack.store.deployments.get(run).placement.rescues for run in runs)}
         assert {deployment.id for deployment in live} <= held, "no deployment without its node"
+        leaving = {departure.deployment for departure in self.rack.store.departures.all()}
+        assert leaving <= {deployment.id for deployment in live}, "nobody leaves who is not there"
 
     def teardown(self) -> None:
         try:
             self.mend()
             for _ in range(6):
+                if self.rack.store.departures.all():
+                    self.ask(self.rack.conductor.abort_departures, "lab")
                 self.let_live(ROUNDS)
                 for node in self.rack.conductor.nodes():
                     if node.maintenance is not None:
@@ -161,6 +197,7 @@ class Life(RuleBasedStateMachine):
             self.ask(self.rack.apply)
             self.let_live(ROUNDS)
             assert set(self.rack.states().values()) == {"active"}, self.rack.events()[-12:]
+            assert self.rack.store.departures.all() == []
         finally:
             self.rack.store.close()
             self.folder.cleanup()
@@ -172,6 +209,7 @@ class Life(RuleBasedStateMachine):
             server.fail_orders.clear()
             server.deaf_to.clear()
             server.red = False
+            server.drain, server.drain_scripts = "drained", 1
 
 
 @pytest.mark.timeout(1800)

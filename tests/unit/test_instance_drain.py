@@ -11,7 +11,7 @@ from agent_world import CONF, World, applied_world, metadata
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.drain import run_drain
-from provisioner_agent.instance.host import Killed, LinuxHost
+from provisioner_agent.instance.host import Finished, Killed, LinuxHost
 from provisioner_agent.instance.report import status_text
 
 DRAINS = ("drain.d/10-guests", "drain.d/20-stop")
@@ -99,6 +99,16 @@ def test_a_script_that_fails_ends_the_drain_and_another_order_begins_it_again() 
     ask(world, 3, "b")
     world.go()
     assert last(world)["state"] == "drained"
+
+
+def test_what_a_script_says_is_told_without_secrets() -> None:
+    world = drainable()
+    world.script("drain.d/05-says")
+    told = f"{places.PHASES}/drain.d/05-says"
+    world.host.programs[told] = lambda argv, env: Finished(1, "user app, password a-long-secret\n")
+    world.offer(2, secrets={"key": "a-long-secret"}, drain={"id": "a", "for": "release"})
+    world.go()
+    assert "password" in last(world)["error"]["cause"] and "a-long-secret" not in str(world.reports)
 
 
 def test_who_stays_is_let_back_in_and_brought_up_as_after_a_boot() -> None:

@@ -20,6 +20,8 @@ def upgrade() -> None:
         sa.Column("node", sa.String(63), nullable=False),
         sa.Column("deployment", sa.String(36), nullable=False),
         sa.Column("state", sa.String(10), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("rolls", sa.Boolean(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("cloud", "hostname", name=op.f("pk_departures")),
     )
