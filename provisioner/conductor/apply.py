@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from provisioner.conductor.certificates import Certified
 from provisioner.conductor.clouds import NEWEST, begin_deployment, end_deployment, image_of, observe, renew_metadata
 from provisioner.conductor.departures import Wish, depart
 from provisioner.conductor.doors import Doors
@@ -86,10 +87,11 @@ def plan_rebuild(doors: Doors, cloud: str, role: str, image: str | None) -> Plan
         observed, newest = observe(doors, other)
         common = Common(doors.store.clouds.parts_of(newest.values()))
         secrets = doors.store.clouds.secrets(cloud)
+        certificates = Certified(desired, doors.store.certificates.of(cloud), doors.clock.now())
     found = build_plan(other, observed)
     actions = tuple(one for one in found.actions if isinstance(one, Rebuild) and one.placement.role == role)
     notes = tuple(note for note in found.notes if note.startswith((f"{role}:", f"{role}-")))
     plan = Plan(cloud=cloud, desired=desired, actions=actions, notes=notes)
-    outlooks = build_outlooks(plan, observed, newest, secrets, common)
+    outlooks = build_outlooks(plan, observed, newest, secrets, certificates, common)
     find_effects([one for one in outlooks if one.newest is None], {}, common, Trees(doors.catalogue))
     return plan
