@@ -120,7 +120,8 @@ def build(
 ) -> None:
     """Build the images whose inputs have changed and say why: the ramdisk and one for each role, or NAMES.
 
-    Each image is booted in QEMU and runs its role's checks before it is published; see image test.
+    Each image is booted in QEMU and runs its role's checks before it is published; see image test. One of a role with
+    image: {disk: NAME} is that disk as it was imported, with the role's templates and scripts; it is not booted here.
 
     Packages come in the versions of images.lock. What the mirror does not have any more, and no build here has fetched
     before, comes in the newest version, and that is said.

@@ -106,7 +106,10 @@ def _build_on_disk(found: OnDisk, workshop: Workshop, catalogue: Catalogue, obse
         observer(Event("image.unchanged", f"{name}: nothing changed, {found.newest.id} stays", data=told))
         return Built(found.newest, False, "nothing changed", monotonic() - start)
     observer(Event("image.build", f"{name}: build {found.reason}", data={"image": name}))
-    image = make_on_disk(found, workshop, catalogue)
+    try:
+        image = make_on_disk(found, workshop, catalogue)
+    except OSError as error:
+        raise _not_written(name, workshop, error) from error
     seconds = monotonic() - start
     done = {"image": name, "id": image.id, "seconds": seconds, "reason": found.reason}
     observer(Event("image.done", f"{name}: {image.id} in {seconds:.0f} s", data=done))
@@ -300,6 +303,15 @@ def _read_job(
     return _Job(build, layer, inputs, tree_inputs, newest, reason)
 
 
+def _not_written(name: str, workshop: Workshop, error: OSError) -> ImageError:
+    return ImageError(
+        f"the image {name} could not be put together",
+        where=error.filename or str(workshop.state),
+        cause=error.strerror,
+        hint=f"df -h {workshop.state}, then run provisioner image build again",
+    )
+
+
 def _guess(layer: Layer) -> float:
     """Seconds of a layer that was never made here: what counts is which takes longer than which."""
     return GUESS + sum(count_packages(folder) for folder in layer.elements.values())
@@ -385,12 +397,7 @@ class _Maker:
                 self.catalogue.publish(image, out, told)
             write_file(workshop.record(name), json.dumps(job.inputs, indent=1))
         except OSError as error:
-            raise ImageError(
-                f"the image {name} could not be put together",
-                where=error.filename or str(workshop.state),
-                cause=error.strerror,
-                hint=f"df -h {workshop.state}, then run provisioner image build again",
-            ) from error
+            raise _not_written(name, workshop, error) from error
         if drift := describe_drift(self.lock, image.packages):
             message = f"{name}: not as locked: {drift}; image build --update moves the lock"
             self.observer(Event("image.drift", message, data={"image": name}))

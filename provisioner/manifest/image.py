@@ -25,6 +25,9 @@ def check_image(role: Role, layer: Layer) -> Iterator[Problem]:
     for key in [key for key in ImageSpec.model_fields if key not in WITH_DISK and getattr(image, key)]:
         what = f"image.{key} is for images that are built, and image.disk names one that is complete"
         yield Problem(layer.where(("image", key)), what, f"take {key} or disk out")
+    if image.is_built and image.disk == role.role:
+        what = f"image.disk: the role's own image is called {role.role}, so the disk cannot be"
+        yield Problem(layer.where(("image", "disk")), what, "import it under a name that is no role's")
     for key in [key for key in LAYOUT if getattr(role.storage, key) != getattr(Storage(), key)]:
         what = f"storage.{key}: a whole disk brings its own partitions"
         yield Problem(layer.where(("storage", key)), what, f"take {key} out; only wipe can be said")

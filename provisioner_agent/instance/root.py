@@ -1,11 +1,14 @@
-"""From what an instance runs, where its image is a whole disk that somebody brought: how its kernel was told is its own
-business."""
+"""From what an instance of a whole disk that somebody brought runs: what its kernel was told may be anything."""
 
 from __future__ import annotations
+
+import re
 
 from provisioner_agent.instance.host import Host
 
 TIMEOUT = 30.0
+PARTUUID = re.compile(r"^[0-9A-Fa-f]+(-[0-9A-Fa-f]+)+$", re.MULTILINE)
+"""Of a GPT a GUID, of an MBR its number and the partition's; among the lines may be what a program warns of."""
 
 
 def find_root(host: Host) -> str:
@@ -13,5 +16,6 @@ def find_root(host: Host) -> str:
     findmnt = ["findmnt", "--noheadings", "--nofsroot", "--output", "SOURCE", "/"]
     source = host.run(findmnt, limit=TIMEOUT).output.strip()
     lsblk = ["lsblk", "--noheadings", "--inverse", "--raw", "--output", "PARTUUID", source]
-    words = host.run(lsblk, limit=TIMEOUT).output.split()
-    return f"PARTUUID={words[0].lower()}" if words else ""
+    done = host.run(lsblk, limit=TIMEOUT)
+    found = PARTUUID.search(done.output) if done.code == 0 else None
+    return f"PARTUUID={found[0].lower()}" if found else ""

@@ -118,6 +118,14 @@ def test_a_disk_that_was_damaged_since_is_not_signed_anew(site: Site, tmp_path: 
     assert site.catalogue.newest("web") is None
 
 
+def test_a_disk_of_which_a_file_is_gone_is_told(site: Site, tmp_path: Path) -> None:
+    ident = bring(site.catalogue, tmp_path)
+    (site.catalogue.folder / ident / "root.zst").unlink()
+    with pytest.raises(ImageError, match="could not be put together") as caught:
+        build(site)
+    assert caught.value.cause == "No such file or directory"
+
+
 def test_a_script_that_is_no_text_is_refused(site: Site, tmp_path: Path) -> None:
     bring(site.catalogue, tmp_path)
     (site.source / "elements/web/os-refresh-config/configure.d/60-program").write_bytes(b"\x7fELF\xff")

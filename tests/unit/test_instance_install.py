@@ -217,7 +217,13 @@ def test_an_image_without_python_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "root"), [(Finished(0, "\nAB-CD\n\n"), "PARTUUID=ab-cd"), (Finished(1, ""), ""), (Finished(127, ""), "")]
+    ("said", "root"),
+    [
+        (Finished(0, "\nAB-CD\n\n"), "PARTUUID=ab-cd"),
+        (Finished(0, "lsblk: a warning\n5CA1AB1E-01\n"), "PARTUUID=5ca1ab1e-01"),
+        (Finished(32, "lsblk: /dev/mapper/vg-root: not a block device\n"), ""),
+        (Finished(127, "lsblk: No such file or directory"), ""),
+    ],
 )
 def test_the_partition_is_that_on_which_the_root_lies_in_the_end(said: Finished, root: str) -> None:
     host = FakeHost()
