@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioner.conductor.doors import Doors
+from provisioner.conductor.order import SILENT
 from provisioner.conductor.quorum import Decision, Position, Voice, decide, describe_loss
 from provisioner.errors import Conflict, NotFound, UsageError
 from provisioner.model.deployment import Deployment, Node
@@ -104,7 +105,7 @@ def _tell(doors: Doors, who: Speaker, verdict: str, why: str, fence: int) -> dic
 
 def _settle(doors: Doors, recovery: RecoveryRecord) -> tuple[RecoveryRecord, Decision]:
     """Name who begins again, if that can be said now. Whoever was named stays it while it is a member, and not lost."""
-    voices = read_voices(doors.store, recovery)
+    voices = read_voices(doors.store, recovery, doors.clock.now())
     leader = next((voice for voice in voices if voice.deployment == recovery.leader and not voice.lost), None)
     if leader is not None and recovery.state in (NAMED, LEADS):
         return recovery, Decision(leader, f"{leader} begins again from {leader.position}")
@@ -113,7 +114,7 @@ def _settle(doors: Doors, recovery: RecoveryRecord) -> tuple[RecoveryRecord, Dec
         recovery = doors.store.recoveries.open(recovery.cloud, recovery.role, doors.clock.now())
         for voice in lost:
             doors.store.recoveries.give_up(recovery, voice.deployment, doors.clock.now())
-        voices = read_voices(doors.store, recovery)
+        voices = read_voices(doors.store, recovery, doors.clock.now())
     elif recovery.state == NAMED:
         recovery = doors.store.recoveries.unname(recovery)
     decision = decide(recovery.cloud, recovery.role, voices)
@@ -124,7 +125,7 @@ def _settle(doors: Doors, recovery: RecoveryRecord) -> tuple[RecoveryRecord, Dec
     return recovery, decision
 
 
-def read_voices(store: Store, recovery: RecoveryRecord) -> list[Voice]:
+def read_voices(store: Store, recovery: RecoveryRecord, now: float) -> list[Voice]:
     """All members that may hold state, by number. Whoever has never run holds none, and counts when it speaks."""
     said = store.recoveries.positions(recovery)
     voices = []
@@ -132,7 +133,9 @@ def read_voices(store: Store, recovery: RecoveryRecord) -> list[Voice]:
         known = said.get(member.deployment)
         if known is None and not (member.deployed or member.rebuilds):
             continue
-        position = Position(known.history, known.sequence) if known is not None and known.said else None
+        # Who asked and is silent since may be up where we cannot see it, and have gone on.
+        silent = member.heard is not None and now - member.heard > SILENT
+        position = Position(known.history, known.sequence) if known is not None and known.said and not silent else None
         lost = known is not None and known.lost
         voices.append(Voice(member.deployment, member.hostname, member.node, index, position, lost))
     return voices
@@ -169,7 +172,7 @@ def leave_out(doors: Doors, cloud: str, role: str, names: tuple[str, ...]) -> Re
     with store.transaction():
         recovery = _going_on(store, cloud, role)
         for name in names:
-            voices = read_voices(store, recovery)
+            voices = read_voices(store, recovery, now)
             voice = next((one for one in voices if one.node == name), None)
             if voice is None:
                 raise NotFound(f"{name} is no member of {role}", where=cloud, hint=f"provisioner cloud status {cloud}")
@@ -180,7 +183,7 @@ def leave_out(doors: Doors, cloud: str, role: str, names: tuple[str, ...]) -> Re
             store.recoveries.give_up(recovery, voice.deployment, now)
             doors.tell("recovery.lost", f"an operator does not wait for it: {loss}", name, voice.deployment)
             recovery = _settle(doors, recovery)[0]
-    return read_recovery(store, recovery)
+    return read_recovery(store, recovery, now)
 
 
 def _check_off(node: Node, voice: Voice, recovery: RecoveryRecord) -> None:
@@ -215,13 +218,13 @@ def _going_on(store: Store, cloud: str, role: str) -> RecoveryRecord:
     return recovery
 
 
-def read_recoveries(store: Store, cloud: str) -> dict[str, RecoveryStatus]:
+def read_recoveries(store: Store, cloud: str, now: float) -> dict[str, RecoveryStatus]:
     """The outages of a cloud that go on, by role."""
-    return {recovery.role: read_recovery(store, recovery) for recovery in store.recoveries.going_on(cloud)}
+    return {recovery.role: read_recovery(store, recovery, now) for recovery in store.recoveries.going_on(cloud)}
 
 
-def read_recovery(store: Store, recovery: RecoveryRecord) -> RecoveryStatus:
-    voices = read_voices(store, recovery)
+def read_recovery(store: Store, recovery: RecoveryRecord, now: float) -> RecoveryStatus:
+    voices = read_voices(store, recovery, now)
     leader = next((voice for voice in voices if voice.deployment == recovery.leader), None)
     if recovery.state in (NAMED, LEADS) and leader is not None:
         why = f"{leader} begins again from {leader.position}"

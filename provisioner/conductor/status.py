@@ -72,7 +72,7 @@ def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
         failed=any(_failure(member) is not None for member in members),
         members=tuple(build_member(member, now) for member in members),
         roles=roles,
-        recoveries=read_recoveries(store, cloud),
+        recoveries=read_recoveries(store, cloud, now),
     )
 
 

@@ -95,6 +95,16 @@ def test_what_was_said_counts_in_its_outage_only(tmp_path: Path) -> None:
     assert cluster.say("web-1", 11)[::2] == ("lead", 1)
 
 
+def test_who_falls_silent_is_heard_again(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    cluster.say("web-0", 7)
+    cluster.say("web-1", 9)
+    cluster.clock.sleep(200)
+    assert "web-1 on n-web-1" in cluster.say("web-0", 7)[1]
+    cluster.say("web-2", 5)
+    assert cluster.verdict("web-1", 9) == "lead"
+
+
 def test_asking_in_vain_again_wakes_nobody(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     first = cluster.say("web-0", 7)
