@@ -33,6 +33,27 @@ def status(options: Options, name: str) -> None:
     click.echo(f"cloud {found.cloud} is {word}")
 
 
+@click.command("authority")
+@click.argument("name")
+@output_option
+@pass_options
+def authority(options: Options, name: str) -> None:
+    """Print the certificate of the authority of the cloud NAME, as PEM, and nothing else.
+
+    It signs the certificates that the roles of the cloud name, so clients of the cloud trust it.
+
+    \b
+    Example:
+      provisioner cloud authority lab > lab.crt
+    """
+    with open_client(options) as client:
+        found = client.cloud_authority(name)
+    if options.json:
+        print_json({"cloud": name, "certificate": found})
+    else:
+        click.echo(found.rstrip())
+
+
 @click.command("secret")
 @click.argument("name")
 @click.argument("key")

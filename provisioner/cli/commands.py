@@ -56,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "apply": Entry("provisioner.cli.apply:apply", "Make a cloud what its file says."),
     "deployment report": Entry("provisioner.cli.report:report", "Say which step of a deployment is out of line."),
     "cloud status": Entry("provisioner.cli.cloud:status", "Show the members of a cloud and whether it is ready."),
+    "cloud authority": Entry("provisioner.cli.cloud:authority", "Print the certificate that clients of a cloud trust."),
     "cloud secret": Entry("provisioner.cli.cloud:secret", "Print a secret of a cloud, or store one."),
     "events": Entry("provisioner.cli.service:events", "Print what happened, or follow what happens."),
     "image build": Entry("provisioner.cli.build:build", "Build the images whose inputs have changed."),

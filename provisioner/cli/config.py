@@ -18,6 +18,7 @@ from provisioner.errors import ManifestError, Problem, UsageError
 from provisioner.images.claims import find_templates
 from provisioner.manifest.values import Values
 from provisioner.metadata.build import build_metadata, needed_secrets
+from provisioner.metadata.certificates import certificate_stand_in, needs_authority
 from provisioner.model.role import Role
 from provisioner_agent.render.problem import RenderError
 from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
@@ -54,8 +55,10 @@ def render(options: Options, cloud: Path, name: str | None) -> None:
     role = desired.roles[placement.role]
     needed = needed_secrets(desired, Values(desired).of(placement.role, "", placement.node))
     secrets = {secret: f"(secret {secret})" for secret in needed}
-    document = build_metadata(desired, placement, members, think_uuid(placement.node), secrets, 1)
-    files = _render(role, settings.source_dir, document, secrets.values())
+    authority = certificate_stand_in("authority")["certificate"] if needs_authority(desired) else ""
+    document = build_metadata(desired, placement, members, think_uuid(placement.node), secrets, 1, authority=authority)
+    words = {*secrets.values(), *(word for pair in document.get("certificates", {}).values() for word in pair.values())}
+    files = _render(role, settings.source_dir, document, words)
     if options.json:
         print_json([_json(file) for file in files])
         return

@@ -271,6 +271,10 @@ class Client:
         """Those of a cloud's members, by host name."""
         return [Deployment.model_validate(found) for found in self._get("clouds", name, "deployments")["deployments"]]
 
+    def cloud_authority(self, cloud: str) -> str:
+        """The certificate, as PEM, by which the services of a cloud are known."""
+        return str(self._get("clouds", cloud, "authority")["certificate"])
+
     def cloud_secret(self, cloud: str, name: str) -> str:
         return str(self._get("clouds", cloud, "secrets", name)["secret"])
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from provisioner.conductor.certificates import Certified, Issuer
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.effects import Outlook, build_outlooks, find_effects
 from provisioner.conductor.masker import Masker
@@ -61,8 +62,9 @@ def look_ahead(doors: Doors, desired: Desired) -> Ahead:
     with store.view():
         observed, newest = observe(doors, desired)
         common, secrets = Common(store.clouds.parts_of(newest.values())), store.clouds.secrets(desired.cloud.cloud)
+        certificates = Certified(desired, store.certificates.of(desired.cloud.cloud), doors.clock.now())
     plan = build_plan(desired, observed)
-    outlooks = build_outlooks(plan, observed, newest, secrets, common)
+    outlooks = build_outlooks(plan, observed, newest, secrets, certificates, common)
     before = store.clouds.own_texts([outlook.newest for outlook in outlooks if outlook.newest is not None])
     return Ahead(plan, observed, outlooks, before, common, secrets)
 
@@ -191,7 +193,9 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     declared = tuple(dict.fromkeys(name for role in desired.roles.values() for name in role.secrets))
     store.clouds.ensure_secrets(cloud, declared, new_secret)
     secrets = store.clouds.secrets(cloud)
-    documents = Documents(desired, [deployment.placement for deployment in live], secrets, store.parts.put)
+    issuer = Issuer(desired, store.certificates.of(cloud), doors.clock.now())
+    members = [deployment.placement for deployment in live]
+    documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:
@@ -202,6 +206,8 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
         build = partial(documents.own, placement, node.uuid, node.spec.location.zone)
         placed[placement.node], builds[placement.node] = deployment, (deployment.id, build)
     fresh = store.clouds.new_generations(builds, doors.clock.now())
+    store.certificates.put(cloud, issuer.made)
+    store.certificates.drop(cloud, issuer.unused(members))
     announce_generations(doors, [(nodes[name], placed[name].id, generation) for name, generation in fresh.items()])
     store.clouds.drop_parts()
 

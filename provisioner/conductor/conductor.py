@@ -8,7 +8,8 @@ from typing import Any
 from provisioner.bmc.contract import Bmcs, Console
 from provisioner.conductor import bmcs
 from provisioner.conductor.audit import audit
-from provisioner.conductor.clouds import apply_plan, plan_cloud
+from provisioner.conductor.certificates import Renewal
+from provisioner.conductor.clouds import apply_plan, plan_cloud, renew_metadata
 from provisioner.conductor.doors import CatalogueDoor, Doors, Signer
 from provisioner.conductor.enroll import enroll
 from provisioner.conductor.guests import Guests
@@ -86,6 +87,7 @@ class Conductor(Guests):
         doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), authority, signer)
         super().__init__(doors)
         self._sweep = Sweep(doors, settings.sweep_seconds)
+        self._renewal = Renewal(doors, renew_metadata)
         self._tapes = Tapes(doors)
         self._presence = Presence(doors)
         self._loop = Loop(store, lambda name: self._walker.walk(name), self.at_work)
@@ -262,6 +264,18 @@ class Conductor(Guests):
         """:raises NotFound: there is no such cloud, or it has no such secret."""
         return self._store.clouds.secret(cloud, name)
 
+    def cloud_authority(self, cloud: str) -> str:
+        """The certificate, as PEM, by which the services of a cloud are known.
+
+        :raises NotFound: there is no such cloud, or no role of it has certificates.
+        """
+        self._store.clouds.get(cloud)
+        found = self._store.certificates.authority(cloud)
+        if found is None:
+            what, hint = "the cloud has no authority", "a role that has certificates makes one: provisioner apply"
+            raise NotFound(what, where=cloud, hint=hint)
+        return found
+
     def store_secret(self, cloud: str, name: str, value: str) -> bool:
         """Keep a secret that somebody brings; whether the cloud is on record yet."""
         return store_secret(self._doors, cloud, name, value)
@@ -319,9 +333,11 @@ class Conductor(Guests):
         self._presence.start()
         self._loop.start()
         self._sweep.start()
+        self._renewal.start()
 
     def stop(self) -> None:
         """Begin nothing new and wait for what is begun; a BMC is waited for until its own deadline."""
+        self._renewal.stop()
         self._sweep.stop()
         self._loop.stop()
         self._tapes.close()

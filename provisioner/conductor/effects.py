@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from provisioner.conductor.certificates import Certified
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ManifestError, Problem
 from provisioner.metadata.build import Documents
@@ -38,17 +39,27 @@ class Outlook:
 
 
 def build_outlooks(
-    plan: Plan, observed: Observed, newest: Mapping[str, Generation], known: Mapping[str, str], common: Common
+    plan: Plan,
+    observed: Observed,
+    newest: Mapping[str, Generation],
+    known: Mapping[str, str],
+    certificates: Certified,
+    common: Common,
 ) -> list[Outlook]:
     """Of each instance that would be told something else than now, and of those that are to come.
 
-    :param newest: by node. :param known: the secrets that the cloud has by now.
+    :param newest: by node. :param known: the secrets that the cloud has by now. :param certificates: too.
     """
     desired = plan.desired
     live = list(staying(plan, observed.deployments.values()))
     fresh = [action.placement for action in plan.actions if isinstance(action, Deploy)]
     documents = Documents(
-        desired, [*(deployment.placement for deployment in live), *fresh], _secrets(desired, known), common.keep
+        desired,
+        [*(deployment.placement for deployment in live), *fresh],
+        _secrets(desired, known),
+        common.keep,
+        certificates.find,
+        certificates.authority,
     )
     nodes: dict[str, Node] = {node.name: node for node in observed.nodes}
     outlooks = []

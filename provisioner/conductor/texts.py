@@ -14,6 +14,7 @@ from provisioner.conductor.effects import no_tree, not_rendered, unmade
 from provisioner.conductor.masker import Masker
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ManifestError, NotFound
+from provisioner.metadata.certificates import certificate_stand_in
 from provisioner.metadata.trees import Tree, as_told
 from provisioner.model.config import (
     ConfigDiff,
@@ -32,18 +33,26 @@ from provisioner_agent.protocol.parts import needed_parts
 from provisioner_agent.render.problem import RenderError
 from provisioner_agent.render.tree import RenderedFile
 
+CERTIFICATES = "certificates"
+"""In a node's own metadata."""
 SHOWN = 50
 """Different diffs of one file in an answer, unless one instance is asked for: nobody reads a thousand."""
 
 
 def mask_secrets(own: Mapping[str, Any]) -> dict[str, Any]:
     """A node's own metadata with the names of its secrets in place of their values."""
-    return {**own, "secrets": {name: unmade(name) for name in own.get("secrets") or {}}}
+    masked = {**own, "secrets": {name: unmade(name) for name in own.get("secrets") or {}}}
+    if CERTIFICATES in own:
+        masked[CERTIFICATES] = {name: certificate_stand_in(name) for name in own[CERTIFICATES]}
+    return masked
 
 
-def stand_ins(owns: Iterable[Mapping[str, Any]], known: Iterable[str]) -> frozenset[str]:
+def stand_ins(owns: Iterable[Mapping[str, Any]], known: Iterable[str]) -> set[str]:
     """What :func:`mask_secrets` puts into nodes' own metadata. :param known: names of secrets of their cloud."""
-    return frozenset(unmade(name) for names in [*(own.get("secrets") or () for own in owns), known] for name in names)
+    owns = list(owns)
+    certificates = {name for own in owns for name in own.get(CERTIFICATES) or ()}
+    words = {word for name in certificates for word in certificate_stand_in(name).values()}
+    return words | {unmade(name) for names in [*(own.get("secrets") or () for own in owns), known] for name in names}
 
 
 @dataclass(frozen=True)

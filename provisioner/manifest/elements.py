@@ -13,7 +13,7 @@ from provisioner.manifest.layer import Layer, Path, parse_layer
 from provisioner.manifest.written import check_written, python_pattern
 from provisioner.model.values import ANYTHING, Schema
 
-RESERVED = frozenset({"cloud", "role", "node", "members", "secrets", "firewall"})
+RESERVED = frozenset({"cloud", "role", "node", "members", "secrets", "certificates", "firewall"})
 """Names that the metadata gives to templates itself."""
 STRATEGIES: Mapping[str | None, tuple[str, ...]] = {
     "object": ("merge", "replace"),

@@ -134,6 +134,7 @@ def build_shared(desired: Desired, role: str, values: Mapping[str, Any]) -> dict
             "confirm": spec.config.confirm_seconds,
             **_order(spec.policy),
             **({} if rules is None else {"firewall": rules}),
+            **_certificates(spec),
         },
         "health": spec.health.model_dump(mode="json"),
     }
@@ -146,6 +147,12 @@ def with_defaults(role: Role, schemas: Mapping[str, Schema]) -> Role:
     for values in (*map(default_values, schemas.values()), role.config.values):
         merged = merge_value(merged, values, rule, refers=not role.image.disk)
     return role.model_copy(update={"config": role.config.model_copy(update={"values": merged})})
+
+
+def _certificates(role: Role) -> dict[str, Any]:
+    """Nothing of a role without any: as before there were certificates."""
+    found = {name: list(spec.also) for name, spec in role.certificates.items()}
+    return {"certificates": found} if found else {}
 
 
 def _order(policy: Policy) -> dict[str, Any]:

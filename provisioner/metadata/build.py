@@ -8,6 +8,7 @@ from typing import Any
 from provisioner.errors import NotFound
 from provisioner.manifest.layer import Path
 from provisioner.manifest.values import Mixture, Values, build_shared
+from provisioner.metadata.certificates import Certify, think_certificates, wanted_names
 from provisioner.metadata.firewall import build_firewall
 from provisioner.model.deployment import Placement
 from provisioner.model.role import Desired
@@ -24,18 +25,22 @@ def build_metadata(
     secrets: Mapping[str, str],
     generation: int,
     zone: str = "",
+    certify: Certify = think_certificates,
+    authority: str = "",
 ) -> dict[str, Any]:
     """One generation of an instance's metadata, whole.
 
     :param placement: of the instance. :param members: of the whole cloud, the instance's own among them.
     :param secrets: those of :func:`needed_secrets`, by name. :param generation: grows with each document that differs.
-    :param zone: of the node.
-    :returns: ``cloud role node members values secrets firewall`` are what templates see (``values`` at the top level);
-        ``health`` are the probes that the agent runs, ``permit`` says that it asks before it switches.
+    :param zone: of the node. :param certify: makes or finds certificates. :param authority: of the cloud, as PEM; empty
+        for none.
+    :returns: ``cloud role node members values secrets certificates firewall`` are what templates see (``values`` at the
+        top level); ``health`` are the probes that the agent runs, ``permit`` says that it asks before it switches.
     """
-    own = build_own(placement, node_uuid, secrets, generation)
     mixture = Values(desired).of(placement.role, zone, placement.node)
-    return join_parts(own, (build_role(desired, mixture, members), build_members(desired, members)))
+    certificates = certify(placement, wanted_names(desired, mixture, placement))
+    own = build_own(placement, node_uuid, secrets, certificates, generation)
+    return join_parts(own, (build_role(desired, mixture, members, authority), build_members(desired, members)))
 
 
 def needed_secrets(desired: Desired, mixture: Mixture) -> tuple[str, ...]:
@@ -44,7 +49,12 @@ def needed_secrets(desired: Desired, mixture: Mixture) -> tuple[str, ...]:
 
 
 def build_own(
-    placement: Placement, node_uuid: str, secrets: Mapping[str, str], generation: int, parts: Sequence[str] = ()
+    placement: Placement,
+    node_uuid: str,
+    secrets: Mapping[str, str],
+    certificates: Mapping[str, Mapping[str, str]],
+    generation: int,
+    parts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What an instance shares with no other, and the ids of the parts that it shares."""
     return {
@@ -59,6 +69,7 @@ def build_own(
             "interfaces": [interface.model_dump(mode="json") for interface in placement.interfaces],
         },
         "secrets": dict(sorted(secrets.items())),
+        **({"certificates": {name: dict(pair) for name, pair in sorted(certificates.items())}} if certificates else {}),
         "permit": True,
         PARTS: list(parts),
     }
@@ -68,6 +79,7 @@ class Documents:
     """What the members of a cloud are told, each its own; what they share is kept once.
 
     :param members: of the whole cloud. :param secrets: of the cloud, by name. :param keep: part → its id.
+    :param certify: makes or finds certificates. :param authority: that signs them, as PEM; empty for none.
     """
 
     def __init__(
@@ -76,12 +88,16 @@ class Documents:
         members: Sequence[Placement],
         secrets: Mapping[str, str],
         keep: Callable[[Mapping[str, Any]], str],
+        certify: Certify,
+        authority: str,
     ) -> None:
         self._desired = desired
         self._members = members
         self._everybody = keep(build_members(desired, members))
         self._secrets = secrets
         self._keep = keep
+        self._certify = certify
+        self._authority = authority
         self._values = Values(desired)
         self._known: dict[tuple[str, str, str], tuple[str, dict[str, str]]] = {}
 
@@ -90,11 +106,12 @@ class Documents:
         mixture = self._values.of(placement.role, zone, placement.node)
         if mixture.key not in self._known:
             self._known[mixture.key] = (
-                self._keep(build_role(self._desired, mixture, self._members)),
+                self._keep(build_role(self._desired, mixture, self._members, self._authority)),
                 self._present(mixture),
             )
         part, secrets = self._known[mixture.key]
-        return build_own(placement, node_uuid, secrets, generation, parts=(part, self._everybody))
+        certificates = self._certify(placement, wanted_names(self._desired, mixture, placement))
+        return build_own(placement, node_uuid, secrets, certificates, generation, parts=(part, self._everybody))
 
     def _present(self, mixture: Mixture) -> dict[str, str]:
         needed = needed_secrets(self._desired, mixture)
@@ -109,12 +126,12 @@ class Documents:
         return {name: self._secrets[name] for name in needed}
 
 
-def build_role(desired: Desired, mixture: Mixture, members: Sequence[Placement]) -> dict[str, Any]:
+def build_role(desired: Desired, mixture: Mixture, members: Sequence[Placement], authority: str = "") -> dict[str, Any]:
     """The same for all members of a role that have the same values.
 
     Where these refer to a secret nothing stands, and the agent puts it there; an agent that cannot misses the value.
 
-    :param members: of the whole cloud.
+    :param members: of the whole cloud. :param authority: of the cloud, as PEM; empty for none.
     """
     shared = build_shared(desired, mixture.role, _without(mixture.values, [path for path, _ in mixture.references]))
     if mixture.references:
@@ -122,7 +139,8 @@ def build_role(desired: Desired, mixture: Mixture, members: Sequence[Placement])
     firewall = build_firewall(desired, mixture.role, members)
     if firewall is not None:
         shared["firewall"] = firewall
-    return {"cloud": {"name": desired.cloud.cloud}, **shared}
+    cloud = {"name": desired.cloud.cloud} | ({"authority": authority} if authority else {})
+    return {"cloud": cloud, **shared}
 
 
 def _without(values: Any, paths: Sequence[Path]) -> Any:

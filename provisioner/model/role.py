@@ -107,11 +107,22 @@ class Cabling(Value):
     on: dict[str, str] = Field(default_factory=dict)
 
 
+class CertificateSpec(Value):
+    """A certificate that each member of a role has for its host name, its addresses, and ``also`` what some values say.
+
+    ``also``: values by their dotted names (``frontend.address``), each a host name, an address or a list of such; one
+    that there is not is left out.
+    """
+
+    also: tuple[str, ...] = ()
+
+
 class Role(Value):
     """One ``roles/NAME.yaml``.
 
     ``once``: things done once in the life of a cluster, for example ``galera-bootstrap``; the server grants each to
     one member, with a fencing number. ``secrets``: names of secrets that are generated once for each cloud.
+    ``certificates``: by name, what each member has with a key of its own, signed by the authority of its cloud.
     ``start``: how an instance is started when its disk is written: by switching the node off and on (``power``), or by
     the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
     ``after``: roles that must be ready before this one is deployed. ``change``: in which order members change and join
@@ -128,6 +139,7 @@ class Role(Value):
     network: Cabling = Cabling()
     config: Config = Config()
     secrets: tuple[str, ...] = ()
+    certificates: dict[str, CertificateSpec] = Field(default_factory=dict)
     once: tuple[str, ...] = ()
     start: Literal["power", "kexec"] = "power"
     after: tuple[str, ...] = ()
@@ -146,6 +158,14 @@ class Role(Value):
     def _name(cls, value: str) -> str:
         if not NAME.match(value):
             raise ValueError("not a role name; write lower-case letters, digits and dashes")
+        return value
+
+    @field_validator("certificates")
+    @classmethod
+    def _certificates(cls, value: dict[str, CertificateSpec]) -> dict[str, CertificateSpec]:
+        for name in value:
+            if not NAME.match(name):
+                raise ValueError(f"{name!r} is no name of a certificate; write lower-case letters, digits and dashes")
         return value
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from provisioner.errors import ImageError, ManifestError, Problem
+from provisioner.manifest.certificates import check_names
 from provisioner.manifest.check import dotted, suggest
 from provisioner.manifest.explain import find_place
 from provisioner.manifest.layer import Path
@@ -120,6 +121,8 @@ class _Planner:
                     known = suggest(name, declared | self.observed.secrets)
                     instead = f"store it: {store}" if known is None else f"{known} Or store it: {store}"
                     self.problems.append(Problem(where, f"{dotted(path)} refers to no secret {name!r}", instead))
+            for path, what in check_names(self.desired.roles[mixture.role], mixture):
+                self.problems.append(Problem(find_place(self.desired, layers, rule, path) or mixture.role, what))
             for path in mixture.missing:
                 where = self.desired.place(f"roles.{mixture.role}")
                 instead = f"write it under roles.{mixture.role}.values"

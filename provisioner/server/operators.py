@@ -169,6 +169,7 @@ def operator_app(
             Route("/v1/clouds/{name}", api.cloud, methods=["GET"]),
             Route("/v1/clouds/{name}/instances", api.instances, methods=["GET"]),
             Route("/v1/clouds/{name}/deployments", api.deployments, methods=["GET"]),
+            Route("/v1/clouds/{name}/authority", api.authority, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.secret, methods=["GET"]),
             Route("/v1/clouds/{name}/secrets/{key}", api.store_secret, methods=["POST"]),
             Route("/v1/events", api.events, methods=["GET"]),
@@ -353,6 +354,10 @@ class _Api:
     async def deployments(self, request: Request) -> Response:
         found = await self._call(self._conductor.cloud_deployments, request.path_params["name"])
         return JSONResponse({"deployments": [_json(deployment) for deployment in found]})
+
+    async def authority(self, request: Request) -> Response:
+        found = await self._call(self._conductor.cloud_authority, request.path_params["name"])
+        return JSONResponse({"certificate": found})
 
     async def secret(self, request: Request) -> Response:
         path = request.path_params

@@ -87,6 +87,17 @@ SECRETS = Table(
     Column("name", String(100), primary_key=True),
     Column("value_sealed", Text, nullable=False),
 )
+CERTIFICATES = Table(
+    "certificates",
+    METADATA,
+    Column("cloud", String(63), primary_key=True),
+    Column("hostname", String(63), primary_key=True),  # of a member; empty for the cloud's authority
+    Column("name", String(63), primary_key=True),
+    Column("names", JSON, nullable=False),
+    Column("ends", Float, nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("key_sealed", Text, nullable=False),
+)
 DEPLOYMENTS = Table(
     "deployments",
     METADATA,

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event
 
+from provisioner.store.certificates import Certificates
 from provisioner.store.clouds import Clouds
 from provisioner.store.conductors import Conductors
 from provisioner.store.database import Cipher, Database, Listener
@@ -39,6 +40,7 @@ class Store:
         self.deployments = Deployments(self._db, cipher)
         self.parts = Parts(self._db, cipher)
         self.clouds = Clouds(self._db, cipher, self.parts)
+        self.certificates = Certificates(self._db, cipher)
         self.tokens = Tokens(self._db, cipher)
         self.permits = Permits(self._db)
         self.events = Events(self._db)

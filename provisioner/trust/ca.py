@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from provisioner.system.clock import HostClock
 from provisioner.system.files import create_file, write_file
+from provisioner.trust.certificates import Pair, is_due, new_authority, new_certificate, new_key, read_key, read_names
 
 CA_KEY, CA_CERTIFICATE = "ca.key", "ca.crt"
 SERVER_KEY, SERVER_CERTIFICATE = "server.key", "server.crt"
-CA_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 397, 30
-DAY = datetime.timedelta(days=1)
 
 
 def ensure_ca(folder: Path) -> Path:
@@ -29,18 +24,9 @@ def ensure_ca(folder: Path) -> Path:
     certificate = folder / CA_CERTIFICATE
     if not certificate.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        create_file(folder / CA_KEY, _private(ec.generate_private_key(ec.SECP256R1())), mode=0o600)
-        key = _read_key(folder / CA_KEY)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provisioner site")])
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        built = (
-            _builder(name, key, CA_DAYS)
-            .issuer_name(name)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        create_file(certificate, built.public_bytes(serialization.Encoding.PEM))
+        create_file(folder / CA_KEY, new_key().encode(), mode=0o600)
+        authority = new_authority("provisioner site", HostClock().now(), (folder / CA_KEY).read_text())
+        create_file(certificate, authority.certificate.encode())
     return certificate
 
 
@@ -52,68 +38,22 @@ def ensure_server(folder: Path, place: Path, names: Sequence[str], now: float) -
     """
     ca_file = ensure_ca(folder)
     certificate, key_file = place / SERVER_CERTIFICATE, place / SERVER_KEY
-    alternatives = [_alternative(name) for name in dict.fromkeys(names)]
-    ca = x509.load_pem_x509_certificate(ca_file.read_bytes())
-    if certificate.exists() and key_file.exists() and _fits(certificate, key_file, ca, alternatives, now):
+    authority = Pair(ca_file.read_text(), (folder / CA_KEY).read_text())
+    if certificate.exists() and key_file.exists() and _fits(certificate, key_file, authority, names, now):
         return certificate, key_file
-    ca_key = _read_key(folder / CA_KEY)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provisioner")])
-    built = (
-        _builder(name, key, SERVER_DAYS)
-        .issuer_name(ca.subject)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    write_file(key_file, _private(key), mode=0o600)
-    write_file(certificate, built.public_bytes(serialization.Encoding.PEM))
+    built = new_certificate(authority, "provisioner", names, HostClock().now())
+    write_file(key_file, built.key.encode(), mode=0o600)
+    write_file(certificate, built.certificate.encode())
     return certificate, key_file
 
 
-def _builder(name: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
-    """Valid from yesterday on: clocks differ."""
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - DAY)
-        .not_valid_after(now + days * DAY)
-    )
-
-
-def _alternative(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _fits(
-    certificate: Path, key_file: Path, ca: x509.Certificate, alternatives: Sequence[x509.GeneralName], now: float
-) -> bool:
+def _fits(certificate: Path, key_file: Path, authority: Pair, names: Sequence[str], now: float) -> bool:
     """Whether a certificate is the authority's for this key and these names, for some time to come."""
     try:
         known = x509.load_pem_x509_certificate(certificate.read_bytes())
-        known.verify_directly_issued_by(ca)
-        same = known.public_key() == _read_key(key_file).public_key()
+        known.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate.encode()))
+        same = known.public_key() == read_key(key_file.read_text()).public_key()
         said = known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
-    ends = known.not_valid_after_utc.timestamp()
-    return same and list(said) == list(alternatives) and ends - now > RENEW_DAYS * DAY.total_seconds()
-
-
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey), "we made it"
-    return key
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return same and list(said) == read_names(names) and not is_due(known.not_valid_after_utc.timestamp(), now)

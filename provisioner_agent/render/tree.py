@@ -14,7 +14,7 @@ from provisioner_agent.render.references import put_references
 from provisioner_agent.render.template import render_template
 
 CONTROL = ".control"
-RESERVED = ("cloud", "role", "node", "members", "secrets", "firewall")
+RESERVED = ("cloud", "role", "node", "members", "secrets", "certificates", "firewall")
 """Top-level names of the data that are not values."""
 
 MODE = re.compile(r"^0?[0-7]{3}$")

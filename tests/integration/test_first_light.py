@@ -166,6 +166,17 @@ def change_a_value(rack: Rack, count: int) -> None:
     assert "Nothing to change" in rack.run("plan", str(cloud))
 
 
+def check_firewall(address: str) -> None:
+    """The database answers, a port that the role does not name is silent: without a firewall it would be refused."""
+    program = "import socket,sys\nsocket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)"
+    asked = {
+        port: subprocess.run([*INSIDE, "python3", "-c", program, address, port], capture_output=True, text=True)
+        for port in ("3306", "4999")
+    }
+    assert asked["3306"].returncode == 0, asked["3306"].stderr
+    assert "TimeoutError" in asked["4999"].stderr, asked["4999"].stderr
+
+
 LLDP = """
 import socket, sys, time
 tlv = lambda kind, value: (kind << 9 | len(value)).to_bytes(2, "big") + value
@@ -272,6 +283,7 @@ def test_one_node(tmp_path: Path) -> None:
         check_password_is_nowhere(rack)
         assert "Nothing to change" in rack.run("plan", str(cloud))
         change_a_value(rack, 1)
+        check_firewall(rack.member("galera-0")["addresses"][0].partition("/")[0])
 
 
 @pytest.mark.rack
@@ -289,6 +301,8 @@ def test_cluster(tmp_path: Path) -> None:
             assert rack.sql(address, "SELECT word FROM app.light").endswith("-first")
             assert rack.sql(address, "SHOW STATUS LIKE 'wsrep_cluster_size'").split() == ["wsrep_cluster_size", "3"]
         change_a_value(rack, 3)
+        for address in addresses:
+            check_firewall(address)
         last = rack.json("cloud", "status", "lab")["members"][-1]
         rack.run("node", "release", last["node"])
         again = rack.cloud(count=3, values={"galera": {"max_connections": 321}}, wipe=[last["node"]])

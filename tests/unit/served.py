@@ -296,6 +296,11 @@ class FakeConductor:
     def cloud_deployments(self, name: str) -> Sequence[Deployment]:
         return [self.deployments[member.node] for member in self.statuses[0].members if member.node in self.deployments]
 
+    def cloud_authority(self, cloud: str) -> str:
+        if cloud != "lab":
+            raise NotFound("there is no such cloud", where=cloud)
+        return "-----BEGIN CERTIFICATE-----\n"
+
     def cloud_secret(self, cloud: str, name: str) -> str:
         if (cloud, name) != ("lab", "galera_app_password"):
             raise NotFound("there is no such secret", where=f"{cloud}/{name}")
