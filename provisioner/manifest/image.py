@@ -20,7 +20,8 @@ def check_image(role: Role, layer: Layer) -> Iterator[Problem]:
             what = "image.elements has nothing in it; write an element, or disk: NAME for a whole disk"
             yield Problem(layer.where(("image",)), what)
         return
-    for key in [key for key in ImageSpec.model_fields if key != "disk" and getattr(image, key)]:
+    built = ImageSpec(disk=image.disk)
+    for key in [key for key in ImageSpec.model_fields if getattr(image, key) != getattr(built, key)]:
         what = f"image.{key} is for images that are built, and image.disk names one that is complete"
         yield Problem(layer.where(("image", key)), what, f"take {key} or disk out")
     for key in [key for key in LAYOUT if getattr(role.storage, key) != getattr(Storage(), key)]:

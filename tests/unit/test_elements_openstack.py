@@ -38,7 +38,8 @@ def metadata(role: str, controllers: int, **values: Any) -> dict[str, Any]:
     ]
     return {
         "generation": 1,
-        "cloud": {"name": "lab"},
+        "cloud": {"name": "lab", "authority": "an authority\n"},
+        "certificates": {"frontend": {"certificate": "a certificate\n", "key": "secret-key\n"}},
         "role": {"name": role, "count": controllers},
         "node": {"name": "n0", "hostname": f"{role}-0", "address": "10.0.0.0"},
         "members": {"controller": members},
@@ -93,6 +94,23 @@ def test_apis_listen_at_the_nodes_own_address_and_the_front_at_its() -> None:
             assert port and port[1] in ports, name
             assert f"server controller-2 10.0.0.2:{port[1]}\n" in front
     assert "listen" not in rendered("controller")["/etc/haproxy/conf.d/openstack.cfg"].content
+
+
+def test_with_tls_all_ask_by_https_and_know_who_has_signed() -> None:
+    given: dict[str, Any] = {"frontend": {"address": "10.0.0.99"}, "openstack": {"address": "10.0.0.99", "tls": True}}
+    for role in ("controller", "compute"):
+        files = rendered(role, 3, **given)
+        assert files["/etc/ssl/openstack-authority.pem"].content == "an authority\n"
+        for path, file in files.items():
+            assert "http://10.0.0.99" not in file.content, path
+        groups = [
+            group for group in re.split(r"(?m)^(?=\[)", files["/etc/nova/nova.conf"].content) if "region" in group
+        ]
+        assert all("cafile" in group for group in groups if not group.startswith("[keystone_authtoken]"))
+    front = rendered("controller", 3, **given)["/etc/haproxy/conf.d/openstack.cfg"].content
+    binds = re.findall(r"(?m)^ *bind .*$", front)
+    assert len(binds) == 7 and all(line.endswith(" ssl crt /etc/haproxy/openstack.pem") for line in binds)
+    assert "10.0.0.99:443 " in front and "10.0.0.99:80" not in front
 
 
 def test_the_providers_network_is_there_only_with_an_interface() -> None:
