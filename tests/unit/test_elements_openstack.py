@@ -443,3 +443,56 @@ def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Contro
     code, called = rabbitmq(controller, runs=True, nodes=[*MEMBERS, "rabbit@10.0.0.9"], KNOWN="the-old-one")
     forget, change = "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9", "rabbitmqctl -q change_password openstack"
     assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget]), "members that are only down are kept"
+
+
+STATUS = ROOT / "elements" / "controller" / "bin" / "openstack-status"
+BRIDGE = ROOT / "elements" / "openstack" / "os-refresh-config" / "configure.d" / "30-openvswitch"
+
+
+def status(controller: Controller, word: str) -> tuple[int, str]:
+    path = {"PATH": f"{controller.folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, str(STATUS), word], env=path, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("running", "known", "said"), [(3, 3, "ok"), (2, 3, "ok"), (1, 3, "1 of 3 nodes of RabbitMQ run"), (1, 1, "ok")]
+)
+def test_messages_pass_while_a_majority_of_nodes_runs(
+    controller: Controller, running: int, known: int, said: str
+) -> None:
+    told = json.dumps({"disk_nodes": MEMBERS[:known], "running_nodes": MEMBERS[:running]})
+    controller.stand_in("rabbitmqctl", f"echo '{told}'")
+    assert status(controller, "messages") == (int(said != "ok"), said)
+
+
+def test_a_unit_that_does_not_run_is_named(controller: Controller) -> None:
+    controller.stand_in("systemctl", "shift; for unit; do echo active; done")
+    assert status(controller, "units") == (0, "ok")
+    controller.stand_in(
+        "systemctl", "shift; for unit; do case $unit in nova-c*) echo failed;; *) echo active;; esac; done"
+    )
+    assert status(controller, "units") == (1, "nova-conductor.service is failed")
+
+
+def test_a_rabbitmq_that_does_not_answer_is_not_well(controller: Controller) -> None:
+    controller.stand_in("rabbitmqctl", "echo 'Error: unable to connect'; exit 69")
+    assert status(controller, "messages") == (1, "Error: unable to connect")
+
+
+@pytest.mark.parametrize("interface", [None, "port1"])
+def test_the_providers_bridge_has_the_interface_that_is_named(controller: Controller, interface: str | None) -> None:
+    for name in ("ovs-vsctl", "ip"):
+        controller.stand_in(name, f'echo "{name} $*" >>{controller.log}')
+    if interface:
+        controller.document["values"]["openstack"]["provider_interface"] = interface
+    code, said, called = controller.run(str(BRIDGE))
+    assert code == 0, said
+    assert called == (
+        []
+        if interface is None
+        else [
+            "ovs-vsctl --may-exist add-br br-provider -- --may-exist add-port br-provider port1",
+            "ip link set dev port1 up",
+        ]
+    )
