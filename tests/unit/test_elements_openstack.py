@@ -106,7 +106,12 @@ def test_with_tls_all_ask_by_https_and_know_who_has_signed() -> None:
         groups = [
             group for group in re.split(r"(?m)^(?=\[)", files["/etc/nova/nova.conf"].content) if "region" in group
         ]
-        assert all("cafile" in group for group in groups if not group.startswith("[keystone_authtoken]"))
+        assert all("cafile" in group for group in groups)
+    # Where Keystone is asked, there it says that it is; a service finds the front in the catalog, and must know its CA.
+    for path in ("glance/glance-api", "neutron/neutron", "placement/placement"):
+        group = rendered("controller", 3, **given)[f"/etc/{path}.conf"].content.partition("[keystone_authtoken]")[2]
+        assert "cafile = " in group.partition("\n[")[0], path
+    assert "10.0.0.99" not in rendered("controller", 3, **given)["/etc/keystone/keystone.conf"].content
     front = rendered("controller", 3, **given)["/etc/haproxy/conf.d/openstack.cfg"].content
     binds = re.findall(r"(?m)^ *bind .*$", front)
     assert len(binds) == 7 and all(line.endswith(" ssl crt /etc/haproxy/openstack.pem") for line in binds)
@@ -289,6 +294,8 @@ def test_a_new_password_reaches_the_database(controller: Controller) -> None:
 def test_a_boot_waits_for_no_database(controller: Controller) -> None:
     code, said, _ = controller.run(DATABASES, {}, PROVISIONER_BOOT="1", down="yes")
     assert code == 0, said
+    changed = {"PROVISIONER_BOOT": "1", "PROVISIONER_CHANGED": "/etc/nova/nova.conf", "down": "yes"}
+    assert controller.run(DATABASES, {}, **changed)[0] == 1
     code, said, _ = controller.run(DATABASES, DO, PROVISIONER_BOOT="1", PROVISIONER_FIRST="1", down="yes")
     assert code == 1 and "the database at galera-0:3306 does not let cloud_admin in: refused" in said
 
@@ -400,6 +407,11 @@ def test_a_new_address_moves_the_endpoints(controller: Controller, keystone: Key
     assert set(catalog(controller, keystone)[2]) == {"PATCH endpoints"}
     assert len(keystone.kept["endpoints"]) == made
     assert all("//192.0.2.9:" in end["url"] for end in keystone.kept["endpoints"])
+
+
+def test_a_boot_asks_keystone_nothing(controller: Controller, keystone: Keystone) -> None:
+    assert catalog(controller, keystone, PROVISIONER_BOOT="1")[::2] == (0, [])
+    assert catalog(controller, keystone, PROVISIONER_BOOT="1", PROVISIONER_FIRST="1")[2]
 
 
 def test_a_service_gets_its_new_password(controller: Controller, keystone: Keystone) -> None:
