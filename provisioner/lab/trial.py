@@ -63,7 +63,8 @@ found["failed"] = [line.split()[0] for line in listed if line.split()]
 found["jobs"] = run("systemctl", "list-jobs", "--plain", "--no-legend").stdout
 found["journal"] = {unit: run("journalctl", "-n", "8", "-o", "cat", "-u", unit).stdout for unit in found["failed"]}
 if pathlib.Path("/usr/local/bin/provisioner-agent").exists():
-    tried = run("provisioner-agent", "trial", "--metadata", "/provisioner-trial/metadata.json")
+    words = json.loads(pathlib.Path("/provisioner-trial/words.json").read_text())
+    tried = run("provisioner-agent", "trial", "--metadata", "/provisioner-trial/metadata.json", *words)
     found["log"] = tried.stderr
     try:
         found["report"] = json.loads(tried.stdout)
@@ -202,6 +203,7 @@ def build_instance(role: Role) -> dict[str, tuple[bytes, int]]:
         SERVICE: UNIT.format(folder=FOLDER),
         f"{FOLDER}/run.py": PROGRAM,
         f"{FOLDER}/metadata.json": json.dumps(build_document(role, placement)),
+        f"{FOLDER}/words.json": json.dumps([] if role.image.alone else ["--files"]),
     }
     texts |= build_networks(placement)
     return {path: (text.encode(), 0o644) for path, text in texts.items()}
@@ -227,10 +229,13 @@ def build_placement(role: Role) -> Placement:
 
 
 def build_document(role: Role, placement: Placement) -> dict[str, Any]:
-    """The metadata of a cloud of one: the role's own values, fresh secrets, its checks beside its probes."""
-    tried = role.model_copy(
-        update={"health": role.health.model_copy(update={"node": (*role.image.checks, *role.health.node)})}
-    )
+    """The metadata of a cloud of one: the role's own values, fresh secrets, its checks beside its probes.
+
+    The probes of a role that needs others are left out.
+    """
+    health = role.health if role.image.alone else role.health.model_copy(update={"node": (), "role": ()})
+    health = health.model_copy(update={"node": (*role.image.checks, *health.node)})
+    tried = role.model_copy(update={"health": health})
     networks = {
         address.network: Network(cidr=f"10.0.{2 + at}.0/24", pool=f"10.0.{2 + at}.15-10.0.{2 + at}.15")
         for at, address in enumerate(placement.addresses)

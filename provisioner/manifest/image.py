@@ -22,7 +22,10 @@ def check_image(role: Role, layer: Layer) -> Iterator[Problem]:
             what = "image.elements has nothing in it; write an element, or disk: NAME for a whole disk"
             yield Problem(layer.where(("image",)), what)
         return
-    for key in [key for key in ImageSpec.model_fields if key not in WITH_DISK and getattr(image, key)]:
+    plain = ImageSpec(disk=image.disk)
+    for key in [
+        key for key in ImageSpec.model_fields if key not in WITH_DISK and getattr(image, key) != getattr(plain, key)
+    ]:
         what = f"image.{key} is for images that are built, and image.disk names one that is complete"
         yield Problem(layer.where(("image", key)), what, f"take {key} or disk out")
     if image.is_built and image.disk == role.role:

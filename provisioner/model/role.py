@@ -38,6 +38,8 @@ class ImageSpec(Value):
 
     ``checks`` are run in the booted image before it is published, beside the role's own health probes. ``squashfs``
     adds the image as kernel, initramfs and squashfs, for those who boot it by other means.
+    ``alone``: whether an instance is healthy without other roles; if not, the boot test renders its files, lets their
+    validators judge them and runs ``checks``, no more.
     ``disk``: the name of a whole disk that was imported, and is not built. Its own cloud-init makes it an instance; of
     elements it gets the values and the phase scripts.
     """
@@ -47,6 +49,7 @@ class ImageSpec(Value):
     templates: tuple[str, ...] = ()
     checks: tuple[Probe, ...] = ()
     squashfs: bool = False
+    alone: bool = True
 
     @property
     def is_built(self) -> bool:

@@ -14,6 +14,7 @@ from provisioner.model.states import NodeState
 from provisioner.plan.wire import Unwired, wire
 
 MIB, GIB = 1 << 20, 1 << 30
+KVM = "kvm"
 SAID = {Verdict.DEGRADED: "found it degraded", Verdict.FAILED: "failed"}
 
 
@@ -23,7 +24,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def facts(node: Node) -> dict[str, int | str | bool]:
-    """What a role may match on: what the ramdisk saw, and over it what the hardware file says."""
+    """What a role may match on: what the ramdisk saw, and what the hardware file says over it; not of KVM."""
     found: dict[str, int | str | bool] = {}
     if node.hardware is not None:
         largest = max((disk.size for disk in node.hardware.disks), default=0)
@@ -34,7 +35,12 @@ def facts(node: Node) -> dict[str, int | str | bool]:
             "virtualisation": node.hardware.virtualisation,
             "product": node.hardware.product,
         }
-    return found | node.spec.properties
+    found |= node.spec.properties
+    # Only a machine that came into being proves it: what the hardware file says of it does not count.
+    found.pop(KVM, None)
+    if node.hardware is not None and node.hardware.kvm is not None:
+        found[KVM] = node.hardware.kvm
+    return found
 
 
 def why_not(node: Node, role: Role, use: RoleUse, cloud: Cloud) -> str | None:
@@ -49,6 +55,8 @@ def why_not(node: Node, role: Role, use: RoleUse, cloud: Cloud) -> str | None:
     known = facts(node)
     for key, wanted in role.match.properties.items():
         given = known.get(key)
+        if given is None and key == KVM:
+            return f"no inspection has tried KVM on it; provisioner node inspect {node.name}"
         if given is None:
             return f"nothing says its {key}; add it to properties in its hardware file"
         number = isinstance(wanted, int) and not isinstance(wanted, bool)

@@ -366,8 +366,12 @@ class Nodes:
             tx.execute(update(NODES).where(NODES.c.name == name).values(bmc_error=dict(error), updated=now))
 
     def set_hardware(self, name: str, hardware: HardwareReport, now: float) -> None:
-        values = {"hardware": hardware.model_dump(mode="json"), "updated": now}
+        """What a ramdisk found. Only an inspection tries KVM: its word stays as long as it is the same machine."""
         with self._db.write(name) as tx:
+            known = self.get(name).hardware
+            if hardware.kvm is None and known is not None and known.uuid == hardware.uuid:
+                hardware = hardware.model_copy(update={"kvm": known.kvm})
+            values = {"hardware": hardware.model_dump(mode="json"), "updated": now}
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_test(self, name: str, part: HardwarePart, result: HardwareTest) -> None:

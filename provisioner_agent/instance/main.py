@@ -19,7 +19,7 @@ from provisioner_agent.instance.host import LinuxHost
 from provisioner_agent.instance.record import read_record
 from provisioner_agent.instance.report import status_text
 from provisioner_agent.instance.run import host_text, run_agent
-from provisioner_agent.instance.trial import run_trial
+from provisioner_agent.instance.trial import run_trial, try_files
 from provisioner_agent.protocol.auth import AuthError
 from provisioner_agent.render.problem import RenderError
 
@@ -54,7 +54,7 @@ def run_command(argv: Sequence[str]) -> int:
         if words.command == "why":
             return show_why(host, words.path)
         if words.command == "trial":
-            return try_once(host, words.metadata)
+            return try_once(host, words.metadata, files_only=words.files)
         if words.command == "diff":
             return show_diff(host, words.metadata, words.templates)
         run_agent(host)
@@ -112,11 +112,14 @@ def show_diff(host: LinuxHost, metadata: Path, templates: str) -> int:
     return EXIT_CHANGES_PENDING
 
 
-def try_once(host: LinuxHost, metadata: Path) -> int:
-    """Bring metadata into force with all phases and probes, without a server; print the report as JSON."""
+def try_once(host: LinuxHost, metadata: Path, *, files_only: bool = False) -> int:
+    """Bring metadata into force with all phases and probes, without a server; print the report as JSON.
+
+    :param files_only: nothing is brought into force.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     document = read_metadata(metadata)
-    report = run_trial(host, document)
+    report = try_files(host, document) if files_only else run_trial(host, document)
     print(json.dumps(report))
     return 0 if report.get("healthy") else EXIT_ERROR
 
@@ -146,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--templates", default=places.TEMPLATES, help="template folder, below the root")
     trial = commands.add_parser("trial", help="bring metadata into force without a server: for tests of an image")
     trial.add_argument("--metadata", type=Path, required=True, help="file with the metadata (JSON)")
+    trial.add_argument("--files", action="store_true", help="only render and validate the files, and run the probes")
     for command in (run, status, why, diff, trial):
         command.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the root")
     for name, what in OTHERS.items():  # for the help alone: see provisioner_agent.command

@@ -104,6 +104,28 @@ def test_a_file_is_judged_with_the_others_of_its_generation(tmp_path: Path, code
     assert f"crt {root}/etc/web.pem\n" in done.stdout and "crt /etc/web.pem.old\n" in done.stdout
 
 
+ALONE = "(web) A unicast keyword has been specified without any unicast peers. Defaulting to multicast."
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "good"),
+    [
+        ("", 0, True),
+        (ALONE, 5, True),
+        ("Unknown keyword", 4, False),
+        (f"{ALONE}\nUnknown keyword", 5, False),
+        ("", 1, False),
+    ],
+)
+def test_the_only_member_needs_no_peers(tmp_path: Path, said: str, code: int, good: bool) -> None:
+    config = tmp_path / "candidate" / "etc" / "keepalived" / "keepalived.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text(rendered(None)[KEEPALIVED].content)
+    done = run("frontend-check-config", str(config), folder=tmp_path, keepalived=f"printf '{said}'; exit {code}")
+    assert (done.returncode == 0) is good
+    assert good or said in done.stdout
+
+
 @pytest.mark.parametrize(
     ("said", "good"), [("HTTP/1.1 200 OK", True), ("HTTP/1.1 503 Service Unavailable", False), ("", False)]
 )

@@ -38,3 +38,12 @@ def test_our_roles_leave_their_values_to_the_elements(name: str) -> None:
     elements = parse_elements(read_elements(SETTINGS), [])
     assert read_source_roles(SETTINGS)[name].config.values == default_values(elements[name].schema)
     assert "values:" not in (ROOT / "roles" / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["controller", "compute"])
+def test_so_do_those_that_share_elements(name: str) -> None:
+    role, elements = read_source_roles(SETTINGS)[name], parse_elements(read_elements(SETTINGS), [])
+    assert {name, "openstack"} <= set(role.config.values)
+    for element, values in role.config.values.items():
+        assert {element: values} == default_values(elements[element].schema)
+    assert "values:" not in (ROOT / "roles" / f"{name}.yaml").read_text()

@@ -32,7 +32,8 @@ def test_each_roles_templates_render_in_a_cloud_of_one(role: Role) -> None:
         if path.is_file()
     }
     render_tree(*split_tree(texts), build_data(document))
-    wanted = {probe.name for probe in (*role.image.checks, *role.health.node, *role.health.role)}
+    own = (*role.health.node, *role.health.role) if role.image.alone else ()
+    wanted = {probe.name for probe in (*role.image.checks, *own)}
     assert {probe.name for probe in Document(1, document).probes} == wanted
 
 
@@ -42,6 +43,7 @@ def test_the_instance_knows_its_name_its_networks_and_its_metadata(role: Role) -
     assert files["/etc/hostname"] == "trial\n" and "trial" in files["/etc/hosts"]
     assert MAC % 0 in files["/etc/systemd/network/10-port0.network"]
     assert json.loads(files["/provisioner-trial/metadata.json"])["role"]["name"] == role.role
+    assert json.loads(files["/provisioner-trial/words.json"]) == ([] if role.image.alone else ["--files"])
     ast.parse(files["/provisioner-trial/run.py"])
     assert files[trial.SERVICE].count("/provisioner-trial/run.py") == 1
 

@@ -34,10 +34,13 @@ def test_case(case: Path) -> None:
 def test_the_files_that_we_ship_are_accepted() -> None:
     hardware = {str(path): path.read_text() for path in sorted((ROOT / "hardware").glob("*.yaml"))}
     names = [f"a{number:02}" for number in range(1, 19)]
-    assert [spec.name for spec in parse_hardware(hardware)] == [*names, "node1", "node2", "node3"]
+    racks = [f"node{number}" for number in (1, 2, 3, 11, 12, 13, 14, 15)]
+    assert [spec.name for spec in parse_hardware(hardware)] == [*names, *racks]
     desired = read_desired(ROOT / "cloud-lab.yaml", Settings(source_dir=ROOT))
     assert desired.cloud.roles["galera"].count == 3
     assert desired.place("roles.galera.count").startswith(f"{ROOT}/cloud-lab.yaml:")
+    overcloud = read_desired(ROOT / "cloud-overcloud.yaml", Settings(source_dir=ROOT)).cloud
+    assert {name: use.count for name, use in overcloud.roles.items()} == {"galera": 3, "controller": 1, "compute": 1}
 
 
 def test_mac_addresses_are_lower_case_whatever_was_written() -> None:

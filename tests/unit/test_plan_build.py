@@ -16,7 +16,7 @@ from provisioner.model.deployment import Deployment, DeploymentState, Node
 from provisioner.model.hardware import BmcAddress, Disk, Firmware, HardwareReport, Nic, NodeSpec, Port, SecretRef
 from provisioner.model.plan import Configure, Deploy, Observed, Plan, Release
 from provisioner.model.policy import Policy
-from provisioner.model.role import Desired
+from provisioner.model.role import Desired, Match
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan, diff_values
 from provisioner.plan.guard import check_guard
@@ -138,6 +138,29 @@ def test_too_few_nodes_are_refused_at_the_line_with_the_reason_of_each() -> None
     assert "n3: nothing says its memory_mib" in problem.what
     assert "n4: it is failed" in problem.what
     assert problem.instead is not None and "at most 1" in problem.instead
+
+
+@pytest.mark.parametrize(
+    ("tried", "why"),
+    [
+        (None, "n1: no inspection has tried KVM on it; provisioner node inspect n1"),
+        (False, "n1: its kvm is False, the role needs True"),
+        (True, ""),
+    ],
+)
+def test_kvm_is_what_an_inspection_has_tried_and_no_hardware_file_says(tried: bool | None, why: str) -> None:
+    report = HardwareReport(cpus=2, memory_mib=4096, firmware=Firmware.UEFI, virtualisation=True, kvm=tried)
+    node = make_node("n1", hardware=report)
+    node = node.model_copy(update={"spec": node.spec.model_copy(update={"properties": {"kvm": True}})})
+    desired = make_desired("{web: {count: 1}}")
+    role = desired.roles["web"].model_copy(update={"match": Match(properties={"kvm": True})})
+    desired, observed = desired.model_copy(update={"roles": {"web": role}}), Observed(nodes=(node,), images=IMAGES)
+    if not why:
+        assert len(build_plan(desired, observed).actions) == 1
+        return
+    with pytest.raises(ManifestError) as raised:
+        build_plan(desired, observed)
+    assert why in raised.value.problems[0].what
 
 
 def test_what_the_ramdisk_saw_counts_where_the_hardware_file_is_silent() -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from provisioner.errors import Conflict, HostError, LeaseLost, NotFound, TrustError
 from provisioner.events import Event
 from provisioner.model.deployment import Address, DeploymentState, Placement, StepName, StepState
-from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
+from provisioner.model.hardware import BmcAddress, Firmware, HardwareReport, NodeSpec, Port, Power, SecretRef
 from provisioner.model.states import NodeState
 from provisioner.store.database import EVERYTHING, Database
 from provisioner.store.schema import METADATA
@@ -61,6 +61,21 @@ def spec(name: str = "node1", last: int = 1, **more: Any) -> NodeSpec:
 def enroll(store: Store, name: str = "node1", last: int = 1) -> None:
     pool = ["10.0.0.100", "10.0.0.101"]
     store.nodes.add(f"uuid-{name}", spec(name, last), "hunter2", power=Power.OFF, facts={}, pool=pool, now=NOW)
+
+
+def test_what_an_inspection_tried_stays_until_another_machine_is_there(store: Store) -> None:
+    enroll(store)
+    seen = HardwareReport(cpus=2, memory_mib=4096, firmware=Firmware.UEFI, uuid="one")
+    for report, kvm in (
+        (seen, None),
+        (seen.model_copy(update={"kvm": True}), True),
+        (seen, True),
+        (seen.model_copy(update={"kvm": False}), False),
+        (seen.model_copy(update={"uuid": "two"}), None),
+    ):
+        store.nodes.set_hardware("node1", report, NOW)
+        known = store.nodes.get("node1").hardware
+        assert known == report.model_copy(update={"kvm": kvm})
 
 
 def placement(node: str = "node1", hostname: str = "web-0") -> Placement:

@@ -3,3 +3,11 @@ CREATE DATABASE IF NOT EXISTS `{{galera.app_database}}`;
 CREATE USER IF NOT EXISTS '{{galera.app_user}}'@'%' IDENTIFIED BY '{{secrets.galera_app_password}}';
 ALTER USER '{{galera.app_user}}'@'%' IDENTIFIED BY '{{secrets.galera_app_password}}';
 GRANT ALL PRIVILEGES ON `{{galera.app_database}}`.* TO '{{galera.app_user}}'@'%';
+{{#galera.admin}}
+CREATE USER IF NOT EXISTS 'cloud_admin'@'%' IDENTIFIED BY '{{secrets.galera_admin_password}}';
+ALTER USER 'cloud_admin'@'%' IDENTIFIED BY '{{secrets.galera_admin_password}}';
+GRANT ALL PRIVILEGES ON *.* TO 'cloud_admin'@'%' WITH GRANT OPTION;
+{{/galera.admin}}
+{{^galera.admin}}
+DROP USER IF EXISTS 'cloud_admin'@'%';
+{{/galera.admin}}

@@ -1,0 +1,135 @@
+"""What a user of the cloud does, by its APIs alone: token, image, network, server, console; in the rack's namespace.
+
+Standard input: ``{"url", "password", "ca", "kernel", "ramdisk", "wait"}``. Prints a line of JSON for each phase.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+JSON, BYTES = "application/json", "application/octet-stream"
+
+
+class Cloud:
+    """The APIs of a cloud at ``base`` (scheme and host)."""
+
+    def __init__(self, base: str, ca: str) -> None:
+        self.base, self.token = base, ""
+        self.context = ssl.create_default_context(cafile=ca)
+
+    def call(self, method: str, path: str, body: Any = None, kind: str = JSON, version: str = "") -> Any:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data=data, method=method)
+        request.add_header("Content-Type", kind)
+        request.add_header("X-Auth-Token", self.token)
+        if version:
+            request.add_header("OpenStack-API-Version", version)
+        try:
+            with urllib.request.urlopen(request, timeout=600, context=self.context) as answer:
+                text = answer.read()
+                self.token = answer.headers.get("X-Subject-Token") or self.token
+                return json.loads(text) if text.lstrip()[:1] in (b"{", b"[") else text.decode()
+        except urllib.error.HTTPError as error:
+            said = error.read(600).decode(errors="replace")
+            raise SystemExit(f"{method} {path}: {error.code} {said}") from None
+
+
+def log_in(cloud: Cloud, password: str) -> None:
+    domain = {"domain": {"id": "default"}}
+    who = {"user": {"name": "admin", "password": password, **domain}}
+    scope = {"project": {"name": "admin", **domain}}
+    identity = {"methods": ["password"], "password": who}
+    cloud.call("POST", ":5000/v3/auth/tokens", {"auth": {"identity": identity, "scope": scope}})
+    assert cloud.token
+
+
+def upload(cloud: Cloud, name: str, disk: str, content: bytes, **more: str) -> str:
+    about = {"name": name, "disk_format": disk, "container_format": disk if disk != "raw" else "bare", **more}
+    image = cloud.call("POST", ":9292/v2/images", about)
+    cloud.call("PUT", f":9292/v2/images/{image['id']}/file", content, BYTES)
+    assert cloud.call("GET", f":9292/v2/images/{image['id']}")["status"] == "active"
+    return str(image["id"])
+
+
+def make_image(cloud: Cloud, kernel: str, ramdisk: str) -> str:
+    parts = {
+        "kernel_id": upload(cloud, "kernel", "aki", Path(kernel).read_bytes()),
+        "ramdisk_id": upload(cloud, "ramdisk", "ari", Path(ramdisk).read_bytes()),
+    }
+    return upload(cloud, "guest", "raw", bytes(1 << 20), **parts)
+
+
+def make_network(cloud: Cloud) -> str:
+    network = cloud.call("POST", ":9696/v2.0/networks", {"network": {"name": "guests"}})["network"]["id"]
+    subnet = {"network_id": network, "ip_version": 4, "cidr": "192.168.77.0/24"}
+    cloud.call("POST", ":9696/v2.0/subnets", {"subnet": subnet})
+    return str(network)
+
+
+def make_server(cloud: Cloud, image: str, network: str, wait: float) -> str:
+    flavor = cloud.call("POST", ":8774/v2.1/flavors", {"flavor": {"name": "small", "ram": 512, "vcpus": 1, "disk": 1}})
+    server = {
+        "name": "guest", "imageRef": image, "flavorRef": flavor["flavor"]["id"], "networks": [{"uuid": network}],
+    }  # fmt: skip
+    ident = str(cloud.call("POST", ":8774/v2.1/servers", {"server": server})["server"]["id"])
+    found: dict[str, Any] = {}
+
+    def settled() -> bool:
+        found.update(cloud.call("GET", f":8774/v2.1/servers/{ident}")["server"])
+        return found["status"] in ("ACTIVE", "ERROR")
+
+    wait_for("the server is ACTIVE", settled, wait)
+    assert found["status"] == "ACTIVE", found.get("fault")
+    return ident
+
+
+def wait_for(what: str, holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(3)
+
+
+def main() -> None:
+    given = json.load(sys.stdin)
+    cloud, began = Cloud(given["url"], given["ca"]), time.monotonic()
+
+    def phase(name: str, **more: Any) -> None:
+        nonlocal began
+        print(json.dumps({"phase": name, "seconds": round(time.monotonic() - began, 1), **more}), flush=True)
+        began = time.monotonic()
+
+    log_in(cloud, given["password"])
+    phase("token")
+    image = make_image(cloud, given["kernel"], given["ramdisk"])
+    phase("image")
+    network = make_network(cloud)
+    phase("network")
+
+    def taken_in() -> bool:
+        return bool(cloud.call("GET", ":8774/v2.1/os-hypervisors")["hypervisors"])
+
+    wait_for("the compute node is taken in", taken_in, given["wait"])
+    server = make_server(cloud, image, network, given["wait"])
+    phase("server")
+    told = cloud.call("GET", f":8774/v2.1/servers/{server}/diagnostics", version="compute 2.48")
+    said = {"output": ""}
+
+    def booted() -> bool:
+        said.update(cloud.call("POST", f":8774/v2.1/servers/{server}/action", {"os-getConsoleOutput": {}}))
+        return "Run /init as init process" in said["output"]
+
+    wait_for("the guest's kernel has booted", booted, given["wait"])
+    phase("console", hypervisor=told["hypervisor"], said=said["output"][-400:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,510 @@
+"""The roles controller and compute: what their templates render to, what their checker finds, and what their phase
+scripts decide, with stand-ins for the programs, the database and Keystone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from provisioner.cli.desired import read_source_roles
+from provisioner.system.settings import Settings
+from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = read_source_roles(Settings(source_dir=ROOT))
+SCRIPTS = ROOT / "elements" / "controller" / "os-refresh-config" / "configure.d"
+CHECK = ROOT / "elements" / "openstack" / "bin" / "openstack-check-config"
+CASES = yaml.safe_load((Path(__file__).parent / "cases" / "openstack-options.yaml").read_text())
+
+
+def metadata(role: str, controllers: int, **values: Any) -> dict[str, Any]:
+    config = dict(ROLES[role].config.values)
+    for name, changed in values.items():
+        config[name] = {**config.get(name, {}), **changed}
+    members = [
+        {"hostname": f"controller-{at}", "node": f"n{at}", "index": at, "address": f"10.0.0.{at}", "self": not at}
+        for at in range(controllers)
+    ]
+    return {
+        "generation": 1,
+        "cloud": {"name": "lab", "authority": "an authority\n"},
+        "certificates": {"frontend": {"certificate": "a certificate\n", "key": "secret-key\n"}},
+        "role": {"name": role, "count": controllers},
+        "node": {"name": "n0", "hostname": f"{role}-0", "address": "10.0.0.0"},
+        "members": {"controller": members},
+        "secrets": {name: f"secret-{name}" for name in ROLES[role].secrets},
+        "values": config,
+    }
+
+
+def rendered(role: str, controllers: int = 1, **values: Any) -> dict[str, RenderedFile]:
+    files = {
+        str(path.relative_to(ROOT / "templates" / tree)): path.read_text()
+        for tree in ROLES[role].image.templates
+        for path in (ROOT / "templates" / tree).rglob("*")
+        if path.is_file()
+    }
+    return render_tree(*split_tree(files), build_data(metadata(role, controllers, **values)))
+
+
+@pytest.mark.parametrize("role", ["controller", "compute"])
+def test_secrets_are_in_sensitive_files_that_others_cannot_read(role: str) -> None:
+    for path, file in rendered(role, 3).items():
+        if "secret-" in file.content:
+            assert file.sensitive and not file.mode & 0o007, path
+
+
+def test_a_compute_node_has_no_way_into_databases() -> None:
+    assert set(ROLES["compute"].secrets) == {"nova_password", "rabbitmq_password"}
+    assert not any("mysql" in file.content for file in rendered("compute").values())
+
+
+def test_every_service_knows_all_nodes_of_rabbitmq() -> None:
+    user = "openstack:secret-rabbitmq_password@10.0.0"
+    for role, path in (("controller", "nova/nova"), ("controller", "neutron/neutron"), ("compute", "nova/nova")):
+        content = rendered(role, 3)[f"/etc/{path}.conf"].content
+        assert f"transport_url = rabbit://{user}.0:5672,{user}.1:5672,{user}.2:5672,/\n" in content
+
+
+def test_new_members_restart_no_rabbitmq() -> None:
+    one, three = rendered("controller", 1), rendered("controller", 3)
+    changed = [path for path in one if one[path] != three[path] and "rabbitmq" in path]
+    assert changed == ["/etc/rabbitmq/conf.d/90-members.conf"] and not one[changed[0]].services
+    assert "nodes.controller-2 = rabbit@10.0.0.2\n" in three[changed[0]].content
+
+
+def test_apis_listen_at_the_nodes_own_address_and_the_front_at_its() -> None:
+    files = rendered("controller", 3, frontend={"address": "10.0.0.99"}, openstack={"address": "10.0.0.99"})
+    front = files["/etc/haproxy/conf.d/openstack.cfg"].content
+    ports = set(re.findall(r"bind 10\.0\.0\.99:(\d+)\n", front))
+    for name, file in files.items():
+        if name.endswith("-uwsgi.ini") and "metadata" not in name:
+            port = re.search(r"http-socket = 10\.0\.0\.0:(\d+)\n", file.content)
+            assert port and port[1] in ports, name
+            assert f"server controller-2 10.0.0.2:{port[1]}\n" in front
+    assert "listen" not in rendered("controller")["/etc/haproxy/conf.d/openstack.cfg"].content
+
+
+def test_with_tls_all_ask_by_https_and_know_who_has_signed() -> None:
+    given: dict[str, Any] = {"frontend": {"address": "10.0.0.99"}, "openstack": {"address": "10.0.0.99", "tls": True}}
+    for role in ("controller", "compute"):
+        files = rendered(role, 3, **given)
+        assert files["/etc/ssl/openstack-authority.pem"].content == "an authority\n"
+        for path, file in files.items():
+            assert "http://10.0.0.99" not in file.content, path
+        groups = [
+            group for group in re.split(r"(?m)^(?=\[)", files["/etc/nova/nova.conf"].content) if "region" in group
+        ]
+        assert all("cafile" in group for group in groups)
+    # Where Keystone is asked, there it says that it is; a service finds the front in the catalog, and must know its CA.
+    for path in ("glance/glance-api", "neutron/neutron", "placement/placement"):
+        group = rendered("controller", 3, **given)[f"/etc/{path}.conf"].content.partition("[keystone_authtoken]")[2]
+        assert "cafile = " in group.partition("\n[")[0], path
+    assert "10.0.0.99" not in rendered("controller", 3, **given)["/etc/keystone/keystone.conf"].content
+    front = rendered("controller", 3, **given)["/etc/haproxy/conf.d/openstack.cfg"].content
+    binds = re.findall(r"(?m)^ *bind .*$", front)
+    assert len(binds) == 7 and all(line.endswith(" ssl crt /etc/haproxy/openstack.pem") for line in binds)
+    assert "10.0.0.99:443 " in front and "10.0.0.99:80" not in front
+
+
+def test_the_providers_network_is_there_only_with_an_interface() -> None:
+    agent, server = "/etc/neutron/plugins/ml2/openvswitch_agent.ini", "/etc/neutron/plugins/ml2/ml2_conf.ini"
+    without, files = rendered("controller"), rendered("controller", openstack={"provider_interface": "port1"})
+    assert "bridge_mappings" not in without[agent].content and "flat_networks = \n" in without[server].content
+    assert "bridge_mappings = provider:br-provider\n" in files[agent].content
+    assert "flat_networks = provider\n" in files[server].content
+
+
+@pytest.mark.parametrize("name", CASES["cases"])
+def test_what_the_checker_finds(name: str, tmp_path: Path) -> None:
+    case = CASES["cases"][name]
+    (tmp_path / "demo.json").write_text(json.dumps(CASES["options"]))
+    (tmp_path / "demo.conf").write_text(case["file"])
+    done = subprocess.run(
+        [sys.executable, str(CHECK), "demo", str(tmp_path / "demo.conf")],
+        env={"OPENSTACK_OPTIONS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (int(bool(case["says"])), case["says"])
+
+
+class Controller:
+    """One controller below a folder. Programs say on the log that they were called; ``versions`` by package."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.database = folder, folder / "log", folder / "database.json"
+        self.versions = {f"python3-{name}": "1.0" for name in ("keystone", "glance", "placement", "nova", "neutron")}
+        self.document = metadata("controller", 3)
+        self.fails = ""
+        (folder / "etc" / "keystone").mkdir(parents=True)
+        (folder / "etc" / "nova").mkdir()
+        (folder / "etc" / "nova" / "nova.conf").write_text("transport_url = rabbit://one/\n")
+        (folder / "pymysql.py").write_text(PYMYSQL)
+        fails = '[ "$*" = "$FAILS" ] && echo "no such column" && exit 3'
+        self.stand_in("runuser", f'shift 3; echo "$*" >>{self.log}; {fails}')
+        self.stand_in("dpkg-query", "eval printf %s \\$$(echo $4 | tr - _)")
+        self.stand_in("dpkg", '[ "$(printf "%s\\n" "$2" "$4" | sort -V | head -1)" = "$2" ] && [ "$2" != "$4" ]')
+
+    def stand_in(self, name: str, text: str) -> None:
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\nexit 0\n" if name != "dpkg" else f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def run(self, script: str, once: dict[str, Any] | None = None, **env: str) -> tuple[int, str, list[str]]:
+        """:returns: exit code, what it said, the programs that it called."""
+        self.log.write_text("")
+        (self.folder / "metadata.json").write_text(json.dumps(self.document))
+        (self.folder / "permit.json").write_text(json.dumps({"once": once or {}}))
+        base = {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "PROVISIONER_METADATA": str(self.folder / "metadata.json"),
+            "PROVISIONER_PERMIT": str(self.folder / "permit.json"),
+            "OPENSTACK_ETC": str(self.folder / "etc"),
+            "OPENSTACK_KEY_OWNER": "root" if os.geteuid() == 0 else os.environ.get("USER", "nobody"),
+            "OPENSTACK_DATABASE_WAIT": "0",
+            "DATABASE": str(self.database),
+            "FAILS": self.fails,
+            **{package.replace("-", "_"): version for package, version in self.versions.items()},
+        }
+        words = [sys.executable, str(SCRIPTS / script)]
+        done = subprocess.run(words, env=base | env, capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, self.log.read_text().splitlines()
+
+
+PYMYSQL = '''
+"""Stands for the database: what it was told is kept in a file."""
+import json, os, pathlib, re
+
+class err:
+    class OperationalError(Exception): pass
+
+class connections:
+    class Connection: pass
+
+PATH = pathlib.Path(os.environ["DATABASE"])
+
+def connect(**words):
+    if "down" in os.environ:
+        raise err.OperationalError(2003, "refused")
+    return Connection()
+
+class Connection:
+    rows = ()
+    def __enter__(self): return self
+    def __exit__(self, *error): pass
+    def ping(self, reconnect): pass
+    def cursor(self): return self
+    def fetchall(self): return self.rows
+    def execute(self, statement, words):
+        known = json.loads(PATH.read_text()) if PATH.exists() else {"databases": [], "done": {}, "said": []}
+        known["said"].append(statement)
+        if statement.startswith("SHOW DATABASES"):
+            self.rows = [(name,) for name in known["databases"] if name == words[0]]
+        elif found := re.match("CREATE DATABASE IF NOT EXISTS ([a-z0-9_]+)", statement):
+            known["databases"] = sorted({*known["databases"], found[1]})
+        elif statement.startswith("SELECT value"):
+            self.rows = [(known["done"][words[0]][0],)] if words[0] in known["done"] else []
+        elif statement.startswith("REPLACE"):
+            known["done"][words[0]] = words[1:]
+        PATH.write_text(json.dumps(known))
+'''
+DATABASES = "50-openstack-databases"
+DO = {"openstack-begin": {"do": True, "fence": 4}}
+DONE = {"openstack-begin": {"do": False, "fence": 4}}
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Controller:
+    return Controller(tmp_path)
+
+
+def test_one_controller_makes_databases_tables_administrator_and_cell(controller: Controller) -> None:
+    code, said, called = controller.run(DATABASES, DO)
+    assert code == 0, said
+    known = json.loads(controller.database.read_text())
+    assert {"keystone", "glance", "placement", "nova", "nova_api", "nova_cell0", "neutron"} < set(known["databases"])
+    assert called.index("nova-manage api_db sync") < called.index("nova-manage db sync")
+    assert {"keystone-manage db_sync", "glance-manage db_sync", "placement-manage db sync"} < set(called)
+    assert called[-1] == "nova-manage cell_v2 create_cell --name cell1" and "keystone-manage bootstrap" in called
+    assert known["done"]["nova-schema"][:3] == ["1.0", "controller-0", 4]
+    assert "secret-" not in said + "\n".join(called), "others see the arguments of a program"
+
+
+def test_all_others_find_it_done(controller: Controller) -> None:
+    controller.run(DATABASES, DO)
+    code, _, called = controller.run(DATABASES, DONE)
+    assert (code, called) == (0, [])
+
+
+def test_an_empty_database_is_begun_only_by_the_one_who_is_told_to(controller: Controller) -> None:
+    for once in (DONE, {}):
+        code, said, called = controller.run(DATABASES, once)
+        assert (code, called) == (1, []) and "the database holds no cloud" in said
+    assert json.loads(controller.database.read_text())["databases"] == []
+
+
+def test_newer_packages_migrate_once_and_older_ones_are_refused(controller: Controller) -> None:
+    controller.run(DATABASES, DO)
+    controller.versions["python3-nova"] = "1.10"
+    assert controller.run(DATABASES, DONE)[2] == [
+        "nova-manage api_db sync",
+        "nova-manage cell_v2 map_cell0 --database_connection {scheme}://{username}:{password}@{hostname}:{port}/nova_cell0",
+        "nova-manage db sync",
+    ]
+    assert controller.run(DATABASES, DONE)[2] == []
+    controller.versions["python3-nova"] = "1.9"
+    code, said, called = controller.run(DATABASES, DONE)
+    assert (code, called) == (1, []) and "nova 1.9 is older than 1.10" in said
+
+
+def test_a_migration_that_fails_is_not_on_record(controller: Controller) -> None:
+    controller.fails = "nova-manage db sync"
+    code, said, _ = controller.run(DATABASES, DO)
+    assert code == 1 and "nova-manage db sync ended with code 3\nno such column" in said
+    controller.fails = ""
+    code, _, called = controller.run(DATABASES, DO)
+    assert code == 0 and "nova-manage db sync" in called and "keystone-manage db_sync" not in called
+
+
+def test_a_new_password_reaches_the_database(controller: Controller) -> None:
+    controller.run(DATABASES, DO)
+    controller.document["secrets"]["glance_database_password"] = "another"
+    before = len(json.loads(controller.database.read_text())["said"])
+    assert controller.run(DATABASES, DONE)[0] == 0
+    said = json.loads(controller.database.read_text())["said"][before:]
+    assert "ALTER USER 'glance'@'%%' IDENTIFIED BY %s" in said and not any("'nova'" in line for line in said)
+
+
+def test_a_boot_waits_for_no_database(controller: Controller) -> None:
+    code, said, _ = controller.run(DATABASES, {}, PROVISIONER_BOOT="1", down="yes")
+    assert code == 0, said
+    changed = {"PROVISIONER_BOOT": "1", "PROVISIONER_CHANGED": "/etc/nova/nova.conf", "down": "yes"}
+    assert controller.run(DATABASES, {}, **changed)[0] == 1
+    code, said, _ = controller.run(DATABASES, DO, PROVISIONER_BOOT="1", PROVISIONER_FIRST="1", down="yes")
+    assert code == 1 and "the database at galera-0:3306 does not let cloud_admin in: refused" in said
+
+
+def test_keys_are_the_same_on_all_controllers(tmp_path: Path) -> None:
+    keys = []
+    for name in ("one", "two"):
+        one = Controller(tmp_path / name)
+        one.run(DATABASES, DO)
+        top = one.folder / "etc" / "keystone"
+        keys.append({str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()})
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in top.rglob("*") if path.is_file())
+    assert keys[0] == keys[1] and set(keys[0]) == {"fernet-keys/0", "fernet-keys/1", "credential-keys/0"}
+    assert len(set(keys[0].values())) == 3 and all(len(key) == 44 for key in keys[0].values())
+
+
+class Keystone(ThreadingHTTPServer):
+    """Version 3 of its API, as far as the script needs it. ``changes``: all that was not only looked at."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[dict[str, Any]]] = {
+            kind: [] for kind in ("users", "projects", "services", "endpoints", "roles")
+        }
+        self.kept["roles"] = [{"id": "r1", "name": "admin"}]
+        self.passwords = {"admin": "secret-openstack_admin_password"}
+        self.changes: list[str] = []
+        super().__init__(("127.0.0.1", 0), Answer)
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Keystone
+
+    def log_message(self, *words: Any) -> None:
+        """Nothing."""
+
+    def _do(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        path, _, query = self.path.removeprefix("/v3").partition("?")
+        kind, wanted = path.strip("/").split("/")[0], dict(word.split("=") for word in query.split("&") if word)
+        if path == "/auth/tokens":
+            user = body["auth"]["identity"]["password"]["user"]
+            good = self.server.passwords.get(user["name"]) == user["password"]
+            return self._answer(201 if good else 401, {})
+        if self.command != "GET":
+            self.server.changes.append(f"{self.command} {kind}")
+        if self.command == "GET":
+            rows = self.server.kept.get(kind, [])
+            rows = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+            return self._answer(200, {kind: rows})
+        if self.command == "PUT":
+            self.server.changes.pop()
+            return self._answer(204, None)
+        (given,) = body.values()
+        if self.command == "POST":
+            row = {"id": f"{kind}{len(self.server.kept[kind])}", **given}
+            self.server.kept[kind].append(row)
+        else:
+            row = next(row for row in self.server.kept[kind] if row["id"] == path.rpartition("/")[2])
+            row.update(given)
+        if "password" in given:
+            self.server.passwords[row["name"]] = row.pop("password")
+        return self._answer(201, {kind[:-1]: row})
+
+    do_GET = do_POST = do_PUT = do_PATCH = _do
+
+    def _answer(self, code: int, body: Any) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("X-Subject-Token", "token")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def keystone() -> Iterator[Keystone]:
+    server = Keystone()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def catalog(controller: Controller, keystone: Keystone, **env: str) -> tuple[int, str, list[str]]:
+    """:returns: exit code, what it said, what it changed."""
+    keystone.changes.clear()
+    url = f"http://127.0.0.1:{keystone.server_port}/v3"
+    controller.stand_in("systemctl", "true")
+    code, said, _ = controller.run("60-openstack-catalog", OPENSTACK_KEYSTONE=url, OPENSTACK_KEYSTONE_WAIT="0", **env)
+    return code, said, list(keystone.changes)
+
+
+def test_the_catalog_is_made_once(controller: Controller, keystone: Keystone) -> None:
+    code, said, changes = catalog(controller, keystone)
+    assert code == 0, said
+    assert sorted(set(changes)) == ["POST endpoints", "POST projects", "POST services", "POST users"]
+    assert {user["name"] for user in keystone.kept["users"]} == {"glance", "placement", "nova", "neutron"}
+    urls = {end["url"] for end in keystone.kept["endpoints"]}
+    assert "http://controller-0:8774/v2.1" in urls and len(urls) == 5
+    assert catalog(controller, keystone) == (0, "", [])
+
+
+def test_a_new_address_moves_the_endpoints(controller: Controller, keystone: Keystone) -> None:
+    catalog(controller, keystone)
+    made = len(keystone.kept["endpoints"])
+    controller.document["values"]["openstack"]["address"] = "192.0.2.9"
+    assert set(catalog(controller, keystone)[2]) == {"PATCH endpoints"}
+    assert len(keystone.kept["endpoints"]) == made
+    assert all("//192.0.2.9:" in end["url"] for end in keystone.kept["endpoints"])
+
+
+def test_a_boot_asks_keystone_nothing(controller: Controller, keystone: Keystone) -> None:
+    assert catalog(controller, keystone, PROVISIONER_BOOT="1")[::2] == (0, [])
+    assert catalog(controller, keystone, PROVISIONER_BOOT="1", PROVISIONER_FIRST="1")[2]
+
+
+def test_a_service_gets_its_new_password(controller: Controller, keystone: Keystone) -> None:
+    catalog(controller, keystone)
+    controller.document["secrets"]["nova_password"] = "another"
+    assert catalog(controller, keystone) == (0, "catalog: nova has a new password\n", ["PATCH users"])
+    assert keystone.passwords["nova"] == "another"
+
+
+def test_a_keystone_that_lets_nobody_in_is_named(controller: Controller, keystone: Keystone) -> None:
+    keystone.passwords.clear()
+    code, said, changes = catalog(controller, keystone)
+    assert (code, changes) == (1, []) and "POST" in said and "401" in said
+
+
+def rabbitmq(controller: Controller, *, runs: bool, nodes: list[str], **env: str) -> tuple[int, list[str]]:
+    """:returns: exit code, the programs that it called."""
+    log, status = controller.log, {"disk_nodes": nodes, "running_nodes": ["rabbit@10.0.0.0"]}
+    controller.stand_in("systemctl", f'echo "systemctl $*" >>{log}; [ "$1" = is-active ] && exit {0 if runs else 3}')
+    knows = 'case $2 in authenticate_user) grep -qx "$KNOWN"; exit;; cluster_status) echo "$STATUS";; esac'
+    controller.stand_in("rabbitmqctl", f'echo "rabbitmqctl $*" >>{log}; {knows}')
+    words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status)} | env
+    code, _, called = controller.run("40-rabbitmq", **words)
+    assert not any("secret-" in line for line in called), "others see the arguments of a program"
+    return code, [line for line in called if "is-active" not in line and "reset-failed" not in line]
+
+
+MEMBERS = ["rabbit@10.0.0.0", "rabbit@10.0.0.1", "rabbit@10.0.0.2"]
+ASKED = ["rabbitmqctl -q authenticate_user openstack", "rabbitmqctl -q cluster_status --formatter json"]
+UNIT = "rabbitmq-server.service"
+
+
+def test_rabbitmq_is_started_and_restarted_only_for_its_own_files(controller: Controller) -> None:
+    assert rabbitmq(controller, runs=False, nodes=MEMBERS) == (0, [f"systemctl start {UNIT}", *ASKED])
+    assert rabbitmq(controller, runs=True, nodes=MEMBERS) == (0, ASKED)
+    for path, calls in (("/etc/nova/nova.conf", []), ("/etc/rabbitmq/rabbitmq.conf", [f"systemctl restart {UNIT}"])):
+        assert rabbitmq(controller, runs=True, nodes=MEMBERS, PROVISIONER_CHANGED=path) == (0, [*calls, *ASKED])
+
+
+def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Controller) -> None:
+    code, called = rabbitmq(controller, runs=True, nodes=[*MEMBERS, "rabbit@10.0.0.9"], KNOWN="the-old-one")
+    forget, change = "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9", "rabbitmqctl -q change_password openstack"
+    assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget]), "members that are only down are kept"
+
+
+STATUS = ROOT / "elements" / "controller" / "bin" / "openstack-status"
+BRIDGE = ROOT / "elements" / "openstack" / "os-refresh-config" / "configure.d" / "30-openvswitch"
+
+
+def status(controller: Controller, word: str) -> tuple[int, str]:
+    path = {"PATH": f"{controller.folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, str(STATUS), word], env=path, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("running", "known", "said"), [(3, 3, "ok"), (2, 3, "ok"), (1, 3, "1 of 3 nodes of RabbitMQ run"), (1, 1, "ok")]
+)
+def test_messages_pass_while_a_majority_of_nodes_runs(
+    controller: Controller, running: int, known: int, said: str
+) -> None:
+    told = json.dumps({"disk_nodes": MEMBERS[:known], "running_nodes": MEMBERS[:running]})
+    controller.stand_in("rabbitmqctl", f"echo '{told}'")
+    assert status(controller, "messages") == (int(said != "ok"), said)
+
+
+def test_a_unit_that_does_not_run_is_named(controller: Controller) -> None:
+    controller.stand_in("systemctl", "shift; for unit; do echo active; done")
+    assert status(controller, "units") == (0, "ok")
+    controller.stand_in(
+        "systemctl", "shift; for unit; do case $unit in nova-c*) echo failed;; *) echo active;; esac; done"
+    )
+    assert status(controller, "units") == (1, "nova-conductor.service is failed")
+
+
+def test_a_rabbitmq_that_does_not_answer_is_not_well(controller: Controller) -> None:
+    controller.stand_in("rabbitmqctl", "echo 'Error: unable to connect'; exit 69")
+    assert status(controller, "messages") == (1, "Error: unable to connect")
+
+
+@pytest.mark.parametrize("interface", [None, "port1"])
+def test_the_providers_bridge_has_the_interface_that_is_named(controller: Controller, interface: str | None) -> None:
+    for name in ("ovs-vsctl", "ip"):
+        controller.stand_in(name, f'echo "{name} $*" >>{controller.log}')
+    if interface:
+        controller.document["values"]["openstack"]["provider_interface"] = interface
+    code, said, called = controller.run(str(BRIDGE))
+    assert code == 0, said
+    assert called == (
+        []
+        if interface is None
+        else [
+            "ovs-vsctl --may-exist add-br br-provider -- --may-exist add-port br-provider port1",
+            "ip link set dev port1 up",
+        ]
+    )
