@@ -10,9 +10,20 @@ from sqlalchemy import JSON, Connection, MetaData, Table, delete, func, insert, 
 
 from provisioner.errors import Conflict, DeployError, HostError
 from provisioner.model.deployment import DeploymentState
+from provisioner.model.duty import DutyState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import CONDUCTORS, DEPLOYMENTS, EVENTS, GENERATIONS, LEASES, NODES, ONCE, TOKENS
+from provisioner.store.schema import (
+    CONDUCTORS,
+    DEPLOYMENTS,
+    DUTY,
+    EVENTS,
+    GENERATIONS,
+    LEASES,
+    NODES,
+    ONCE,
+    TOKENS,
+)
 from provisioner.store.tokens import BOOT
 
 VERSIONS = "alembic_version"
@@ -109,6 +120,10 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
         tx.execute(delete(CONDUCTORS))
         tx.execute(update(ONCE).values(fence=ONCE.c.fence + JUMP))
         tx.execute(delete(TOKENS).where(TOKENS.c.kind == BOOT))
+        epoch = tx.execute(select(func.max(DUTY.c.epoch))).scalar_one() or 1
+        tx.execute(delete(DUTY))  # also of a master that was: who restores says that there is no other one
+        fresh = {"state": DutyState.MASTER, "node": "", "handover": "", "since": 0.0, "detail": {}}
+        tx.execute(insert(DUTY).values(id=1, epoch=epoch + JUMP, **fresh))
         tx.execute(
             update(DEPLOYMENTS)
             .where(DEPLOYMENTS.c.state == DeploymentState.RUNNING)
