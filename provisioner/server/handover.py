@@ -218,8 +218,9 @@ class Handover:
         node, say = self._store.tokens.get(token).node, message.get("say")
         with self._lock:
             if say == "ready":
-                said = message.get("service")
-                self._ready[node] = (self._clock.now(), said if isinstance(said, dict) else {})
+                said, ours = message.get("service"), describe_service(self._settings, self._store.schema)
+                known = {key: said.get(key) for key in ours} if isinstance(said, dict) else {}
+                self._ready[node] = (self._clock.now(), known)
                 return {}
             duty = self.duty()
             if duty.own_node == node and say == "master":
@@ -310,6 +311,8 @@ class Handover:
     def doubt(self, token: str, epoch: int) -> None:
         """A guest has heard of a greater epoch: it does not obey this service, and an operator must know."""
         node, duty = self._store.tokens.get(token).node, self.duty()
+        if not duty.state.in_force:
+            return  # it is right
         cause = f"it knows a master in epoch {epoch}, and this service is at {duty.epoch}"
         hint = "find the other one before anything else is done here: these records may be old"
         self._tell("handover.doubted", f"{node} does not obey this service: {cause}", node, next=hint)

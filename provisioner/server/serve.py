@@ -103,14 +103,14 @@ def serve(
     """
     tune_memory()
     log = Log(HostClock())
-    door = addresses or HostAddresses(HostRunner())
+    door, told = addresses or HostAddresses(HostRunner()), threading.Event()
     with ExitStack() as stack:
         lock = ServiceLock(settings.run_dir)
         stack.callback(lock.release)
         stack.enter_context(_library_log(log))
         # asyncio's own TLS takes a quarter of a megabyte for each agent that waits, uvloop's an eighth of that.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            while runner.run(_serve(settings, build, log, door)):
+            while runner.run(_serve(settings, build, log, door, told)):
                 log(Event("serve.turned", "the duty of this service is another; it begins anew"))
     log(Event("serve.ended", "the service has ended"))
 
@@ -155,11 +155,17 @@ def take_address(settings: Settings, addresses: Addresses, duty: Duty) -> None:
 
 
 async def _serve(
-    settings: Settings, build: Callable[[Settings, Observer], House], log: Log, addresses: Addresses
+    settings: Settings,
+    build: Callable[[Settings, Observer], House],
+    log: Log,
+    addresses: Addresses,
+    told: threading.Event,
 ) -> bool:
-    """:returns: whether its duty has changed, so that it is to begin anew."""
+    """:param told: set when the service is told to end, also between two rounds.
+    :returns: whether its duty has changed, so that it is to begin anew.
+    """
     stop, turned = asyncio.Event(), threading.Event()
-    loop, told = asyncio.get_running_loop(), threading.Event()
+    loop = asyncio.get_running_loop()
 
     def end() -> None:
         told.set()
@@ -167,6 +173,8 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    if told.is_set():
+        return False
     duty = read_own_duty(settings)
     await asyncio.to_thread(take_address, settings, addresses, duty)
     with ExitStack() as stack:
