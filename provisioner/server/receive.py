@@ -316,8 +316,7 @@ class Receiver:
         if duty.epoch != offer["epoch"]:
             raise DeployError("the epoch is another one than the records say", where=self._seed)
         write_file(self._note, json.dumps({"seed": self._seed, "handover": self._handover}))
-        if (self.folder / "images").is_dir():
-            self._move_images()
+        self._move_images()
         if key_folder != settings.keys:
             key_folder.rename(settings.keys)
         for path in (settings.keys, settings.images, self._whole / RECORDS):
@@ -338,7 +337,7 @@ class Receiver:
     def _move_images(self) -> None:
         target = self._settings.images
         target.mkdir(parents=True, exist_ok=True)
-        for path in sorted((self.folder / "images").iterdir()):
+        for path in sorted((self.folder / "images").glob("*")):  # a site may have none
             place = target / path.name
             if path.is_dir() and place.is_dir():
                 shutil.rmtree(place)

@@ -64,6 +64,13 @@ def test_the_duty_goes_over_with_records_keys_and_images(pair: Pair) -> None:
     assert not list(pair.seed.handover.folder.glob("*")), "the copy of all keys is gone"
 
 
+def test_a_site_without_images_goes_over_as_well(pair: Pair) -> None:
+    shutil.rmtree(pair.seed.settings.images)
+    pair.seed.handover.begin("node0")
+    pair.play()
+    assert pair.masters() == ["undercloud"] and pair.settings.images.is_dir()
+
+
 def test_who_gave_the_duty_away_writes_nothing_more(pair: Pair) -> None:
     pair.seed.handover.begin("node0")
     pair.play(until=lambda: pair.seed.duty.state is DutyState.FROZEN)
