@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from provisioner.cli.desired import read_desired
 from provisioner.cli.files import read_text
-from provisioner.cli.options import Options, output_option, pass_options, print_json
+from provisioner.cli.options import Options, output_option, pass_options, print_json, self_option
 from provisioner.cli.progress import LiveFace, PlainFace, phase_seconds, print_members, print_phases, watch
 from provisioner.cli.reach import open_client, read_options
 from provisioner.cli.show import terminal
@@ -60,6 +60,7 @@ def plan(options: Options, cloud: Path, out: Path | None) -> int:
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the cloud is ready.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds to stay.")
 @without_drain_option
+@self_option
 @output_option
 @pass_options
 def apply(options: Options, file: Path, wait: bool, timeout: float, without_drain: tuple[str, ...]) -> None:

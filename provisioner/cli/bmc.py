@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from provisioner.cli.main import print_error
-from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json, self_option
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import print_facts, print_table
 from provisioner.errors import EXIT_ERROR, ProvisionerError, UsageError
@@ -18,6 +18,7 @@ from provisioner.model.status import AuditResult
 @click.argument("name")
 @click.argument("device", type=click.Choice(["pxe", "disk"]))
 @click.option("--persistent", is_flag=True, help="For all boots from now on, not only for the next.")
+@self_option
 @output_option
 @pass_options
 def boot_device(options: Options, name: str, device: str, persistent: bool) -> None:

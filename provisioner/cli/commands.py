@@ -91,6 +91,8 @@ COMMANDS: dict[str, Entry] = {
     "operator list": Entry("provisioner.cli.operator:list_operators", "List those who have a token."),
     "operator remove": Entry("provisioner.cli.operator:remove", "End a token."),
     "operator ca": Entry("provisioner.cli.operator:ca", "Print the certificate by which other hosts know the service."),
+    "handover": Entry("provisioner.cli.handover:handover", "Make the service on a node the master of the site."),
+    "receive": Entry("provisioner.cli.receive:receive", "On that node: wait for the duty, and take it over."),
     "upgrade": Entry("provisioner.cli.upgrade:upgrade", "Bring records of an older version up to date, or back."),
     "backup create": Entry("provisioner.cli.backup:create", "Write records and keys of this site to a file."),
     "backup show": Entry("provisioner.cli.backup:show", "Say what a backup holds."),

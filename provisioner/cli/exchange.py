@@ -34,6 +34,34 @@ EXPORT, IMPORT = "export.", "import."
 NETWORK = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
 
 
+class PutFile(click.ParamType[tuple[str, Path]]):
+    """``/PATH=FILE``."""
+
+    name = "/path=file"
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> tuple[str, Path]:
+        path, _, file = value.partition("=")
+        if not path.startswith("/") or not Path(file).is_file():
+            self.fail(f"{value!r}: write /PATH=FILE, with a file that is there", param, context)
+        return path, Path(file)
+
+
+class PutLink(click.ParamType[tuple[str, str]]):
+    """``/PATH=TARGET``."""
+
+    name = "/path=target"
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> tuple[str, str]:
+        path, _, target = value.partition("=")
+        if not path.startswith("/") or not target:
+            self.fail(f"{value!r}: write /PATH=TARGET", param, context)
+        return path, target
+
+
+def _read_put(source: Path) -> tuple[bytes, int]:
+    return source.read_bytes(), source.stat().st_mode & 0o7777
+
+
 @click.command("export")
 @click.argument("name", metavar="[IMAGE]", required=False)
 @click.argument("file", metavar="[FILE]", type=click.Path(dir_okay=False, path_type=Path), required=False)
@@ -49,6 +77,10 @@ NETWORK = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
     help="archive: for another site; raw, qcow2: a whole disk. By the file's ending unless given.",
 )
 @click.option("--grow", default=0, metavar="MIB", help="Further room in the root file system of a whole disk.")
+@click.option(
+    "--put", "puts", type=PutFile(), multiple=True, help="/PATH=FILE: a whole disk has this file there, mode and all."
+)
+@click.option("--link", "links", type=PutLink(), multiple=True, help="/PATH=TARGET: and this link.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @output_option
 @pass_options
@@ -59,6 +91,8 @@ def export_command(
     bundle: Path | None,
     form: str | None,
     grow: int,
+    puts: tuple[tuple[str, Path], ...],
+    links: tuple[tuple[str, str], ...],
     force: bool,
 ) -> None:
     """Write an image, by its id or the newest of a name, to a file.
@@ -83,7 +117,8 @@ def export_command(
         if name is None:
             _export_bundle(options, settings, target)
         else:
-            _export_image(options, settings, name, target, form, grow)
+            plan = DiskPlan(name, grow, {path: _read_put(source) for path, source in puts}, dict(links))
+            _export_image(options, settings, name, target, form, plan)
     except OSError as error:
         raise ImageError("the file could not be written", where=str(target), cause=error.strerror) from error
 
@@ -117,7 +152,9 @@ def _export_bundle(options: Options, settings: Settings, target: Path) -> None:
     click.echo(f"there: mkdir site && tar -C site -xf {target.name} && sudo site/source/seed/bootstrap --bundle site")
 
 
-def _export_image(options: Options, settings: Settings, name: str, file: Path, form: str | None, grow: int) -> None:
+def _export_image(
+    options: Options, settings: Settings, name: str, file: Path, form: str | None, plan: DiskPlan
+) -> None:
     catalogue, keys = open_catalogue(settings), SiteKeys.ensure(settings.keys)
     image = find_image(catalogue, name)
     form = form or FORMS.get(file.suffix)
@@ -125,13 +162,15 @@ def _export_image(options: Options, settings: Settings, name: str, file: Path, f
         raise UsageError(
             "the form of the file is not clear", where=str(file), hint="give --form, or end the name in .tar"
         )
+    if (plan.files or plan.links) and (form == "archive" or image.kind == "disk"):
+        raise UsageError("--put and --link are for a whole disk of a role's image", where=image.id)
     workshop = open_workshop(settings)
     with watched(options, workshop, image.name, f"export as {form}"):
         if form == "archive":
             export_image(catalogue, image, keys, file)
         else:
             with held_folder(workshop.state / "work", EXPORT) as work:
-                write_disk(catalogue, image, file, form, grow, work)
+                write_disk(catalogue, image, file, form, plan, work)
     size = file.stat().st_size
     if options.json:
         key = key_id(keys.public_key_pem)
@@ -142,8 +181,11 @@ def _export_image(options: Options, settings: Settings, name: str, file: Path, f
         click.echo(f"signed by {key_id(keys.public_key_pem)}")
 
 
-def write_disk(catalogue: Catalogue, image: Image, target: Path, form: str, grow: int, work: Path) -> None:
-    """The image as a whole disk; whole or not at all. :raises ImageError: it has no root file system."""
+def write_disk(catalogue: Catalogue, image: Image, target: Path, form: str, plan: DiskPlan, work: Path) -> None:
+    """The image as a whole disk; whole or not at all.
+
+    :param plan: what it has besides; identifiers come from the image. :raises ImageError: it has no root file system.
+    """
     if "root.zst" not in image.files:
         raise ImageError("this image is no disk", where=image.id, hint="export it with --form archive")
     runner, chunks, index = HostRunner(), catalogue.path(image.id, "root.zst"), catalogue.index(image.id)
@@ -159,8 +201,9 @@ def write_disk(catalogue: Catalogue, image: Image, target: Path, form: str, grow
                 "/etc/hostname": f"{image.name}\n",
                 "/etc/systemd/network/80-dhcp.network": NETWORK,
             }
-            files = {path: (text.encode(), 0o644) for path, text in texts.items()}
-            make_disk(chunks, index, raw, DiskPlan(image.id, grow, files), work=work, runner=runner)
+            files = {path: (text.encode(), 0o644) for path, text in texts.items()} | dict(plan.files)
+            whole = DiskPlan(image.id, plan.grow, files, plan.links)
+            make_disk(chunks, index, raw, whole, work=work, runner=runner)
         if form == "qcow2":
             convert_disk(raw, fresh, runner)
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from provisioner.cli.main import print_error
-from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json, self_option
 from provisioner.cli.progress import watch_node
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, print_facts, print_table
@@ -94,6 +94,7 @@ stay_option = click.option(
 @click.argument("names", nargs=-1, required=True)
 @stay_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are inspected.")
+@self_option
 @output_option
 @pass_options
 def inspect(options: Options, names: tuple[str, ...], stay: bool, wait: bool) -> int:
@@ -147,6 +148,7 @@ def _inspected(view: NodeView) -> str:
 )
 @stay_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are tested.")
+@self_option
 @output_option
 @pass_options
 def test(

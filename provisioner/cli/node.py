@@ -6,7 +6,7 @@ import click
 
 from provisioner.cli.hardware import print_hardware, print_tests, view_json
 from provisioner.cli.main import print_error
-from provisioner.cli.options import Options, output_option, pass_options, print_json
+from provisioner.cli.options import Options, output_option, pass_options, print_json, self_option
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, describe, print_facts, print_table, seconds
 from provisioner.errors import EXIT_ERROR
@@ -171,6 +171,7 @@ def sweep(options: Options) -> int:
 @click.command("power")
 @click.argument("name")
 @click.argument("want", required=False, type=click.Choice(["on", "off", "soft", "reset", "cycle"]))
+@self_option
 @output_option
 @pass_options
 def power(options: Options, name: str, want: str | None) -> None:

@@ -17,10 +17,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass
 class Options:
-    """:param config: the configuration file, if not the usual one. :param output: ``table`` or ``json``."""
+    """:param config: the configuration file, if not the usual one. :param output: ``table`` or ``json``.
+
+    :param itself: whether also the node is meant that the service itself runs on.
+    """
 
     config: Path | None = None
     output: str = "table"
+    itself: bool = False
     clock: Clock = field(default_factory=HostClock)
 
     @property
@@ -47,6 +51,21 @@ def output_option(command: F) -> F:
         is_eager=True,
         callback=keep,
         help="How to print.",
+    )(command)
+
+
+def self_option(command: F) -> F:
+    """``--self``: the command may take away the node that the service itself runs on."""
+
+    def keep(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        context.ensure_object(Options).itself = value
+
+    return click.option(
+        "--self",
+        is_flag=True,
+        expose_value=False,
+        callback=keep,
+        help="Also if that is the node on which the service itself runs.",
     )(command)
 
 

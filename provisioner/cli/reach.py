@@ -22,11 +22,11 @@ def open_client(options: Options) -> Client:
     """:raises UsageError: the environment names a service on another host, and a file that it needs is not there."""
     url = os.environ.get(SERVER, "")
     if not url:
-        return Client(read_options(options).socket)
+        return Client(read_options(options).socket, itself=options.itself)
     if not url.startswith("https://"):
         raise UsageError(f"{SERVER} is not https://HOST:PORT", where=url, hint=f"unset {SERVER} to ask this host's own")
     token, ca = (_file(name) for name in (TOKEN_FILE, CA))
-    return Client(Remote(url, token.read_text().strip(), ca))
+    return Client(Remote(url, token.read_text().strip(), ca), itself=options.itself)
 
 
 def _file(name: str) -> Path:

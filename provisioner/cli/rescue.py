@@ -8,7 +8,7 @@ import click
 
 from provisioner.cli.hardware import view_json
 from provisioner.cli.main import print_error
-from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json, self_option
 from provisioner.cli.progress import watch_node
 from provisioner.cli.reach import open_client
 from provisioner.errors import EXIT_ERROR, UsageError
@@ -31,6 +31,7 @@ BACK_SECONDS = 300.0
 )
 @click.option("--off", is_flag=True, help="It is over: from its own disk again, in its place.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the way in is open.")
+@self_option
 @output_option
 @pass_options
 def rescue(options: Options, name: str, key_files: tuple[Path, ...], off: bool, wait: bool) -> int:

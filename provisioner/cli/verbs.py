@@ -8,7 +8,7 @@ import click
 
 from provisioner.cli.hardware import stay_option, view_json
 from provisioner.cli.main import print_error
-from provisioner.cli.options import Options, clean, output_option, pass_options, print_json
+from provisioner.cli.options import Options, clean, output_option, pass_options, print_json, self_option
 from provisioner.cli.progress import watch_node
 from provisioner.cli.reach import open_client
 from provisioner.client.client import Client
@@ -39,6 +39,7 @@ def _do_verb(options: Options, name: str, verb: str, *, wait: bool = False) -> N
 
 @click.command("retry")
 @click.argument("name")
+@self_option
 @output_option
 @pass_options
 def retry(options: Options, name: str) -> None:
@@ -57,6 +58,7 @@ wait_option = click.option("--wait/--no-wait", default=True, show_default=True, 
 @click.command("abort")
 @click.argument("name")
 @wait_option
+@self_option
 @output_option
 @pass_options
 def abort(options: Options, name: str, wait: bool) -> None:
@@ -107,6 +109,7 @@ LEVELS = """
 @stay_option
 @drain_option
 @wait_option
+@self_option
 @output_option
 @pass_options
 def release(options: Options, name: str, level: str | None, stay: bool, without_drain: str | None, wait: bool) -> int:
@@ -135,6 +138,7 @@ def release(options: Options, name: str, level: str | None, stay: bool, without_
 @click.option("--level", type=click.Choice(LEVEL_NAMES), default=LEVEL_NAMES[0], show_default=True, help="See above.")
 @stay_option
 @wait_option
+@self_option
 @output_option
 @pass_options
 def erase(options: Options, name: str, level: str, stay: bool, wait: bool) -> int:
@@ -181,6 +185,7 @@ def _erased(view: NodeView) -> dict[str, str]:
 @click.option("--image", metavar="ID", help="Another image of its role.  [default: the newest]")
 @drain_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the node is active or failed.")
+@self_option
 @output_option
 @pass_options
 def rebuild(options: Options, name: str, image: str | None, without_drain: str | None, wait: bool) -> int:
@@ -231,6 +236,7 @@ def maintenance(options: Options, name: str, reason: str | None, off: bool) -> N
 
 @click.command("forget")
 @click.argument("name")
+@self_option
 @output_option
 @pass_options
 def forget(options: Options, name: str) -> None:

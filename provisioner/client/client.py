@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from provisioner.errors import DeadlinePassed, ProvisionerError, ServerUnreachable, error_from_dict
 from provisioner.model.config import ConfigDiff, InstanceFiles
 from provisioner.model.deployment import Deployment, EraseLevel, Node
+from provisioner.model.duty import Duty
 from provisioner.model.hardware import HardwarePart, Power
 from provisioner.model.image import Image
 from provisioner.model.operator import Operator, OperatorRole
@@ -69,18 +70,22 @@ class Client:
     * DeadlinePassed: the service took the call and gave no answer in time.
     """
 
-    def __init__(self, place: Path | Remote) -> None:
+    def __init__(self, place: Path | Remote, *, itself: bool = False) -> None:
+        """:param itself: whether also the node is meant that the service itself runs on."""
         self._place = place
+        params = {"self": "1"} if itself else None
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         if isinstance(place, Path):
             transport = httpx.HTTPTransport(uds=str(place))
             self._http = httpx.Client(
-                transport=transport, base_url="http://provisioner", timeout=timeout, trust_env=False
+                transport=transport, base_url="http://provisioner", timeout=timeout, trust_env=False, params=params
             )
             return
         trust = ssl.create_default_context(cafile=str(place.ca))
         headers = {"authorization": f"Bearer {place.token}"}
-        self._http = httpx.Client(verify=trust, base_url=place.url, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            verify=trust, base_url=place.url, headers=headers, timeout=timeout, trust_env=False, params=params
+        )
 
     @property
     def _where(self) -> str:
@@ -109,6 +114,18 @@ class Client:
     def sweep(self) -> Iterator[SweepResult]:
         """Ask every BMC for its node's power; each answer comes as soon as it is known."""
         return self._stream(SweepResult, {}, "nodes", "sweep")
+
+    def duty(self) -> Duty:
+        """Whether this service is the master, and how far a handover came."""
+        return Duty.model_validate(self._get("handover"))
+
+    def begin_handover(self, node: str) -> Duty:
+        """Offer the duty to a node."""
+        return Duty.model_validate(self._post({"node": node}, "handover"))
+
+    def cancel_handover(self) -> Duty:
+        """This service stays the master; possible until the epoch has moved."""
+        return Duty.model_validate(self._post({"cancel": True}, "handover"))
 
     def scan(self, network: str) -> Iterator[ScanResult]:
         """Find the BMCs of a network; each as soon as it is known."""

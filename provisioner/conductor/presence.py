@@ -39,9 +39,10 @@ def alive(doors: Doors) -> list[ConductorRecord]:
 
 
 def guest_urls(doors: Doors) -> tuple[str, ...]:
-    """Where guests reach the service: here first, then where the other conductors are."""
+    """Where guests reach the service: at the address that moves with it, here, then where the other conductors are."""
     others = alive(doors) if doors.store.shared else []
-    return tuple(dict.fromkeys([doors.settings.guest_url, *(other.url for other in others if other.url)]))
+    here = (doors.settings.guest_url, doors.settings.own_url)
+    return tuple(dict.fromkeys([*here, *(other.url for other in others if other.url)]))
 
 
 def build_agent_config(doors: Doors, token: str) -> dict[str, str]:

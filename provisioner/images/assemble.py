@@ -17,6 +17,7 @@ from provisioner.images.claims import agent_units, find_templates
 from provisioner.images.contents import write_contents
 from provisioner.images.disk import make_filesystem, settle_tree, write_chunks
 from provisioner.images.elements import find_elements
+from provisioner.images.program import bring_program
 from provisioner.images.ramdisk import pack_ramdisk
 from provisioner.images.sbom import read_parts, render_sbom, used_parts
 from provisioner.images.squashfs import make_squashfs
@@ -67,6 +68,7 @@ def assemble(
         write_contents(stage, out / CONTENTS)
     else:
         _overlay(build, tree, workshop)
+        bring_program(workshop, tree, runner)
         write_file(out / TEMPLATES, json.dumps(read_templates(tree / TEMPLATE_TREE), sort_keys=True, indent=1))
         with timed(observer, build.name, "file system"), ThreadPoolExecutor(1) as aside:
             settle_tree(tree)

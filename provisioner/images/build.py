@@ -28,6 +28,8 @@ from provisioner.images.layers import Layers, layer_path
 from provisioner.images.lock import LOCK, describe_drift, read_lock, render_lock
 from provisioner.images.ondisk import OnDisk, make_on_disk, read_on_disk
 from provisioner.images.pool import locked_packages, settle_pool, trim_pool
+from provisioner.images.program import ELEMENT as PROGRAM_ELEMENT
+from provisioner.images.program import program_inputs
 from provisioner.images.provenance import build_statement, builder
 from provisioner.images.sources import Source
 from provisioner.images.tasks import Task, run_tasks
@@ -290,6 +292,8 @@ def _read_job(
     debian = layer.chain[0].inputs
     inputs = tree_inputs | {f"{DEBIAN}/{name}": debian[name] for name in debian.keys() - {"lock", "sources"}}
     inputs |= folder_inputs(AGENT_FILES, workshop.agent) | {"assembly": ASSEMBLY}
+    if PROGRAM_ELEMENT in find_elements(build.spec.elements, workshop.search):
+        inputs |= program_inputs(workshop)
     inputs |= {"squashfs": "yes"} if build.spec.squashfs else {}
     for name in build.spec.templates:
         inputs |= folder_inputs(f"templates/{name}", template_folder(workshop.source, name))

@@ -17,6 +17,7 @@ AWAY = (OSError, EOFError, TimeoutError, ValueError, auth.AuthError)
 """What the service does that is away, or was ended in the middle of an answer."""
 
 
+NOT_THE_MASTER = 503
 ANSWER_SECONDS = 60.0
 AWAY_SECONDS = 2.0
 
@@ -60,6 +61,9 @@ class GuestLink:
             auth.MAC_HEADER: auth.request_mac(secret, method, target, nonce, data),
         }
         status, answer, mac = await self._exchange(method, target, data, headers, timeout)
+        if status == NOT_THE_MASTER:
+            self.turn()
+            raise ConnectionRefusedError("this service is not the master")
         if status >= 400:
             return None
         auth.check_mac(auth.answer_mac(secret, nonce, status, answer), mac)

@@ -28,7 +28,8 @@ PURE = frozenset({"/v1/plan", "/v1/config/diff"})
 """Posted to, and nothing is changed."""
 KEYS = "/v1/consoles/"
 """What is typed on a console comes one key at a time; that it was opened is on record."""
-SECRET_PATHS = ("/v1/operators",)
+SECRET_PATHS = ("/v1/operators", "/v1/handover")
+"""Also the duty of the site is an admin's: whoever gets it gets all keys."""
 SECRET_PARTS = ("/secrets/", "/credentials")
 
 Recognise = Callable[[str], Awaitable[Operator | None]]

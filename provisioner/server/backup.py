@@ -101,11 +101,7 @@ def restore_backup(settings: Settings, source: Path, clock: Clock) -> tuple[Abou
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=settings.state_dir, prefix=".restore-") as name:
             folder = Path(name)
-            with _opened(source) as tar:
-                about = _about(tar)
-                for member in tar:
-                    if member.name != ABOUT:
-                        _extract(tar, member, folder)
+            about = unpack_backup(source, folder)
             store = Store(f"sqlite:///{folder / RECORDS}", SiteKeys.ensure(folder / KEYS))
             failed = store.make_fresh()
             restored = Event("site.restored", f"restored from {source.name}", data={"made": about.made})
@@ -123,6 +119,19 @@ def restore_backup(settings: Settings, source: Path, clock: Clock) -> tuple[Abou
     finally:
         lock.release()
     return about, failed
+
+
+def unpack_backup(source: Path, folder: Path) -> About:
+    """Records and keys as they were, below ``folder``; they are not fit to be in force yet.
+
+    :raises UsageError: it is no backup.
+    """
+    with _opened(source) as tar:
+        about = _about(tar)
+        for member in tar:
+            if member.name != ABOUT:
+                _extract(tar, member, folder)
+    return about
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

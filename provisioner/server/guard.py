@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -22,8 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from provisioner.errors import NotFound, TrustError
 from provisioner.server.limits import Buckets, peer_of
 from provisioner_agent.protocol.auth import (
+    EPOCH_QUERY,
     ID_HEADER,
     MAC_HEADER,
+    MASTER_HEADER,
     NONCE_HEADER,
     AuthError,
     answer_mac,
@@ -98,12 +101,18 @@ class Call:
     body: bytes
 
 
+Doubt = Callable[[str, int], Awaitable[None]]
 Reply = Callable[[Call], Awaitable[tuple[int, bytes]]]
 """A call → (HTTP status, JSON)."""
 
 
 class GuestGuard:
-    """ASGI application: what is under :data:`GUARDED` goes to ``reply`` if it is authentic, all else to ``app``."""
+    """ASGI application: what is under :data:`GUARDED` goes to ``reply`` if it is authentic, all else to ``app``.
+
+    :param master: what guests that ask for it are told: ``EPOCH URL,URL``; empty for nothing.
+    :param only: how guarded paths begin that are answered, where the service is not the master; empty for all.
+    :param doubt: hears of a guest, by its token's id, that has heard of a greater epoch than ours.
+    """
 
     def __init__(
         self,
@@ -112,9 +121,14 @@ class GuestGuard:
         guest_of: GuestOf,
         nonces: Nonces,
         now: Callable[[], float] = time.monotonic,
+        *,
+        master: str = "",
+        only: str = "",
+        doubt: Doubt | None = None,
     ) -> None:
         self._app = app
         self._reply = reply
+        self._master, self._only, self._doubt = master, only, doubt
         self._now = now
         self._known, self._guesses = Buckets(RATE, BURST), Buckets(GUESS_RATE, GUESS_BURST)
         self._guest_of = guest_of
@@ -126,6 +140,8 @@ class GuestGuard:
             return
         headers = Headers(scope=scope)
         try:
+            if self._only and not scope["path"].startswith(self._only):
+                raise Refused(503, "this service is not the master")
             body = await _read_body(headers, receive)
             secret, topics = await self._check(scope, headers, body)
         except Refused as refused:
@@ -134,8 +150,13 @@ class GuestGuard:
             return
         query = scope.get("query_string", b"").decode("latin-1")
         call = Call(headers[ID_HEADER], topics, peer_of(scope), scope["method"], scope["path"], query, body)
+        epoch = _epoch(query)
+        if epoch is not None and self._master and self._doubt and epoch > int(self._master.partition(" ")[0]):
+            await self._doubt(call.token, epoch)
         status, answer = await self._reply(call)
-        await _send_signed(send, status, answer, answer_mac(secret, headers[NONCE_HEADER], status, answer))
+        master = "" if epoch is None else self._master
+        mac = answer_mac(secret, headers[NONCE_HEADER], status, answer, master)
+        await _send_signed(send, status, answer, mac, master)
 
     async def _check(self, scope: Scope, headers: Headers, body: bytes) -> tuple[str, frozenset[str]]:
         """The secret under which the message holds, and the topics of its guest."""
@@ -191,11 +212,18 @@ async def _read_body(headers: Headers, receive: Receive) -> bytes:
         raise Refused(408, "the message did not come in time") from None
 
 
-async def _send_signed(send: Send, status: int, body: bytes, mac: str) -> None:
+def _epoch(query: str) -> int | None:
+    """Which epoch the guest knows; None of one that is older than epochs are."""
+    said = dict(parse_qsl(query)).get(EPOCH_QUERY, "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None
+
+
+async def _send_signed(send: Send, status: int, body: bytes, mac: str, master: str) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (MAC_HEADER.lower().encode(), mac.encode()),
+        *([(MASTER_HEADER.lower().encode(), master.encode())] if master else []),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for at in range(0, max(len(body), 1), PIECE):

@@ -17,9 +17,12 @@ from provisioner.events import Event, Observer
 from provisioner.images.catalogue import MANIFEST, Catalogue
 from provisioner.model.image import Image
 from provisioner.server.follower import Follower, Tail
+from provisioner.server.handover import Handover
 from provisioner.store.store import Store
+from provisioner.system.address import HostAddresses
 from provisioner.system.clock import HostClock
 from provisioner.system.daemon import HostDaemons
+from provisioner.system.run import HostRunner
 from provisioner.system.settings import LOOPBACK, Settings
 from provisioner.trust.ca import ensure_ca
 from provisioner.trust.keys import MetadataKey, SiteKeys
@@ -34,6 +37,8 @@ class SiteHouse:
     follower: Follower
     observer: Observer
     store: Store
+    handover: Handover
+    dnsmasq: Dnsmasq | None
     closing: ExitStack
 
     @property
@@ -53,7 +58,17 @@ class SiteHouse:
     def forget(self) -> None:
         self.store.forget()
 
+    def rest(self) -> None:
+        """Where these records are not in force: nothing is done, DHCP of a service that was killed has an end, and the
+        next master finds what it needs."""
+        if self.dnsmasq is not None:
+            self.dnsmasq.stop()
+        self.handover.prepare()
+        self.follower.start()
+        self.closing.callback(self.follower.stop)
+
     def start(self) -> None:
+        self.handover.prepare()
         self.follower.do_work()
         self.follower.start()
         self.closing.callback(self.follower.stop)
@@ -81,13 +96,21 @@ def build_house(settings: Settings, observer: Observer) -> SiteHouse:
         closing.callback(bmcs.close)
         bmcs.start()
         clock = HostClock()
+        handover = Handover(settings, store, catalogue, clock)
+        in_force = handover.duty().state.in_force
+        if not in_force:
+            store.fence()
         authority, signer = ensure_ca(settings.keys).read_text(), MetadataKey.ensure(settings.keys)
         conductor = Conductor(store, bmcs, catalogue, settings, authority, signer, clock=clock)
-        work: list[Callable[[], None]] = [Tail(store.events, observer)]
+        work: list[Callable[[], None]] = [Tail(store.events, observer), handover.look]
+        dnsmasq = None
         if settings.interface not in ("", LOOPBACK):
             dnsmasq = Dnsmasq(settings, conductor.ports, HostDaemons(), observer)
             closing.callback(dnsmasq.stop)
             wire = WireLog(dnsmasq.log, lambda seen: conductor.seen_on_wire(seen.address, seen.kind, seen.message))
-            work += [dnsmasq.ensure, wire]
+            work += [dnsmasq.ensure, wire] if in_force else []
+        if in_force and settings.service:
+            addresses = HostAddresses(HostRunner())
+            work.append(lambda: addresses.add(settings.interface, settings.service))  # others may take it off
         follower = Follower(store.listen, work, observer)
-        return SiteHouse(conductor, catalogue, follower, observer, store, closing.pop_all())
+        return SiteHouse(conductor, catalogue, follower, observer, store, handover, dnsmasq, closing.pop_all())

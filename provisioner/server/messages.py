@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from provisioner.conductor.metadata import Ask
@@ -16,9 +16,12 @@ from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests
 from provisioner.server.gather import Gather
 from provisioner.server.guard import Call
+from provisioner.store.duty import TOPIC as DUTY_TOPIC
 from provisioner.store.permits import ANY_PERMIT
 from provisioner_agent.protocol.messages import (
     BETWEEN,
+    HANDOVER,
+    HANDOVER_SAY,
     HELLO,
     METADATA,
     ORDER,
@@ -34,6 +37,14 @@ NOTHING = b"{}"
 Answer = Callable[[Call], Awaitable[bytes]]
 
 
+class ForHandover(Protocol):
+    """A handover as the next master sees it."""
+
+    def offer(self, token: str, have: str) -> dict[str, Any]: ...
+
+    def hear(self, token: str, message: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
 class GuestMessages:
     """Calls whose authentication holds → (HTTP status, JSON).
 
@@ -41,15 +52,16 @@ class GuestMessages:
     them is looked up for many at once.
     """
 
-    def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes) -> None:
+    def __init__(self, conductor: ForGuests, desk: Desk, changes: Changes, handover: ForHandover | None = None) -> None:
         self._conductor = conductor
+        self._handover = handover
         self._desk = desk
         self._changes = changes
         self._told = Gather[Ask, str | None](lambda asks: desk.for_guest(conductor.metadata, asks))
         self._heard = Gather[tuple[str, dict[str, Any]], dict[str, Any]](
             lambda asks: desk.for_guest(conductor.reports, asks)
         )
-        self._paths: Mapping[str, tuple[str, Answer]] = {
+        self._paths: dict[str, tuple[str, Answer]] = {
             HELLO: ("POST", self._hello),
             ORDER: ("GET", self._order),
             PROGRESS: ("POST", self._progress),
@@ -59,6 +71,8 @@ class GuestMessages:
             PERMIT: ("POST", self._permit),
             RECOVER: ("POST", self._recover),
         }
+        if handover is not None:
+            self._paths |= {HANDOVER: ("GET", self._offer), HANDOVER_SAY: ("POST", self._say)}
 
     async def __call__(self, call: Call) -> tuple[int, bytes]:
         method, answer = self._paths.get(call.path, ("", None))
@@ -109,6 +123,23 @@ class GuestMessages:
     async def _report(self, call: Call) -> bytes:
         answer = await self._heard((call.token, parse_map(call.body, call.path)))
         return _json(answer) if answer else NOTHING
+
+    async def _offer(self, call: Call) -> bytes:
+        """Waits until something is due to whoever is to be the next master."""
+        assert self._handover is not None
+        handover, have = self._handover, _query(call).get("have", "")
+        answer = await self._changes.poll(
+            lambda: self._desk.for_guest(handover.offer, call.token, have),
+            bool,
+            _wait(call),
+            frozenset((DUTY_TOPIC,)),
+            who=call.token,
+        )
+        return _json(answer)
+
+    async def _say(self, call: Call) -> bytes:
+        assert self._handover is not None
+        return _json(await self._desk.for_guest(self._handover.hear, call.token, parse_map(call.body, call.path)))
 
     async def _permit(self, call: Call) -> bytes:
         """An acquire waits until it is granted; a release is answered at once."""

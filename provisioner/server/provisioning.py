@@ -22,9 +22,10 @@ from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk, ForGuests, Known
 from provisioner.server.gather import Gather
 from provisioner.server.guard import GuestGuard, Nonces
+from provisioner.server.handover import Handover
 from provisioner.server.limits import Buckets, peer_of
 from provisioner.server.messages import GuestMessages
-from provisioner_agent.protocol.messages import IMAGES
+from provisioner_agent.protocol.messages import ARCHIVE, HANDOVER, IMAGES
 
 BLOCK = 1 << 20
 """Bytes read and sent at once: one thread hand-over for each, so few of them for 400 MB."""
@@ -112,18 +113,52 @@ def boot_app(conductor: ForGuests, path_of: PathOf, desk: Desk, now: Callable[[]
 
 
 def agent_app(
-    conductor: ForGuests, path_of: PathOf, desk: Desk, changes: Changes, now: Callable[[], float] = time.monotonic
+    conductor: ForGuests,
+    path_of: PathOf,
+    desk: Desk,
+    changes: Changes,
+    now: Callable[[], float] = time.monotonic,
+    *,
+    handover: Handover | None = None,
+    master: str = "",
+    frozen: bool = False,
 ) -> ASGIApp:
-    """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`."""
+    """For the agents; to be served by TLS. Their own paths are authenticated besides: see :mod:`.guard`.
+
+    :param handover: for the next master. :param master: what guests are told of this one, ``EPOCH URL,URL``.
+    :param frozen: whether nobody else is answered.
+    """
     files = _Images(path_of, desk)
 
     async def file(request: Request) -> Response:
         return _BigBlocks(*await files.find(request))
 
-    app = build_app([Route(IMAGES + "/{image}/{name}", file, methods=["GET"])])
+    async def archive(request: Request) -> Response:
+        assert handover is not None
+        path = await desk.for_guest(handover.archive, request.path_params["ticket"])
+        return _BigBlocks(path, await anyio.Path(path).stat())
+
+    async def doubt(token: str, epoch: int) -> None:
+        assert handover is not None
+        if token not in doubted:
+            doubted.add(token)
+            await desk.for_guest(handover.doubt, token, epoch)
+
+    doubted: set[str] = set()
+    more = [] if handover is None else [Route(ARCHIVE + "/{ticket}", archive, methods=["GET"])]
+    app = build_app([Route(IMAGES + "/{image}/{name}", file, methods=["GET"]), *more])
     guest_of = Gather[tuple[str, str], Known](lambda asks: desk.for_guest(conductor.guests, asks))
-    messages = GuestMessages(conductor, desk, changes)
-    return GuestGuard(app, messages, lambda ident, kind: guest_of((ident, kind)), Nonces(), now)
+    messages = GuestMessages(conductor, desk, changes, handover)
+    return GuestGuard(
+        app,
+        messages,
+        lambda ident, kind: guest_of((ident, kind)),
+        Nonces(),
+        now,
+        master=master,
+        only=HANDOVER if frozen else "",
+        doubt=None if handover is None else doubt,
+    )
 
 
 class _Images:

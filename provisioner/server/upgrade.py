@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.errors import NotFound
+from provisioner.model.duty import Duty
+from provisioner.server.fence import refuse_writing
 from provisioner.server.listener import ServiceLock
 from provisioner.store.database import Database
+from provisioner.store.duty import read_duty
 from provisioner.store.migrate import Migration, copy_of, copy_out, find_copies, put_back, read_pending, read_schema
 from provisioner.store.restore import jump_generations
 from provisioner.store.store import Store
@@ -65,10 +68,12 @@ def go_back(settings: Settings) -> tuple[Path, Path]:
     :returns: the copy that is in force now; where the records that were are kept.
     Conductors on other hosts that share the records are to be stopped before.
 
-    :raises NotFound: there is no such copy. :raises Conflict: the service runs.
+    :raises NotFound: there is no such copy. :raises Conflict: the service runs, or the duty was given away since: the
+        copy knows nothing of that, and there would be two masters.
     """
     lock = ServiceLock(settings.run_dir)
     try:
+        refuse_writing(Duty() if settings.database_url else read_duty(settings.records))
         with _opened(settings) as database:
             copies = find_copies(settings.records)
             if not copies:

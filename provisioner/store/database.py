@@ -62,6 +62,9 @@ class Database:
         assert driver is not None
         self._fault: type[Exception] = driver.Error
         self._me = uuid.uuid4().hex
+        self.fenced = False
+        """Whether nobody may write but whoever moves the duty: the records are another's, or are about to be."""
+        self._closed = False
         self._local = threading.local()
         self._listeners: dict[object, Listener] = {}
         self._kept: dict[Engine, Connection] = {}
@@ -72,12 +75,13 @@ class Database:
         self._turn: AbstractContextManager[Any] = nullcontext() if self.shared else threading.RLock()
 
     @contextmanager
-    def write(self, *topics: str) -> Iterator[Connection]:
+    def write(self, *topics: str, through: bool = False) -> Iterator[Connection]:
         """One transaction: all of it is recorded, or nothing. Listeners hear of it after a commit that changed a row.
 
         :param topics: what the change is about: names of nodes, ids of deployments; who waits for something else is
-            not woken.
-        :raises Conflict: a record with that key exists already. :raises HostError: the database does not work.
+            not woken. :param through: of who moves the duty, whom a fence lets through.
+        :raises Conflict: a record with that key exists already, or the records are fenced. :raises HostError: the
+            database does not work.
         """
         current: Connection | None = getattr(self._local, "connection", None)
         if current is not None:
@@ -85,6 +89,12 @@ class Database:
             yield current
             return
         with self._translated(), self._turn, self._begun(self.engine) as connection:
+            if self._closed or (self.fenced and not through):
+                raise Conflict(
+                    "nothing is written to these records",
+                    cause="they are being handed over, or another host is the master",
+                    hint="provisioner handover --status",
+                )
             self._local.connection = connection
             self._local.changed = False
             self._local.topics = set(topics)
@@ -191,7 +201,9 @@ class Database:
             self._local.changed = True
 
     def close(self) -> None:
+        """Whoever still works in another thread writes no more: the records may be another's from now on."""
         with self._turn:
+            self._closed = True
             for connection in self._kept.values():
                 connection.close()
             self._kept.clear()

@@ -72,6 +72,13 @@ def read_pending(url: str) -> tuple[str, tuple[Migration, ...]]:
     return current or "", tuple(found)
 
 
+def newest_schema() -> str:
+    """The version that this program writes."""
+    head = _scripts()[1].get_current_head()
+    assert head is not None
+    return head
+
+
 def read_schema(url: str) -> str:
     """The version of the records' schema, whether this program knows it or not."""
     database = Database(url)

@@ -10,12 +10,14 @@ from sqlalchemy import JSON, Connection, MetaData, Table, delete, func, insert, 
 
 from provisioner.errors import Conflict, DeployError, HostError
 from provisioner.model.deployment import DeploymentState
+from provisioner.model.duty import DutyState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
 from provisioner.store.recoveries import OVER
 from provisioner.store.schema import (
     CONDUCTORS,
     DEPLOYMENTS,
+    DUTY,
     EVENTS,
     GENERATIONS,
     LEASES,
@@ -123,6 +125,10 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
         later = {"fence": RECOVERIES.c.fence + JUMP, "outage": RECOVERIES.c.outage + JUMP, "state": OVER}
         tx.execute(update(RECOVERIES).values(later))
         tx.execute(delete(TOKENS).where(TOKENS.c.kind == BOOT))
+        epoch = tx.execute(select(func.max(DUTY.c.epoch))).scalar_one() or 1
+        tx.execute(delete(DUTY))  # also of a master that was: who restores says that there is no other one
+        fresh = {"state": DutyState.MASTER, "node": "", "handover": "", "since": 0.0, "detail": {}}
+        tx.execute(insert(DUTY).values(id=1, epoch=epoch + JUMP, **fresh))
         tx.execute(
             update(DEPLOYMENTS)
             .where(DEPLOYMENTS.c.state == DeploymentState.RUNNING)

@@ -201,6 +201,17 @@ CONDUCTORS = Table(
     Column("seen", Float, nullable=False),
     Column("keys_sealed", Text, nullable=False),
 )
+DUTY = Table(
+    "duty",
+    METADATA,
+    Column("id", Integer, primary_key=True),  # always 1
+    Column("epoch", Integer, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("handover", String(36), nullable=False),
+    Column("since", Float, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
 PERMITS = Table(
     "permits",
     METADATA,

@@ -13,6 +13,7 @@ from provisioner.store.conductors import Conductors
 from provisioner.store.database import Cipher, Database, Listener
 from provisioner.store.departures import Departures
 from provisioner.store.deployments import Deployments
+from provisioner.store.duty import Duties
 from provisioner.store.events import Events
 from provisioner.store.leases import Leases
 from provisioner.store.migrate import run_migrations
@@ -51,6 +52,7 @@ class Store:
         self.leases = Leases(self._db)
         self.operators = Operators(self._db)
         self.conductors = Conductors(self._db, cipher)
+        self.duty = Duties(self._db)
 
     def forget(self) -> None:
         """Drop what is kept to be read faster, and can be read again: for a service at rest."""
@@ -85,6 +87,10 @@ class Store:
     def follow_others(self, stop: Event) -> None:
         """See :meth:`provisioner.store.database.Database.follow_others`."""
         self._db.follow_others(stop)
+
+    def fence(self, fenced: bool = True) -> None:
+        """From now on nothing is written but what moves the duty; or again everything."""
+        self._db.fenced = fenced
 
     def copy_to(self, other: Store) -> None:
         """See :func:`provisioner.store.restore.copy_rows`."""

@@ -61,3 +61,23 @@ def hash_file(path: Path) -> str:
     """The sha256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_tree(path: Path) -> None:
+    """What is below ``path``, or the file itself, is on the disk, its names as well."""
+    folders = [path.parent]
+    for place in [path, *path.rglob("*")]:
+        if place.is_dir():
+            folders.append(place)
+        else:
+            _sync(place)
+    for folder in folders:
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    door = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(door)
+    finally:
+        os.close(door)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from socket import gethostname
 
@@ -26,12 +27,15 @@ class Settings:
     :param apt_sources: package sources of builds, in place of this host's own.
     :param interface: the network interface that DHCP, TFTP and HTTP are served on.
     :param address: the seed's own address on it, with prefix length.
+    :param service: an address that is the master's, wherever it runs: nodes find the service there also after a
+        handover. Empty: they find it at ``address``.
     :param dhcp_first: :param dhcp_last: the addresses that nodes get while they run the ramdisk.
     :param http_port: of the provisioning network, for boot scripts and what they load.
     :param https_port: for the agents, by TLS.
     :param prove_by_bmc: whether a ramdisk must write into the event log of its node's controller that it runs there.
     :param database_url: of the records, in SQLAlchemy's form; empty: a SQLite file in ``state_dir``.
     :param name: of this conductor, among those that share the records.
+    :param awaits: whether this host makes no records of its own: it gets them by a handover.
     :param operators_listen: ``ADDRESS:PORT`` on which operators with a token are answered, by TLS; empty: nowhere.
     :param bytes_in_flight: of images that nodes fetch at once; more nodes wait in line. 0: no limit.
     :param sweep_seconds: between two looks at the power of all nodes; 0: none but on demand.
@@ -45,6 +49,7 @@ class Settings:
     apt_sources: Path | None = None
     interface: str = ""
     address: str = ""
+    service: str = ""
     dhcp_first: str = ""
     dhcp_last: str = ""
     http_port: int = 8080
@@ -56,6 +61,7 @@ class Settings:
     bytes_in_flight: int = 8_000_000_000
     sweep_seconds: float = 30.0
     record_consoles: bool = True
+    awaits: bool = False
 
     @property
     def socket(self) -> Path:
@@ -88,12 +94,22 @@ class Settings:
     @property
     def url(self) -> str:
         """Where firmware finds boot scripts, kernel and initramfs: ``http://ADDRESS:PORT``."""
-        return f"http://{self.host}:{self.http_port}"
+        return f"http://{self.service or self.host}:{self.http_port}"
 
     @property
     def guest_url(self) -> str:
         """Where the agents find the service: ``https://ADDRESS:PORT``."""
+        return f"https://{self.service or self.host}:{self.https_port}"
+
+    @property
+    def own_url(self) -> str:
+        """The same on the address that stays with this host."""
         return f"https://{self.host}:{self.https_port}"
+
+    @property
+    def handover(self) -> Path:
+        """Where a handover keeps its files, on both sides."""
+        return self.state_dir / "handover"
 
 
 def read_settings(path: Path | None = None) -> Settings:
@@ -118,6 +134,7 @@ def read_settings(path: Path | None = None) -> Settings:
         [
             cfg.StrOpt("interface", default="", help="interface of the provisioning network"),
             cfg.StrOpt("address", default="", help="the seed's address on it, with prefix length"),
+            cfg.StrOpt("service", default="", help="address at which nodes find the service; moves with a handover"),
             cfg.StrOpt("dhcp_first", default="", help="first address for the ramdisk"),
             cfg.StrOpt("dhcp_last", default="", help="last address for the ramdisk"),
             cfg.PortOpt("http_port", default=8080, help="port of boot scripts, and of what they load"),
@@ -156,6 +173,10 @@ def read_settings(path: Path | None = None) -> Settings:
         ],
         group="conductor",
     )
+    conf.register_opts(
+        [cfg.BoolOpt("awaits", default=False, help="this host gets its records by a handover, and makes none")],
+        group="handover",
+    )
     chosen = path or CONFIG_FILE
     try:
         conf(args=[], project="provisioner", default_config_files=[str(chosen)] if chosen.is_file() else [])
@@ -167,6 +188,7 @@ def read_settings(path: Path | None = None) -> Settings:
             apt_sources=Path(conf.apt_sources) if conf.apt_sources else None,
             interface=conf.network.interface,
             address=conf.network.address,
+            service=_service(conf.network.service, conf.network.address, conf.database.url),
             dhcp_first=conf.network.dhcp_first,
             dhcp_last=conf.network.dhcp_last,
             http_port=conf.network.http_port,
@@ -178,9 +200,23 @@ def read_settings(path: Path | None = None) -> Settings:
             bytes_in_flight=conf.network.megabytes_in_flight * 1_000_000,
             sweep_seconds=conf.hardware.sweep_seconds,
             record_consoles=conf.hardware.record_consoles,
+            awaits=conf.handover.awaits,
         )
     except (cfg.Error, ValueError) as error:
         raise UsageError("the configuration file is wrong", where=str(chosen), cause=str(error)) from error
+
+
+def _service(text: str, address: str, database: str) -> str:
+    """:raises ValueError: it is no address of the provisioning network, or moves where several conductors have one."""
+    if not text:
+        return ""
+    if not address or IPv4Address(text) not in IPv4Interface(address).network:
+        raise ValueError(f"[network] service is {text!r}; write an address of the network of [network] address")
+    if text == address.partition("/")[0]:
+        raise ValueError(f"[network] service is {text!r}, which stays with this host; write another address")
+    if database:
+        raise ValueError("[network] service is for a service with records of its own; [database] url shares them")
+    return text
 
 
 def _place(text: str) -> str:

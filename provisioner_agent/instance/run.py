@@ -7,15 +7,15 @@ import logging
 import random
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.agent import Agent
 from provisioner_agent.instance.collect import Box, Collector
-from provisioner_agent.instance.document import read_document
-from provisioner_agent.instance.host import LinuxHost
+from provisioner_agent.instance.document import PRIVATE, read_document
+from provisioner_agent.instance.host import FileState, LinuxHost
 from provisioner_agent.instance.root import find_root
 from provisioner_agent.instance.signature import Verifier
 from provisioner_agent.protocol import messages
@@ -46,18 +46,28 @@ def run_agent(host: LinuxHost) -> None:
     configuration cannot be used."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = read_config(host)
-    link = HttpLink(read_servers(config), config["token"])
+    link = open_link(host, config)
     box = Box(read_document(host, places.METADATA))
     chance = random.SystemRandom()
     collector = Collector(host, link, box, chance, Verifier(host, config))
     threading.Thread(target=collector.run, name="collect", daemon=True).start()
 
-    def open_link() -> HttpLink:
-        now = read_config(host)
-        return HttpLink(read_servers(now), now["token"])
-
     root = find_root(host) if config.get("whole_disk") else None
-    Agent(host, link, box, chance, open_link, root).run()
+    Agent(host, link, box, chance, lambda: open_link(host, read_config(host)), root).run()
+
+
+def open_link(host: LinuxHost, config: Mapping[str, Any]) -> HttpLink:
+    """To the master that was heard last, or to where the configuration says."""
+
+    def keep(master: str) -> None:
+        try:
+            host.write(places.MASTER, FileState(master.encode(), PRIVATE))
+        except OSError as error:  # such as a full disk: it is known until the agent ends
+            logging.getLogger("provisioner-agent").warning("%s cannot be written: %s", places.MASTER, error)
+
+    state = host.read(places.MASTER)
+    known = "" if state is None else state.data.decode(errors="replace")
+    return HttpLink(read_servers(config, known, keep), config["token"])
 
 
 def read_config(host: LinuxHost) -> dict[str, Any]:

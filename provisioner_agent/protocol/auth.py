@@ -3,6 +3,10 @@
 A token is ``ID.SECRET``: the ID travels with every request, the SECRET never does after the boot script.
 Request headers: ``Provisioner-Id``, ``Provisioner-Nonce`` (32 hex digits, never used twice), ``Provisioner-Mac``.
 The answer's ``Provisioner-Mac`` covers the request's nonce, so an old answer cannot be played again.
+
+A guest that says in its query which epoch it knows (``epoch=N``) is told in ``Provisioner-Master`` in which epoch the
+service is, and where the service will be found: ``EPOCH URL,URL``; the MAC covers that as well. A guest does not obey
+a service whose epoch is smaller than one that it has heard.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import secrets
 ID_HEADER = "Provisioner-Id"
 NONCE_HEADER = "Provisioner-Nonce"
 MAC_HEADER = "Provisioner-Mac"
+MASTER_HEADER = "Provisioner-Master"
+EPOCH_QUERY = "epoch"
 OEM_RECORD, RECORD_BYTES = 0xE0, 13
 
 
@@ -41,9 +47,10 @@ def request_mac(secret: str, method: str, target: str, nonce: str, body: bytes) 
     return _mac(secret, "request", method.upper(), target, nonce, hashlib.sha256(body).hexdigest())
 
 
-def answer_mac(secret: str, nonce: str, status: int, body: bytes) -> str:
-    """The MAC of the answer to the request with ``nonce``."""
-    return _mac(secret, "answer", nonce, str(status), hashlib.sha256(body).hexdigest())
+def answer_mac(secret: str, nonce: str, status: int, body: bytes, master: str = "") -> str:
+    """The MAC of the answer to the request with ``nonce``. ``master``: what the answer says of that, if it does."""
+    said = (master,) if master else ()
+    return _mac(secret, "answer", nonce, str(status), hashlib.sha256(body).hexdigest(), *said)
 
 
 def check_mac(expected: str, given: str | None) -> None:

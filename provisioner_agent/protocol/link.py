@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from urllib.parse import SplitResult
 
 from provisioner_agent.protocol import auth
-from provisioner_agent.protocol.servers import Servers
+from provisioner_agent.protocol.servers import Servers, StaleServer
 
 LARGEST_ANSWER = 16 * 1024 * 1024
+CONNECT_SECONDS = 30.0
+"""Until an address at which nobody is counts as away; a question may be held open for much longer."""
 
 
 class ServerAway(Exception):
@@ -63,6 +65,7 @@ class HttpLink:
 
     def call(self, method: str, target: str, body: Mapping[str, Any] | None = None, *, timeout: float) -> Any:
         data = b"" if body is None else json.dumps(body).encode()
+        target = f"{target}{'&' if '?' in target else '?'}{auth.EPOCH_QUERY}={self._servers.epoch}"
         nonce = auth.new_nonce()
         headers = {
             auth.ID_HEADER: self.ident,
@@ -70,18 +73,25 @@ class HttpLink:
             auth.MAC_HEADER: auth.request_mac(self.secret, method, target, nonce, data),
             "Content-Type": "application/json",
         }
-        status, answer, mac = self._send(method, target, data, headers, timeout)
+        url, status, answer, said = self._send(method, target, data, headers, timeout)
+        mac, master = said[auth.MAC_HEADER] or None, said[auth.MASTER_HEADER]
         try:
-            auth.check_mac(auth.answer_mac(self.secret, nonce, status, answer), mac)
+            auth.check_mac(auth.answer_mac(self.secret, nonce, status, answer, master), mac)
         except auth.AuthError as error:
             if status >= 400 and mac is None:
+                self._servers.is_away(url)  # such as one that is the master no more
                 raise ServerAway(f"the server answered {status} without authentication") from error
             raise ForgedAnswer(f"an answer to {method} {target} was not from the server: {error}") from error
+        if master:
+            try:
+                self._servers.hear(url, master)
+            except (StaleServer, ValueError) as error:
+                raise ServerAway(f"an answer was ignored: {error}") from error
         return _parse(status, answer)
 
     def _send(
         self, method: str, target: str, data: bytes, headers: Mapping[str, str], timeout: float
-    ) -> tuple[int, bytes, str | None]:
+    ) -> tuple[SplitResult, int, bytes, Mapping[str, str]]:
         kept = self._kept(timeout)
         if kept is not None:
             try:
@@ -115,10 +125,13 @@ class HttpLink:
         target: str,
         data: bytes,
         headers: Mapping[str, str],
-    ) -> tuple[int, bytes, str | None]:
+    ) -> tuple[SplitResult, int, bytes, Mapping[str, str]]:
         try:
             if not connection.sock:
+                patience = connection.timeout
+                connection.timeout = CONNECT_SECONDS if patience is None else min(patience, CONNECT_SECONDS)
                 connection.connect()
+                connection.sock.settimeout(patience)
                 watch_peer(connection.sock)
             connection.request(method, target, body=data, headers=dict(headers))
             response = connection.getresponse()
@@ -127,7 +140,8 @@ class HttpLink:
                 self._idle.append((url, connection))
             else:
                 connection.close()
-            return response.status, answer, response.getheader(auth.MAC_HEADER)
+            said = {name: response.getheader(name) or "" for name in (auth.MAC_HEADER, auth.MASTER_HEADER)}
+            return url, response.status, answer, said
         except BaseException:
             connection.close()
             raise

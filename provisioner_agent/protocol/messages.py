@@ -59,6 +59,19 @@ Config agent (key: the instance token in ``/etc/provisioner-agent/agent.json``):
 ``RECOVER`` is asked by a member that finds no other one alive: how far it had come (``sequence``, of the ``history``;
 that is empty for one that has nothing). One of all that asked is told to lead: it begins again from what it has, and
 the others join it.
+
+A node that is to become the master asks with its instance token, too:
+
+``GET HANDOVER?have=ID.PHASE&wait=S``: ``{}`` while none is due, else ``{"handover": id, "phase", "epoch", "seed":
+URL}`` as soon as the phase is another one than PHASE; ``none`` when that handover is over. With the phase ``images`` it
+has ``images``: ids, and ``newest``: ``{name: id}``; with ``records`` and ``commit`` it has ``archive``: ``{"path",
+"size", "sha256"}``, and ``tables``: ``{name: [rows, sha256]}``; ``commit`` means that the epoch has moved and is that
+node's.
+``POST HANDOVER_SAY``: ``{"handover": id, "say": ...}``. ``ready`` has ``service``; ``progress`` has ``bytes``,
+``total`` and ``doing``; ``image`` asks by ``image``, an id, for its ``manifest``, ``signature`` and ``provenance`` in
+base64; ``images`` says that all are there; ``verified`` has ``checks``, ``failed`` has ``error``, ``master`` has
+``epoch``.
+
 ``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back``, ``broken`` or ``unconfirmed`` (it
 is taken back unless this message is answered); ``generation`` is the one that the state speaks of. A report also has
 ``applied`` (the generation in force, 0 for none), ``warnings`` (texts, such as an answer that was ignored), ``drift``:
@@ -94,6 +107,10 @@ DRAIN = "drain"
 DRAINING, DRAINED, DRAIN_FAILED = "running", "drained", "failed"
 PERMIT = "/agent/v1/permit"
 RECOVER = "/agent/v1/recover"
+HANDOVER = "/agent/v1/handover"
+HANDOVER_SAY = "/agent/v1/handover/say"
+ARCHIVE = "/handover"
+"""``GET ARCHIVE/TOKEN`` serves the records and keys of the site once, to whoever has the token of the offer."""
 IMAGES = "/images"
 """``GET IMAGES/ID/NAME`` serves a file of an image, with ranges (RFC 9110, section 14); not authenticated, since
 every byte is checked against hashes that came in an authenticated order."""

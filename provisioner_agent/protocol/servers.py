@@ -1,4 +1,4 @@
-"""Where the service is: at one address or, when several conductors share the work, at each of them."""
+"""Where the service is: at one address, or at several, of which one is asked at a time; and in which epoch it is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import http.client
 import ssl
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
+
+if TYPE_CHECKING:  # Python 3.8 has no such words
+    from collections.abc import Callable
+
+    Keep = Callable[[str], None]
 
 BETWEEN = ","
 """Stands between several addresses."""
+
+
+class StaleServer(Exception):
+    """Who answered was the master once, and is not any more."""
 
 
 class Servers:
@@ -19,13 +28,23 @@ class Servers:
 
     :param urls: ``https://ADDRESS:PORT``, several with commas between them. :param ca: the authority that their
         certificates must be of, as PEM (RFC 7468); for ``http`` it is not needed.
+    :param known: what the master last said of itself, ``EPOCH URL,URL``. :param keep: is told when that changes.
     :raises ValueError: the authority is none.
     """
 
-    def __init__(self, urls: str, ca: str = "") -> None:
-        self._urls = [urlsplit(url) for url in urls.split(BETWEEN)]
+    def __init__(self, urls: str, ca: str = "", known: str = "", keep: Keep | None = None) -> None:
+        self._given = urls.split(BETWEEN)
+        self._said = ""
+        self.epoch = 0
+        """The greatest that was heard; 0 before any was."""
+        self._urls = [urlsplit(url) for url in self._given]
+        try:
+            self._take(known)
+        except ValueError:
+            pass  # a file that was cut off: the master says it again
         self._trust = build_trust(ca) if any(url.scheme == "https" for url in self._urls) else None
         self._lock = threading.Lock()
+        self._keep = keep
 
     @property
     def at_hand(self) -> SplitResult:
@@ -45,10 +64,39 @@ class Servers:
             if url == self._urls[0]:
                 self._urls.append(self._urls.pop(0))
 
+    def hear(self, url: SplitResult, master: str) -> None:
+        """What an authenticated answer from ``url`` says of the master: ``EPOCH URL,URL``.
 
-def read_servers(config: Mapping[str, Any]) -> Servers:
+        :raises StaleServer: a greater epoch was heard before. :raises ValueError: it has another form.
+        """
+        epoch = int(master.partition(" ")[0])
+        if epoch < self.epoch:
+            self.is_away(url)
+            raise StaleServer(f"{url.netloc} is at epoch {epoch}, and {self.epoch} was heard")
+        with self._lock:
+            if master == self._said:
+                return
+            at_hand = self._urls[0]
+            self._take(master)
+            if at_hand in self._urls:  # who answers is asked again
+                while self._urls[0] != at_hand:
+                    self._urls.append(self._urls.pop(0))
+        if self._keep is not None:
+            self._keep(master)
+
+    def _take(self, master: str) -> None:
+        """The addresses that the master names come first; those that one was given once are kept for the worst."""
+        epoch, _, urls = master.partition(" ")
+        if not epoch:
+            return
+        self.epoch, self._said = int(epoch), master
+        found = [url for url in urls.split(BETWEEN) if url]
+        self._urls = [urlsplit(url) for url in dict.fromkeys([*found, *self._given])]
+
+
+def read_servers(config: Mapping[str, Any], known: str = "", keep: Keep | None = None) -> Servers:
     """Of an agent's configuration file. :raises KeyError: it has no ``url``."""
-    return Servers(config["url"], config.get("ca", ""))
+    return Servers(config["url"], config.get("ca", ""), known, keep)
 
 
 def pack_authority(ca: str) -> str:

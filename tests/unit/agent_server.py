@@ -17,8 +17,10 @@ IDENT, SECRET = auth.split_token(TOKEN)
 
 
 class AgentServer(ThreadingHTTPServer):
-    """``forge``: how answers lie: ``none``, ``mac`` (of another key), ``replay`` (the MAC of an older answer).
+    """``forge``: how answers lie: ``none``, ``mac`` (of another key), ``replay`` (the MAC of an older answer),
+    ``master`` (what it says of the master is taken out on the way).
 
+    ``master``: what it says of its epoch to those who ask; nothing, as a service of before epochs.
     ``deaf``: whether new connections are closed at once; those that are open go on.
     """
 
@@ -35,6 +37,7 @@ class AgentServer(ThreadingHTTPServer):
         self.nonces: set[str] = set()
         self.old_mac = ""
         self.deaf: Callable[[], bool] = bool
+        self.master = ""
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         return not self.deaf()
@@ -100,18 +103,21 @@ class Handler(BaseHTTPRequestHandler):
         self.server.nonces.add(nonce)
         status, value = self.server.answer(self.command, self.path, json.loads(body or b"{}"))
         data = json.dumps(value).encode()
-        mac = auth.answer_mac("another key" if self.server.forge == "mac" else SECRET, nonce, status, data)
+        master = self.server.master if auth.EPOCH_QUERY in parse_qs(urlsplit(self.path).query) else ""
+        mac = auth.answer_mac("another key" if self.server.forge == "mac" else SECRET, nonce, status, data, master)
         if self.server.forge == "replay":
             mac = self.server.old_mac
         self.server.old_mac = mac
-        self._send(status, data, mac)
+        self._send(status, data, mac, "" if self.server.forge == "master" else master)
 
-    def _send(self, status: int, data: bytes, mac: str | None) -> None:
+    def _send(self, status: int, data: bytes, mac: str | None, master: str = "") -> None:
         try:
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             if mac is not None:
                 self.send_header(auth.MAC_HEADER, mac)
+            if master:
+                self.send_header(auth.MASTER_HEADER, master)
             self.end_headers()
             self.wfile.write(data)
         except OSError:

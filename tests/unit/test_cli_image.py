@@ -123,3 +123,16 @@ def test_prune_says_what_goes_before_it_goes(site: Site) -> None:
     assert len(site.json("list")) == 2
     assert site.json("prune", "--keep", "0")[0]["removed"]
     assert [image["id"] for image in site.json("list")] == [SECOND]
+
+
+@pytest.mark.parametrize("word", ["etc/x=/etc/hostname", "/etc/x=/no/such/file", "/etc/x"])
+def test_what_is_put_on_a_disk_is_a_file_that_is_there(site: Site, tmp_path: Path, word: str) -> None:
+    done = site.call("export", "galera", str(tmp_path / "x.raw"), "--put", word)
+    assert done.exit_code == 64 and "write /PATH=FILE" in done.stderr and not (tmp_path / "x.raw").exists()
+
+
+def test_nothing_is_put_into_an_archive(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "motd").write_text("hello")
+    words = ("export", "galera", str(tmp_path / "x.tar"), "--put", f"/etc/motd={tmp_path / 'motd'}")
+    done = site.call(*words)
+    assert done.exit_code == 64 and "a whole disk" in done.stderr and not (tmp_path / "x.tar").exists()

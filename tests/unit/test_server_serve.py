@@ -36,6 +36,8 @@ class Both(FakeConductor, Rack):
 
 
 class FakeHouse:
+    handover = None
+
     def __init__(self, on_start: Callable[[], None] = lambda: None) -> None:
         self.conductor = Both()
         self.on_start = on_start
@@ -52,6 +54,9 @@ class FakeHouse:
         pass
 
     def path_of(self, image: str, name: str) -> Path:
+        raise AssertionError
+
+    def rest(self) -> None:
         raise AssertionError
 
     def start(self) -> None:
