@@ -94,9 +94,10 @@ class Rack:
         return "\n".join(path.read_text(errors="replace").splitlines()[-60:]) if path.exists() else ""
 
     def cloud(self, **galera: Any) -> Path:
-        """Write the rack's cloud file: cloud-lab.yaml with this use of the role galera."""
+        """Write the rack's cloud file: cloud-lab.yaml with this use of the role galera; values on top of its own."""
         cloud = yaml.safe_load((ROOT / "cloud-lab.yaml").read_text())
-        cloud["roles"]["galera"] |= galera
+        values = cloud["roles"]["galera"]["values"] | galera.pop("values", {})
+        cloud["roles"]["galera"] |= galera | {"values": values}
         path = self.folder / "cloud.yaml"
         path.write_text(yaml.safe_dump(cloud))
         return path

@@ -7,7 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import types
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +32,22 @@ def metadata(count: int) -> dict[str, Any]:
         "cloud": {"name": "lab"},
         "role": {"name": "galera", "count": count},
         "node": {"name": "node1", "hostname": "galera-0", "address": "127.0.0.1"},
-        "members": {"galera": [{"address": f"127.0.0.{i + 1}", "self": i == 0} for i in range(count)]},
+        "members": {
+            "galera": [{"hostname": f"galera-{i}", "address": f"127.0.0.{i + 1}", "self": i == 0} for i in range(count)]
+        },
     }
 
 
-def rendered(count: int) -> dict[str, RenderedFile]:
+def rendered(count: int, address: str = "", certificates: dict[str, Any] | None = None) -> dict[str, RenderedFile]:
     top = ROOT / "templates" / "galera"
     files = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
     role = read_source_roles(Settings(source_dir=ROOT))["galera"]
-    given = {"values": role.config.values, "secrets": dict.fromkeys(role.secrets, "pass-word_1")}
+    values = dict(role.config.values)
+    if address:
+        values["frontend"] = values["frontend"] | {"address": address}
+    given: dict[str, Any] = {"values": values, "secrets": dict.fromkeys(role.secrets, "pass-word_1")}
+    if certificates is not None:
+        given |= {"certificates": certificates, "cloud": {"name": "lab", "authority": "AUTHORITY"}}
     return render_tree(*split_tree(files), build_data(metadata(count) | given))
 
 
@@ -55,6 +65,25 @@ def test_one_member_is_the_cluster() -> None:
     assert "wsrep_cluster_address = gcomm://\n" in rendered(1)[MEMBERS].content
 
 
+def test_one_member_takes_all_connections_and_the_others_are_its_backup() -> None:
+    proxy = rendered(3, "10.0.0.9")["/etc/haproxy/conf.d/galera.cfg"].content
+    assert "bind 10.0.0.9:3306\n" in proxy and "default-server backup " in proxy
+    assert [line.split() for line in proxy.splitlines() if line.split()[:1] == ["server"]] == [
+        ["server", f"galera-{i}", f"127.0.0.{i + 1}:3306"] for i in range(3)
+    ]
+    assert "listen" not in rendered(3)["/etc/haproxy/conf.d/galera.cfg"].content, "there is no address to listen at"
+
+
+def test_members_talk_tls_when_they_have_certificates() -> None:
+    files = rendered(3, certificates={"galera": {"certificate": "CERTIFICATE", "key": "KEY"}})
+    tls = {name: files[f"/etc/mysql/tls/{name}"] for name in ("member.pem", "member.key", "authority.pem")}
+    assert [tls[name].content for name in tls] == ["CERTIFICATE", "KEY", "AUTHORITY"]
+    assert (tls["member.key"].mode, tls["member.key"].sensitive) == (0o640, True)
+    assert "socket.ssl_cert=/etc/mysql/tls/member.pem" in files[CONFIG].content
+    assert "ssl-mode = VERIFY_CA\n" in files[CONFIG].content and "socket.dynamic" not in files[CONFIG].content
+    assert "ssl" not in rendered(3)[CONFIG].content
+
+
 class Member:
     """One member below a folder. ``running`` and ``status`` are what the stand-ins answer."""
 
@@ -70,13 +99,26 @@ class Member:
         self.running = False
         self.fails = False
         self.port = 0
-        for name in ("systemctl", "galera_new_cluster", "galera-status", "journalctl", "mariadb", "mariadb-install-db"):
+        self.recovers = False
+        self.state = "inactive"
+        self.check_port = 9
+        self.answers: list[dict[str, Any] | None] = []
+        """What the server says when it is asked who begins again, one after the other; None: it is away."""
+        self.recovered = ""
+        for name in (
+            "systemctl", "galera_new_cluster", "galera-status", "journalctl", "mariadb", "mariadb-install-db",
+            "provisioner-agent", "galera_recovery",
+        ):  # fmt: skip
             path = folder / "bin" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(
-                f"#!/bin/sh\ncase \"$(basename $0) $1\" in\n'systemctl is-active') exit $INACTIVE;;\n"
+                f"#!/bin/sh\ncase \"$(basename $0) $1\" in\n'systemctl is-active') echo $STATE; exit $INACTIVE;;\n"
                 f'galera-status*) echo "$STATUS" | sed -n "s/^$1=//p"; exit;;\n'
-                f"'systemctl reset-failed') exit 0;;\nesac\n"
+                f"'systemctl reset-failed') exit 0;;\n"
+                f'provisioner-agent*) echo "$(basename $0) $*" >>{self.log}\n'
+                f"read -r line <{folder}/answers || exit 75\n"
+                f'sed -i 1d {folder}/answers; [ "$line" = null ] && exit 75; echo "$line"; exit 0;;\n'
+                f"galera_recovery*) cat {folder}/recovered; exit 0;;\nesac\n"
                 f'echo "$(basename $0) $*" >>{self.log}\n[ "$(basename $0)" = mariadb ] && cat >>{self.log}\n'
                 f"exit $CODE\n"
             )
@@ -85,7 +127,11 @@ class Member:
     def run(self, script: str, count: int, once: dict[str, Any] | None = None, **env: str) -> tuple[int, list[str]]:
         """Run a phase script; its exit code and the programs that it called."""
         self.log.write_text("")
-        (self.folder / "metadata.json").write_text(json.dumps(metadata(count)))
+        told = metadata(count)
+        told["role"]["recover"] = self.recovers
+        (self.folder / "metadata.json").write_text(json.dumps(told))
+        (self.folder / "answers").write_text("".join(json.dumps(answer) + "\n" for answer in self.answers))
+        (self.folder / "recovered").write_text(self.recovered)
         (self.folder / "permit.json").write_text(json.dumps({"once": once or {}}))
         base = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
@@ -96,6 +142,10 @@ class Member:
             "GALERA_RECORD": str(self.record),
             "GALERA_ALONE": str(self.alone),
             "GALERA_PORT": str(self.port or 9),
+            "GALERA_CHECK_PORT": str(self.check_port),
+            "GALERA_PATIENCE": "0",
+            "GALERA_VIEW_PATIENCE": "0",
+            "STATE": self.state,
             "INACTIVE": "0" if self.running else "3",
             "STATUS": "\n".join(f"{name}={value}" for name, value in self.status.items()),
             "CODE": "1" if self.fails else "0",
@@ -134,6 +184,127 @@ def peer(member: Member) -> Callable[[], socket.socket]:
 
     yield listen  # type: ignore[misc]
     opened.close()
+
+
+@pytest.fixture
+def checked(member: Member) -> Callable[[bool], None]:
+    """Let another member say by its check whether it is in the primary component."""
+    servers: list[HTTPServer] = []
+
+    def start(primary: bool) -> None:
+        class Check(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps({"primary": primary}).encode()
+                self.send_response(200 if primary else 503)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: Any) -> None:
+                """Nobody reads it."""
+
+        server = HTTPServer(("127.0.0.2", 0), Check)
+        servers.append(server)
+        member.check_port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+    yield start  # type: ignore[misc]
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+HISTORY = "6f1d0a9e-0000-11f0-8000-000000000001"
+ASKED = f"provisioner-agent recover --wait 10 -- {HISTORY}"
+LOOK = "systemctl start --no-block mariadb.service"
+LEAD = {"verdict": "lead", "why": "it had come furthest", "fence": 2}
+TO_JOIN = {"verdict": "join", "why": "galera is up again", "fence": 2}
+TO_WAIT = {"verdict": "wait", "why": "galera-1 has said nothing", "fence": 0}
+
+
+@pytest.fixture
+def fallen(member: Member) -> Member:
+    """It was a member when the power was cut."""
+    member.recovers = True
+    member.grastate.write_text(f"version: 2.1\nuuid:    {HISTORY}\nseqno:   -1\nsafe_to_bootstrap: 0\n")
+    member.recovered = f"--wsrep_start_position={HISTORY}:17\n"
+    (member.data / "gvwstate.dat").touch()
+    return member
+
+
+def test_who_is_named_begins_again_from_what_it_has(fallen: Member) -> None:
+    fallen.answers = [LEAD]
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, [f"{ASKED} 17", *BOOTSTRAP])
+    assert "safe_to_bootstrap: 1" in fallen.grastate.read_text()
+    assert not (fallen.data / "gvwstate.dat").exists(), "the members of the last view would be waited for"
+    assert not fallen.record.exists(), "that is about the beginning of the cluster's life"
+
+
+def test_who_is_not_named_joins_when_another_one_is_up(fallen: Member) -> None:
+    fallen.answers = [TO_JOIN]
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, [f"{ASKED} 17", *JOIN])
+    assert "safe_to_bootstrap: 0" in fallen.grastate.read_text()
+
+
+def test_who_waits_too_long_says_for_what(fallen: Member) -> None:
+    fallen.answers = [TO_WAIT]
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (1, [f"{ASKED} 17"])
+
+
+def test_without_the_server_members_find_their_last_view_by_themselves(fallen: Member) -> None:
+    fallen.state = "active"
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, [f"{ASKED} 17", LOOK])
+    assert (fallen.data / "gvwstate.dat").exists()
+
+
+def test_when_they_do_not_the_server_is_asked_again(fallen: Member) -> None:
+    fallen.state = "failed"
+    fallen.answers = [None, LEAD]
+    code, called = fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1", GALERA_PATIENCE="60")
+    assert code == 0 and called[:2] == [f"{ASKED} 17", LOOK]
+    assert called[-2:] == [f"{ASKED} 17", *BOOTSTRAP]
+
+
+def test_a_member_that_is_up_is_joined_and_nobody_is_asked(fallen: Member, checked: Callable[[bool], None]) -> None:
+    checked(True)
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, JOIN)
+
+
+def test_a_member_that_has_no_quorum_is_not_up(
+    fallen: Member, checked: Callable[[bool], None], peer: Callable[[], socket.socket]
+) -> None:
+    checked(False)
+    peer()
+    fallen.answers = [LEAD]
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1")[1] == [f"{ASKED} 17", *BOOTSTRAP]
+
+
+def test_a_member_of_an_older_image_is_up_when_it_listens(fallen: Member, peer: Callable[[], socket.socket]) -> None:
+    peer()
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, JOIN)
+
+
+@pytest.mark.parametrize(
+    ("state", "recovered", "said"),
+    [
+        ("", "", " -1"),
+        ("uuid: 00000000-0000-0000-0000-000000000000\nseqno: -1\n", "", " -1"),
+        (f"uuid: {HISTORY}\nseqno: 40\n", "", f"{HISTORY} 40"),
+        (f"uuid: {HISTORY}\nseqno: -1\n", f"--wsrep_start_position={HISTORY}:12\n", f"{HISTORY} 12"),
+        (f"uuid: {HISTORY}\nseqno: -1\n", "", f"{HISTORY} -1"),
+    ],
+)
+def test_how_far_a_member_had_come(fallen: Member, state: str, recovered: str, said: str) -> None:
+    """Of one that never had data, that was cut off while it was copied, that was stopped, that crashed."""
+    fallen.grastate.write_text(state)
+    fallen.recovered = recovered
+    fallen.answers = [TO_WAIT]
+    assert fallen.run(CONFIGURE, 3)[1] == [f"provisioner-agent recover --wait 10 -- {said}"]
+
+
+def test_new_certificates_are_read_without_a_restart(member: Member) -> None:
+    member.running = True
+    code, called = member.run(CONFIGURE, 3, PROVISIONER_CHANGED="/etc/mysql/tls/member.pem")
+    assert code == 0 and "FLUSH SSL; SET GLOBAL" in called[0] and "systemctl" not in called[0]
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -236,6 +407,31 @@ def test_a_cluster_of_one_starts_itself_after_a_crash(member: Member) -> None:
     member.grastate.write_text("safe_to_bootstrap: 0\n")
     assert member.run(CONFIGURE, 1, {}, PROVISIONER_BOOT="1") == (0, JOIN)
     assert member.grastate.read_text() == "safe_to_bootstrap: 1\n"
+
+
+WELL = {
+    "wsrep_ready": "ON", "wsrep_cluster_status": "Primary", "wsrep_local_state": "4",
+    "wsrep_local_state_comment": "Synced", "wsrep_sst_method": "mariabackup", "read_only": "OFF",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "writable", "primary"),
+    [
+        ({}, True, True),
+        ({"wsrep_local_state": "2", "wsrep_local_state_comment": "Donor/Desynced"}, True, True),
+        ({"wsrep_local_state": "2", "wsrep_sst_method": "rsync"}, False, True),
+        ({"wsrep_local_state": "1", "wsrep_local_state_comment": "Joining"}, False, True),
+        ({"wsrep_cluster_status": "non-Primary"}, False, False),
+        ({"wsrep_ready": "OFF"}, False, False),
+        ({"read_only": "ON"}, False, True),
+        (None, False, False),
+    ],
+)
+def test_which_member_may_be_written_to(said: dict[str, str] | None, writable: bool, primary: bool) -> None:
+    check = types.ModuleType("galera_check")
+    exec((ELEMENT / "bin" / "galera-check").read_text(), check.__dict__)
+    assert check.judge({} if said is None else WELL | said)[:2] == (writable, primary)
 
 
 @pytest.mark.parametrize(

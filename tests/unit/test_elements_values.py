@@ -19,7 +19,7 @@ SETTINGS = Settings(source_dir=ROOT)
 def test_each_says_what_it_is() -> None:
     problems: list[Problem] = []
     elements = parse_elements(read_elements(SETTINGS), problems)
-    assert problems == [] and {"base", "galera"} <= set(elements)
+    assert problems == [] and {"base", "galera", "frontend"} <= set(elements)
     for name, element in elements.items():
         assert set(element.schema.properties) == {name}, "a value is called after its element"
         silent = [path for path, schema in every_value(element.schema) if not schema.description]
@@ -36,7 +36,9 @@ def every_value(schema: Schema, path: str = "") -> list[tuple[str, Schema]]:
 @pytest.mark.parametrize("name", ["base", "galera"])
 def test_our_roles_leave_their_values_to_the_elements(name: str) -> None:
     elements = parse_elements(read_elements(SETTINGS), [])
-    assert read_source_roles(SETTINGS)[name].config.values == default_values(elements[name].schema)
+    values = read_source_roles(SETTINGS)[name].config.values
+    assert values == {key: value for one in values for key, value in default_values(elements[one].schema).items()}
+    assert name in values
     assert "values:" not in (ROOT / "roles" / f"{name}.yaml").read_text()
 
 
