@@ -74,7 +74,10 @@ def test_every_service_knows_all_nodes_of_rabbitmq() -> None:
     user = "openstack:secret-rabbitmq_password@10.0.0"
     for role, path in (("controller", "nova/nova"), ("controller", "neutron/neutron"), ("compute", "nova/nova")):
         content = rendered(role, 3)[f"/etc/{path}.conf"].content
-        assert f"transport_url = rabbit://{user}.0:5672,{user}.1:5672,{user}.2:5672,/\n" in content
+        (url,) = re.findall(r"(?m)^transport_url = rabbit://(.*)/$", content)
+        assert sorted(filter(None, url.split(","))) == [f"{user}.0:5672", f"{user}.1:5672", f"{user}.2:5672"]
+        # Nova's cells cannot read a comma at the end; a compute node has none, and may have one.
+        assert role == "compute" or not url.endswith(",")
 
 
 def test_new_members_restart_no_rabbitmq() -> None:
@@ -150,8 +153,6 @@ class Controller:
         self.document = metadata("controller", 3)
         self.fails = ""
         (folder / "etc" / "keystone").mkdir(parents=True)
-        (folder / "etc" / "nova").mkdir()
-        (folder / "etc" / "nova" / "nova.conf").write_text("transport_url = rabbit://one/\n")
         (folder / "pymysql.py").write_text(PYMYSQL)
         fails = '[ "$*" = "$FAILS" ] && echo "no such column" && exit 3'
         self.stand_in("runuser", f'shift 3; echo "$*" >>{self.log}; {fails}')
@@ -289,6 +290,16 @@ def test_a_new_password_reaches_the_database(controller: Controller) -> None:
     assert controller.run(DATABASES, DONE)[0] == 0
     said = json.loads(controller.database.read_text())["said"][before:]
     assert "ALTER USER 'glance'@'%%' IDENTIFIED BY %s" in said and not any("'nova'" in line for line in said)
+
+
+def test_a_new_member_is_told_to_the_cell_by_one_controller(controller: Controller) -> None:
+    controller.run(DATABASES, DO)
+    controller.stand_in("runuser", f'shift 3; echo "$*" >>{controller.log}; echo "| cell1 | 0-1 | rabbit |"')
+    controller.document["members"]["controller"].pop()
+    update = "nova-manage cell_v2 update_cell --cell_uuid 0-1"
+    assert controller.run(DATABASES, DONE)[2] == ["nova-manage cell_v2 list_cells", update]
+    controller.document["members"]["controller"].reverse()
+    assert controller.run(DATABASES, DONE)[2] == []
 
 
 def test_a_boot_waits_for_no_database(controller: Controller) -> None:
