@@ -56,7 +56,8 @@ def receive(options: Options, agent: Path, no_start: bool) -> None:
     observer, runner = Log(options.clock), HostRunner()
 
     def open_link(seed: str | None) -> Link:
-        return HttpLink(Servers(seed or config["url"], config["ca"]), config["token"])
+        # The seed names the address that is on its way here: who speaks to the seed does not follow it.
+        return HttpLink(Servers(seed or config["url"], config["ca"], follows=seed is None), config["token"])
 
     class _Seed:
         def fetch(self, seed: str, path: str, target: Path, size: int, tell: Callable[[int], None]) -> None:

@@ -29,10 +29,14 @@ class Servers:
     :param urls: ``https://ADDRESS:PORT``, several with commas between them. :param ca: the authority that their
         certificates must be of, as PEM (RFC 7468); for ``http`` it is not needed.
     :param known: what the master last said of itself, ``EPOCH URL,URL``. :param keep: is told when that changes.
+    :param follows: whether one goes on to where the master says that it will be.
     :raises ValueError: the authority is none.
     """
 
-    def __init__(self, urls: str, ca: str = "", known: str = "", keep: Keep | None = None) -> None:
+    def __init__(
+        self, urls: str, ca: str = "", known: str = "", keep: Keep | None = None, *, follows: bool = True
+    ) -> None:
+        self._follows = follows
         self._given = urls.split(BETWEEN)
         self._said = ""
         self.epoch = 0
@@ -90,7 +94,7 @@ class Servers:
         if not epoch:
             return
         self.epoch, self._said = int(epoch), master
-        found = [url for url in urls.split(BETWEEN) if url]
+        found = [url for url in urls.split(BETWEEN) if url] if self._follows else []
         self._urls = [urlsplit(url) for url in dict.fromkeys([*found, *self._given])]
 
 

@@ -93,3 +93,14 @@ def test_an_answer_that_nobody_signed_sends_the_agent_to_the_next_address() -> N
         with closing(HttpLink(servers, "agent-1.another")) as link, pytest.raises(ServerAway, match="401"):
             ask(link)
         assert servers.at_hand.geturl() == server.url
+
+
+def test_who_means_one_server_does_not_follow_it_elsewhere() -> None:
+    with served() as first, served() as second:
+        said(first, 1, second)
+        servers = Servers(first.url, follows=False)
+        with closing(HttpLink(servers, TOKEN)) as link:
+            ask(link)
+            servers.is_away(servers.at_hand)
+            ask(link)
+        assert len(first.reports) == 2 and not second.reports and servers.epoch == 1
