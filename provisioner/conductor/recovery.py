@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.conductor.order import SILENT
 from provisioner.conductor.quorum import Decision, Position, Voice, decide, describe_loss
 from provisioner.errors import Conflict, NotFound, UsageError
 from provisioner.model.deployment import Deployment, Node
@@ -28,6 +27,8 @@ LARGEST = (1 << 63) - 1
 """Sequence that a column holds."""
 ASKED_SECONDS = 30.0
 """Seconds after which a member that asks in vain is noted to have been heard again."""
+UNHEARD_SECONDS = 180.0
+"""After which a member that asked, and would ask again and again, has stopped to ask."""
 WAITS = "recovery: "
 """What the reason begins with for which a member waits here."""
 
@@ -134,7 +135,7 @@ def read_voices(store: Store, recovery: RecoveryRecord, now: float) -> list[Voic
         if known is None and not (member.deployed or member.rebuilds):
             continue
         # Who asked and is silent since may be up where we cannot see it, and have gone on.
-        silent = member.heard is not None and now - member.heard > SILENT
+        silent = member.heard is not None and now - member.heard > UNHEARD_SECONDS
         position = Position(known.history, known.sequence) if known is not None and known.said and not silent else None
         lost = known is not None and known.lost
         voices.append(Voice(member.deployment, member.hostname, member.node, index, position, lost))

@@ -28,9 +28,9 @@ PLAIN = {"web": {"size": 1, "front": "192.0.2.9/24", "aliases": ["www.example.or
 DAY = 86400.0
 
 
-def certified(count: int = 2, values: Mapping[str, Any] = PLAIN, name: str = "web") -> Desired:
+def certified(count: int = 2, values: Mapping[str, Any] = PLAIN, **uses: Any) -> Desired:
     spec = CertificateSpec(also=("web.front", "web.aliases", "web.absent"))
-    return cloud(count, (role(certificates={name: spec}, config=Config(values=dict(values))),))
+    return cloud(count, (role(certificates={"web": spec}, config=Config(values=dict(values))),), **uses)
 
 
 def ready(folder: Path, desired: Desired, nodes: int = 2) -> Rack:
@@ -142,8 +142,9 @@ def test_keys_are_sealed_and_in_no_answer(tmp_path: Path) -> None:
 def test_a_member_that_went_leaves_none_behind(tmp_path: Path) -> None:
     rack = ready(tmp_path, certified())
     assert len(rack.store.certificates.of("lab")) == 3
-    rack.desired = certified(1)
+    rack.desired = certified(1, remove=("web-1",))
     rack.apply()
+    rack.play()
     assert [slot for slot in rack.store.certificates.of("lab") if slot[0]] == [("web-0", "web")]
 
 

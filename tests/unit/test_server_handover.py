@@ -307,6 +307,7 @@ def kill_at(folder: Path, side: str, line: int) -> bool:
     return lines.count >= line
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a kill closes no file
 @pytest.mark.parametrize("side", list(SIDES))
 @pytest.mark.timeout(1200)
 def test_killed_at_any_line_there_is_never_a_second_master_and_it_goes_on(tmp_path: Path, side: str) -> None:
@@ -329,6 +330,7 @@ WALK = st.lists(
 )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a kill closes no file
 @given(walk=WALK)
 @settings(max_examples=25, deadline=None)
 def test_whatever_happens_in_whatever_order_there_is_one_master_at_most(
