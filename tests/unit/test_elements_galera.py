@@ -102,6 +102,7 @@ class Member:
         self.recovers = False
         self.state = "inactive"
         self.check_port = 9
+        self.unsure = 2.0
         self.answers: list[dict[str, Any] | None] = []
         """What the server says when it is asked who begins again, one after the other; None: it is away."""
         self.recovered = ""
@@ -145,6 +146,7 @@ class Member:
             "GALERA_CHECK_PORT": str(self.check_port),
             "GALERA_PATIENCE": "0",
             "GALERA_VIEW_PATIENCE": "0",
+            "GALERA_UNSURE": str(self.unsure),
             "STATE": self.state,
             "INACTIVE": "0" if self.running else "3",
             "STATUS": "\n".join(f"{name}={value}" for name, value in self.status.items()),
@@ -187,13 +189,16 @@ def peer(member: Member) -> Callable[[], socket.socket]:
 
 
 @pytest.fixture
-def checked(member: Member) -> Callable[[bool], None]:
-    """Let another member say by its check whether it is in the primary component."""
+def checked(member: Member) -> Callable[..., None]:
+    """Let another member say by its check whether it is in the primary component: one answer after the other."""
     servers: list[HTTPServer] = []
 
-    def start(primary: bool) -> None:
+    def start(*answers: bool | None) -> None:
+        left = list(answers)
+
         class Check(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                primary = left.pop(0) if len(left) > 1 else left[0]
                 body = json.dumps({"primary": primary}).encode()
                 self.send_response(200 if primary else 503)
                 self.end_headers()
@@ -264,17 +269,28 @@ def test_when_they_do_not_the_server_is_asked_again(fallen: Member) -> None:
     assert called[-2:] == [f"{ASKED} 17", *BOOTSTRAP]
 
 
-def test_a_member_that_is_up_is_joined_and_nobody_is_asked(fallen: Member, checked: Callable[[bool], None]) -> None:
+def test_a_member_that_is_up_is_joined_and_nobody_is_asked(fallen: Member, checked: Callable[..., None]) -> None:
     checked(True)
     assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, JOIN)
 
 
 def test_a_member_that_has_no_quorum_is_not_up(
-    fallen: Member, checked: Callable[[bool], None], peer: Callable[[], socket.socket]
+    fallen: Member, checked: Callable[..., None], peer: Callable[[], socket.socket]
 ) -> None:
     checked(False)
     peer()
     fallen.answers = [LEAD]
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1")[1] == [f"{ASKED} 17", *BOOTSTRAP]
+
+
+def test_a_member_that_is_too_busy_to_say_is_asked_again(fallen: Member, checked: Callable[..., None]) -> None:
+    checked(None, None, True)
+    assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1") == (0, JOIN)
+
+
+def test_a_member_that_never_says_is_not_up(fallen: Member, checked: Callable[..., None]) -> None:
+    checked(None)
+    fallen.unsure, fallen.answers = 0, [LEAD]
     assert fallen.run(CONFIGURE, 3, PROVISIONER_BOOT="1")[1] == [f"{ASKED} 17", *BOOTSTRAP]
 
 
@@ -425,10 +441,10 @@ WELL = {
         ({"wsrep_cluster_status": "non-Primary"}, False, False),
         ({"wsrep_ready": "OFF"}, False, False),
         ({"read_only": "ON"}, False, True),
-        (None, False, False),
+        (None, False, None),
     ],
 )
-def test_which_member_may_be_written_to(said: dict[str, str] | None, writable: bool, primary: bool) -> None:
+def test_which_member_may_be_written_to(said: dict[str, str] | None, writable: bool, primary: bool | None) -> None:
     check = types.ModuleType("galera_check")
     exec((ELEMENT / "bin" / "galera-check").read_text(), check.__dict__)
     assert check.judge({} if said is None else WELL | said)[:2] == (writable, primary)
