@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from members import Members
 
 from provisioner.cli.desired import read_elements, read_source_roles
+from provisioner.images.claims import check_claims
+from provisioner.images.workshop import BuildSpec, Workshop
 from provisioner.manifest.cloud import parse_desired, parse_roles
 from provisioner.model.role import Desired, Role, RoleUse
 from provisioner.plan.order import describe_order
@@ -411,20 +414,23 @@ def test_what_the_front_is_told(host: Host, ready: str, head: str) -> None:
     assert said.startswith(f"{head}\n") and len(said.partition("\n\n")[2]) > 0
 
 
-CLOUD = """\
-cloud: lab
-networks: {rack: {cidr: 10.0.0.0/24, pool: 10.0.0.20-10.0.0.60}}
-roles: {ndb-sql: {count: 2}, ndb-data: {count: 4}, ndb-management: {count: 2}}
-"""
-
-
 def desired() -> Desired:
-    return parse_desired("cloud.yaml", {"cloud.yaml": CLOUD} | role_files(), elements=read_elements(SETTINGS))
+    """The cloud of the page on the element."""
+    page = (ELEMENTS / "ndb" / "README.rst").read_text()
+    block = page.split("A cloud\n=======\n\n::\n\n", 1)[1].split("\n\n", 1)[0]
+    files = {"cloud.yaml": textwrap.dedent(block)} | role_files()
+    return parse_desired("cloud.yaml", files, elements=read_elements(SETTINGS))
 
 
 def test_building_all_images_does_not_ask_for_packages_that_debian_does_not_have() -> None:
     assert not set(read_source_roles(SETTINGS)) & set(NAMES)
     assert set(NAMES) <= set(roles())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_elements_and_templates_of_a_role_have_paths_of_their_own(tmp_path: Path, name: str) -> None:
+    workshop = Workshop(ROOT, ROOT / "provisioner_agent", (), tmp_path / "state", tmp_path / "pool", None)
+    check_claims(BuildSpec(name, roles()[name].image), workshop)
 
 
 def test_in_which_order_the_nodes_come_and_change() -> None:
@@ -435,9 +441,9 @@ def test_in_which_order_the_nodes_come_and_change() -> None:
         assert policy.width(4) == 1 and policy.apart == ("ndb",), "two data nodes may be a whole node group"
     said = [describe_order(desired(), name, [f"{name}-0", f"{name}-1"]) for name in NAMES]
     assert said == [
-        "ndb-management: 1 at a time, apart from ndb-sql, ndb-data",
-        "ndb-data: canary ndb-data-0 first, then 1 at a time, apart from ndb-sql, ndb-management, after ndb-management",
-        "ndb-sql: canary ndb-sql-0 first, then 1 at a time, apart from ndb-data, ndb-management, after ndb-data",
+        "ndb-management: 1 at a time, apart from ndb-data, ndb-sql",
+        "ndb-data: canary ndb-data-0 first, then 1 at a time, apart from ndb-management, ndb-sql, after ndb-management",
+        "ndb-sql: canary ndb-sql-0 first, then 1 at a time, apart from ndb-management, ndb-data, after ndb-data",
     ]
 
 
