@@ -40,8 +40,13 @@ def roles() -> dict[str, Role]:
     return parse_roles(role_files(), read_elements(SETTINGS))
 
 
-def rendered(name: str, index: int, counts: dict[str, int] | None = None, **values: Any) -> dict[str, RenderedFile]:
-    """The files of one member, without those of the elements that other roles have, too."""
+def rendered(
+    name: str, index: int, counts: dict[str, int] | None = None, moved: str = "", **values: Any
+) -> dict[str, RenderedFile]:
+    """The files of one member, without those of the elements that other roles have, too.
+
+    :param moved: the address of ``ndb-data-1``, when it is not its first one.
+    """
     role, counts = roles()[name], counts or COUNTS
     files: dict[str, str] = {}
     for tree in role.image.templates:
@@ -60,6 +65,8 @@ def rendered(name: str, index: int, counts: dict[str, int] | None = None, **valu
         ]
         for other, count in counts.items()
     }
+    if moved:
+        members["ndb-data"][1]["address"] = moved
     document = {
         "cloud": {"name": "lab"},
         "role": {"name": name, "count": counts[name]},
@@ -72,7 +79,7 @@ def rendered(name: str, index: int, counts: dict[str, int] | None = None, **valu
 
 
 def nodes_of(text: str) -> list[str]:
-    """The nodes of a config.ini: ``ndbd 10 10.0.1.1``."""
+    """The nodes of a config.ini: ``ndbd 10 ndb-data-0``."""
     found: list[list[str]] = []
     for line in text.splitlines():
         if line.startswith("["):
@@ -101,11 +108,11 @@ def test_all_nodes_get_the_same_configuration_and_the_checker_takes_it(tmp_path:
     texts = {rendered(name, index, counts)[CONFIG].content for name in NAMES for index in range(counts[name])}
     (text,) = texts
     assert nodes_of(text) == [
-        "ndb_mgmd 30 10.0.0.1",
-        "ndb_mgmd 31 10.0.0.2",
-        *(f"ndbd 1{number} 10.0.1.{number + 1}" for number in range(data)),
-        "mysqld 20 10.0.2.1",
-        "mysqld 21 10.0.2.2",
+        "ndb_mgmd 30 ndb-management-0",
+        "ndb_mgmd 31 ndb-management-1",
+        *(f"ndbd 1{number} ndb-data-{number}" for number in range(data)),
+        "mysqld 20 ndb-sql-0",
+        "mysqld 21 ndb-sql-1",
         "api 40",
         "api 41",
     ]
@@ -118,7 +125,15 @@ def test_an_id_stays_when_a_member_before_it_goes() -> None:
     """``members`` are those that there are, by their numbers."""
     before, after = (rendered("ndb-sql", 1, COUNTS | {"ndb-sql": count})[CONFIG].content for count in (2, 3))
     assert set(nodes_of(before)) < set(nodes_of(after))
-    assert set(nodes_of(after)) - set(nodes_of(before)) == {"mysqld 22 10.0.2.3"}
+    assert set(nodes_of(after)) - set(nodes_of(before)) == {"mysqld 22 ndb-sql-2"}
+
+
+def test_who_moves_to_another_node_lets_nobody_start_again() -> None:
+    """Its address is another one then. What is read at the start of a node is the same; its name leads there."""
+    before, after = (rendered("ndb-sql", 0, moved=moved) for moved in ("10.0.1.2", "10.0.1.99"))
+    different = {path for path, file in before.items() if file.content != after[path].content}
+    assert different == {"/etc/hosts"} and "10.0.1.99 ndb-data-1\n" in after["/etc/hosts"].content
+    assert "ndb-node.service" not in before["/etc/hosts"].services
 
 
 def test_three_data_nodes_are_refused_by_the_checker(tmp_path: Path) -> None:
@@ -150,7 +165,7 @@ def test_the_files_of_an_image_that_is_tried_alone_are_good(tmp_path: Path, name
 
 
 def test_who_a_node_is() -> None:
-    where = "10.0.0.1:1186,10.0.0.2:1186,"
+    where = "ndb-management-0:1186,ndb-management-1:1186,"
     assert environment(rendered("ndb-management", 1)) == {
         "NDB_KIND": "management", "NDB_NODE_ID": "31", "NDB_CONNECTSTRING": where, "NDB_OTHER_MANAGEMENT": "30,",
     }  # fmt: skip
