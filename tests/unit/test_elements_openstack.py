@@ -292,6 +292,31 @@ def test_a_new_password_reaches_the_database(controller: Controller) -> None:
     assert "ALTER USER 'glance'@'%%' IDENTIFIED BY %s" in said and not any("'nova'" in line for line in said)
 
 
+def test_users_of_a_mysql_cluster_are_on_all_of_its_sql_nodes(controller: Controller) -> None:
+    values = controller.document["values"]
+    values["database"] = {**values["database"], "ndb": True}
+    assert controller.run(DATABASES, DO)[0] == 0
+    said = json.loads(controller.database.read_text())["said"]
+    users = [line.split("'")[1] for line in said if line.startswith("GRANT NDB_STORED_USER ON *.* TO ")]
+    assert users == ["keystone", "glance", "placement", "nova", "neutron"]
+
+
+def test_of_another_database_nothing_is_said_of_that(controller: Controller) -> None:
+    controller.run(DATABASES, DO)
+    assert "NDB" not in controller.database.read_text()
+
+
+def test_what_asks_for_innodb_may_become_a_table_of_ndb() -> None:
+    plain = rendered("controller")
+    off, cluster = (rendered("controller", database={"ndb": on}) for on in (False, True))
+    assert plain == off and not any("mysql_sql_mode" in file.content for file in plain.values())
+    known = [file.content for file in cluster.values() if "connection = mysql+pymysql:" in file.content]
+    assert len(known) == 5
+    for text in known:
+        assert text.count("mysql_sql_mode = STRICT_TRANS_TABLES,") == text.count("connection = mysql+pymysql:")
+        assert "NO_ENGINE_SUBSTITUTION" not in text
+
+
 def test_a_new_member_is_told_to_the_cell_by_one_controller(controller: Controller) -> None:
     controller.run(DATABASES, DO)
     controller.stand_in("runuser", f'shift 3; echo "$*" >>{controller.log}; echo "| cell1 | 0-1 | rabbit |"')
