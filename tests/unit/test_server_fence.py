@@ -103,7 +103,9 @@ def test_so_is_one_that_rebuilds_it_or_gives_its_member_another_node(tmp_path: P
     away = deploy.placement.model_copy(update={"node": "node9"})
     rebuild = Rebuild(placement=here, before="galera-0", guard=guard, why="it runs galera-0")
     move = Move(node=at, placement=away, guard=guard, target=guard, why="it is replaced")
-    plans = [Plan(cloud="lab", desired=make_desired(), actions=(one,)).model_dump(mode="json") for one in (rebuild, move)]
+    plans = [
+        Plan(cloud="lab", desired=make_desired(), actions=(one,)).model_dump(mode="json") for one in (rebuild, move)
+    ]
     answers = asked(tmp_path, OWN, *(("POST", "/v1/apply", plan) for plan in plans))
     assert ["apply would take the service away" in answer.text for answer in answers] == [at == "node1"] * 2
 
