@@ -240,7 +240,6 @@ def _look(doors: Doors, departure: Departure, node: Node, deployment: Deployment
     said = _said(doors, node, deployment.id) or {}
     mine = said if said.get("id") == departure.order else {}
     if mine.get("state") == DRAINED:
-        _check_target(doors, departure)
         leave(doors, departure, node, deployment)
         renew_metadata(doors, departure.cloud)
         return SOON
@@ -268,7 +267,11 @@ def _policy(doors: Doors, departure: Departure) -> Policy:
 
 
 def leave(doors: Doors, departure: Departure, node: Node, deployment: Deployment) -> None:
-    """The instance is over, and what comes after it begins; a permit is handed on to that. As :func:`depart`."""
+    """The instance is over, and what comes after it begins; a permit is handed on to that. As :func:`depart`.
+
+    :raises Conflict: what should take its place cannot. :raises NotFound: the node or image is gone.
+    """
+    _check_target(doors, departure)
     store, placement = doors.store, departure.placement
     permit = store.permits.held_by(deployment.id)
     if placement is None:

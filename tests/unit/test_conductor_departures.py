@@ -126,6 +126,21 @@ def test_the_node_to_which_a_member_moves_is_kept_for_it(tmp_path: Path) -> None
     assert member(rack, "web-1").node == "node3"
 
 
+def test_a_node_that_others_took_meanwhile_is_not_taken_from_them_without_a_drain(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, 3)
+    rack.servers["node2"].drain = "failed"
+    other = desired(rack, 1).model_copy(update={"cloud": desired(rack, 1).cloud.model_copy(update={"cloud": "other"})})
+    theirs = rack.conductor.plan(other)  # made before anybody was to move there
+    rack.apply(desired(rack, 2, nodes=("node1", "node3")))
+    rack.play()
+    rack.conductor.apply(theirs)
+    rack.play(lambda: rack.states()["node3"] == "active")
+    with pytest.raises(Conflict, match="node3, to which it is to move, is active"):
+        rack.conductor.resume("lab", ["node2"])
+    assert member(rack, "web-1").node == "node2" and rack.states()["node2"] == "active"
+    assert [one.hostname for one in rack.conductor.cloud_status("other").members] == ["web-0"]
+
+
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
     rack = ready(tmp_path, 3)
     rack.servers["node2"].drain = "failed"
