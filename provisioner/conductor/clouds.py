@@ -146,8 +146,13 @@ def image_of(doors: Doors, role: Role, wanted: str | None) -> str:
 
 
 def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -> str:
-    """Put a placement on record as a deployment, in the transaction that is open. :returns: its id."""
+    """Put a placement on record as a deployment, in the transaction that is open. :returns: its id.
+
+    Unless it rebuilds one, it gets keys of its own: who had this place before may still have those.
+    """
     now, ident = doors.clock.now(), str(uuid.uuid4())
+    if not placement.rebuilds:
+        doors.store.certificates.drop_of(placement.cloud, placement.hostname)
     doors.store.deployments.add(ident, placement, now)
     doors.store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
     doors.store.nodes.set_health(node.name, 0, None, now)

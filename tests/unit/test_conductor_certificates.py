@@ -143,6 +143,17 @@ def test_one_cloud_that_cannot_be_renewed_does_not_hold_up_the_others(tmp_path: 
     assert renewed == ["lab"]
 
 
+def test_who_takes_the_name_of_one_that_went_has_another_key(tmp_path: Path) -> None:
+    rack = ready(tmp_path, certified(), 3)
+    before = told(rack, "node2")
+    rack.conductor.release("node2", drain=False)  # what was on its disk is in other hands, say
+    rack.apply()
+    rack.play()
+    after = told(rack, "node3")
+    assert (after["node"]["hostname"], after["node"]["address"]) == ("web-1", before["node"]["address"])
+    assert after["certificates"]["web"]["key"] != before["certificates"]["web"]["key"]
+
+
 def test_keys_are_sealed_and_in_no_answer(tmp_path: Path) -> None:
     rack = ready(tmp_path, certified(1))
     key = told(rack, "node1")["certificates"]["web"]["key"]
