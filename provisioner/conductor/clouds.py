@@ -16,7 +16,7 @@ from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
 from provisioner.metadata.build import Documents, read_shared
-from provisioner.model.departure import DepartureState
+from provisioner.model.departure import DRAINS
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Observed, Plan
@@ -28,7 +28,6 @@ from provisioner.store.clouds import Build, Generation
 from provisioner.store.deployments import LIVE
 from provisioner.trust.keys import new_secret
 
-DRAINED = (DepartureState.DRAINING, DepartureState.FAILED)
 NEWEST = "newest"
 """In the place of an image's id."""
 
@@ -208,7 +207,7 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     members = [deployment.placement for deployment in live]
     documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
     silent = find_silent(doors, desired, live)
-    drained = store.departures.of_state(cloud, *DRAINED)
+    drained = store.departures.of_state(cloud, *DRAINS)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:

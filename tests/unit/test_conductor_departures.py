@@ -12,7 +12,7 @@ from conductor_rack import Killed, Rack, Server, cloud, role
 from provisioner.errors import Conflict, GuardFailed, ManifestError, NotFound
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
-from provisioner.model.plan import Move, Plan, Rebuild, Release
+from provisioner.model.plan import Configure, Move, Plan, Rebuild, Release
 from provisioner.model.policy import Policy
 from provisioner.model.states import NodeState
 from provisioner.model.status import MemberStatus
@@ -139,6 +139,28 @@ def test_a_node_that_others_took_meanwhile_is_not_taken_from_them_without_a_drai
         rack.conductor.resume("lab", ["node2"])
     assert member(rack, "web-1").node == "node2" and rack.states()["node2"] == "active"
     assert [one.hostname for one in rack.conductor.cloud_status("other").members] == ["web-0"]
+
+
+TREE = {"etc/others": "{{#members.web}}{{hostname}} {{/members.web}}"}
+
+
+def test_a_plan_shows_no_file_of_a_member_that_is_drained_and_hears_nothing_else(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 4, cloud(3))
+    for server in rack.servers.values():
+        server.drain_scripts, server.drain = 1, "never"
+    rack.images.trees["web"] = TREE
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    rack.apply(desired(rack, 2, remove=("web-1",)))
+    rack.play(lambda: bool(rack.servers["node2"].drains))
+    plan = rack.conductor.plan(desired(rack, 3, remove=("web-1",)))
+    before = {name: rack.store.nodes.get(name).generation for name in rack.servers}
+    rack.conductor.apply(plan)
+    told = {name for name, known in before.items() if known and rack.store.nodes.get(name).generation > known}
+    assert told == {effect.node for effect in plan.effects} | {
+        action.node for action in plan.actions if isinstance(action, Configure)
+    }
 
 
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
