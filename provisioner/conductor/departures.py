@@ -100,14 +100,14 @@ def depart(doors: Doors, node: Node, wish: Wish) -> None:
 
 def has_drain(doors: Doors, node: Node, deployment: Deployment) -> bool:
     """Whether there is anything to drain: something ran once, and its image has scripts for that, or does not say."""
-    if deployment.state is not DeploymentState.ACTIVE or _is_visited(doors, deployment.placement.image):
+    if deployment.state is not DeploymentState.ACTIVE:
         return False
     said = _said(doors, node, deployment.id)
-    return said is None or bool(said.get("scripts"))
+    return not _is_visited(doors, deployment.placement.image) if said is None else bool(said.get("scripts"))
 
 
 def _is_visited(doors: Doors, image: str) -> bool:
-    """Whether it is a whole disk, whose agent is gone when it has begun."""
+    """Whether it is a whole disk: an agent of a release that knew no drain was gone when that had begun."""
     try:
         return doors.catalogue.get(image).kind == "disk"
     except (NotFound, ImageError):
