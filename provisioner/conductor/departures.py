@@ -128,7 +128,7 @@ def check_drain(doors: Doors, node: Node, deployment: Deployment) -> None:
     heard = None if standing is None else standing.heard
     if node.power is Power.OFF:
         why = "the node is switched off"
-    elif heard is None or doors.clock.now() - heard > SILENT:
+    elif heard is None or doors.clock.now() - max(heard, doors.opened) > SILENT:  # before that nobody could hear it
         why = "its agent is silent"
     elif _said(doors, node, deployment.id) is None:
         why = "its agent is of an older image, which knows no drain"

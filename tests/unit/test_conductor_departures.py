@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conductor_rack import Killed, Rack, Server, cloud, role
 
+from provisioner.conductor.order import SILENT
 from provisioner.errors import Conflict, GuardFailed, ManifestError, NotFound
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
@@ -161,6 +162,16 @@ def test_a_plan_shows_no_file_of_a_member_that_is_drained_and_hears_nothing_else
     assert told == {effect.node for effect in plan.effects} | {
         action.node for action in plan.actions if isinstance(action, Configure)
     }
+
+
+def test_nobody_was_heard_while_the_service_was_down_and_that_is_no_failure(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    new_image(rack)
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.clock.sleep(SILENT + 60.0)
+    rack.restart()
+    rack.play(lambda: images(rack) == {"web-0": NEW} and rack.settled())
+    assert rack.servers["node1"].drains == ["rebuild"]
 
 
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
