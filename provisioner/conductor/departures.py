@@ -17,7 +17,7 @@ from provisioner.conductor.evidence import build_failure
 from provisioner.conductor.order import SILENT, Refusal, refuse_before
 from provisioner.conductor.permits import Applicant, take
 from provisioner.conductor.work import LATER, SOON
-from provisioner.errors import Conflict, DeployError, ImageError, NotFound
+from provisioner.errors import Conflict, DeployError, ImageError, ManifestError, NotFound, ProvisionerError
 from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import (
     RAMDISK_BOOT,
@@ -38,6 +38,8 @@ from provisioner_agent.protocol.messages import DRAIN, DRAIN_FAILED, DRAINED
 
 IN_LINE = 60.0
 """Seconds until one that is not the next is looked at again."""
+HINDERED = (Conflict, DeployError, ImageError, ManifestError, NotFound)
+"""Errors after which a member stays where it is."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def advance(doors: Doors, name: str) -> float | None:
                     return _begin(doors, departure, node, deployment, desired)
                 if departure.state is DepartureState.DRAINING:
                     return _look(doors, departure, node, deployment)
-        except (Conflict, DeployError, NotFound) as error:
+        except HINDERED as error:
             _fail(doors, departure, node, error)
     return LATER
 
@@ -181,7 +183,7 @@ def _has_turn(doors: Doors, departure: Departure, node: Node, deployment: Deploy
 
 def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deployment, desired: Desired) -> float:
     """Its agent is told. :raises Conflict: it cannot be drained, or what should take its place cannot.
-    :raises NotFound: as well."""
+    :raises NotFound: as well. :raises ImageError: as well."""
     _check_target(doors, departure)
     if not departure.drain:
         leave(doors, departure, node, deployment)
@@ -327,7 +329,7 @@ def _follow(doors: Doors, departure: Departure, node: Node, deployment: Deployme
     return None
 
 
-def _fail(doors: Doors, departure: Departure, node: Node, error: Conflict | DeployError | NotFound) -> None:
+def _fail(doors: Doors, departure: Departure, node: Node, error: ProvisionerError) -> None:
     """It stays where it is, and its role stops as after any change that failed."""
     store, now, cloud = doors.store, doors.clock.now(), departure.cloud
     hint = (

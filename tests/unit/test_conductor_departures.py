@@ -174,6 +174,17 @@ def test_nobody_was_heard_while_the_service_was_down_and_that_is_no_failure(tmp_
     assert rack.servers["node1"].drains == ["rebuild"]
 
 
+def test_an_image_that_is_damaged_by_then_stops_it_with_a_reason(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    new_image(rack)
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.images.damaged.add(NEW)
+    rack.play()
+    failure = member(rack, "web-0").failure
+    assert failure is not None and "signature does not hold" in failure["summary"] and "cloud abort" in failure["hint"]
+    assert rack.servers["node1"].drains == []
+
+
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
     rack = ready(tmp_path, 3)
     rack.servers["node2"].drain = "failed"
