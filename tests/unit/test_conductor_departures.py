@@ -185,6 +185,19 @@ def test_an_image_that_is_damaged_by_then_stops_it_with_a_reason(tmp_path: Path)
     assert rack.servers["node1"].drains == []
 
 
+def test_to_apply_again_tries_again_to_move_a_member_that_was_not_drained(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, 3)
+    rack.servers["node2"].drain = "failed"
+    rack.apply(desired(rack, 2, nodes=("node1", "node3")))
+    rack.play()
+    address = rack.store.departures.all()[0].placement
+    rack.servers["node2"].drain = "drained"
+    rack.apply()
+    rack.play(lambda: rack.settled() and rack.states()["node3"] == "active")
+    assert member(rack, "web-1").node == "node3" and address is not None
+    assert member(rack, "web-1").addresses == tuple(one.address for one in address.addresses)
+
+
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
     rack = ready(tmp_path, 3)
     rack.servers["node2"].drain = "failed"
