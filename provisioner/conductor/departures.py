@@ -251,7 +251,7 @@ def _look(doors: Doors, departure: Departure, node: Node, deployment: Deployment
         summary, cause = (str(told.get(key) or "") for key in ("summary", "cause"))
         raise DeployError(summary or "it was not drained", where=node.name, cause=cause or None)
     limit = _policy(doors, departure).drain
-    if doors.clock.now() - departure.begun > limit:
+    if doors.clock.now() - max(departure.begun, doors.opened) > limit:  # it may have ended while nobody listened
         script = mine.get("script")
         raise DeployError(
             f"it was not drained within {limit:.0f} s",

@@ -198,6 +198,17 @@ def test_to_apply_again_tries_again_to_move_a_member_that_was_not_drained(tmp_pa
     assert member(rack, "web-1").addresses == tuple(one.address for one in address.addresses)
 
 
+def test_a_drain_that_ends_while_the_service_is_down_is_no_failure(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, drain=900.0)
+    rack.servers["node2"].drain = "never"
+    rack.apply(desired(rack, 1, remove=("web-1",)))
+    rack.play(lambda: bool(rack.servers["node2"].drains))
+    rack.servers["node2"].drain = "drained"
+    rack.clock.sleep(1000.0)
+    rack.restart()
+    rack.play(lambda: rack.states()["node2"] == "available")
+
+
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
     rack = ready(tmp_path, 3)
     rack.servers["node2"].drain = "failed"
