@@ -342,6 +342,22 @@ def test_a_whole_role_that_goes_is_drained_though_nobody_knows_it_any_more(tmp_p
     rack.play(lambda: rack.states()[gone.name] == "available")
 
 
+def test_a_member_of_a_role_that_goes_is_let_back_in_though_its_drain_was_to_be_tried_again(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 2, cloud(1, (role("web"), role("db"))))
+    for server in rack.servers.values():
+        server.drain_scripts, server.drain = 1, "failed"
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    gone = server_of(rack, "db-0")
+    rack.apply(cloud(1, (role("web"),)))
+    rack.play(lambda: bool(gone.drained) and rack.store.departures.all()[0].failure is not None)
+    rack.conductor.resume("lab")
+    rack.conductor.abort_departures("lab", ["db-0"])
+    newest = rack.store.clouds.newest(gone.name)
+    assert newest is not None and "drain" not in rack.store.clouds.document(newest)
+
+
 # A role gets another image.
 
 
