@@ -230,6 +230,8 @@ def _check_target(doors: Doors, departure: Departure) -> None:
     placement = departure.placement
     if placement is None:
         return
+    if placement.role not in doors.store.clouds.get(placement.cloud).roles:
+        raise Conflict(f"{placement.cloud} does not use the role {placement.role} any more", where=departure.node)
     doors.catalogue.get(placement.image)
     target = doors.store.nodes.get(placement.node)
     if placement.node != departure.node and (target.state is not NodeState.AVAILABLE or target.maintenance is not None):

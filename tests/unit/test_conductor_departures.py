@@ -358,6 +358,22 @@ def test_a_member_of_a_role_that_goes_is_let_back_in_though_its_drain_was_to_be_
     assert newest is not None and "drain" not in rack.store.clouds.document(newest)
 
 
+def test_a_member_that_was_to_be_rebuilt_is_not_when_its_role_goes_meanwhile(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 2, cloud(1, (role("web"), role("db"))))
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    new_image(rack)
+    gone = server_of(rack, "web-0")
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.apply(cloud(1, (role("db"),)))
+    rack.play(lambda: rack.store.departures.all()[0].failure is not None)
+    failure = rack.store.departures.all()[0].failure
+    assert failure is not None and "lab does not use the role web any more" in failure["summary"]
+    rack.apply()
+    rack.play(lambda: rack.states()[gone.name] == "available")
+
+
 # A role gets another image.
 
 
