@@ -127,6 +127,13 @@ class Handover:
 
     def _check_ready(self, node: str) -> None:
         settings, found = self._settings, self._store.nodes.get(node)
+        if settings.database_url:
+            raise Conflict(
+                "records in a database that others share are not handed over",
+                where="[database] url",
+                cause="several conductors share the work there, and all of them are masters",
+                hint="start another conductor on the same records",
+            )
         if not (settings.interface and settings.service):
             raise Conflict(
                 "there is no address that could move",

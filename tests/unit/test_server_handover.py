@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from handover_pair import PASSWORD, Killed, Lines, Pair
+from handover_pair import PASSWORD, TOKEN, Killed, Lines, Pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from provisioner.images.catalogue import Catalogue
 from provisioner.model.departure import Departure
 from provisioner.model.duty import DutyState
 from provisioner.server.backup import restore_backup, write_backup
-from provisioner.server.handover import FROZEN_SECONDS, SILENT_SECONDS
+from provisioner.server.handover import FROZEN_SECONDS, SILENT_SECONDS, Handover, describe_service
 from provisioner.store.restore import JUMP
 from provisioner.store.store import Store
 from provisioner.system.clock import FakeClock
@@ -86,6 +87,17 @@ def test_a_node_whose_instance_is_to_leave_does_not_get_the_duty(pair: Pair) -> 
     leaving(pair, "undercloud-111111111111")
     pair.play()
     assert pair.masters() == ["seed"] and "is to leave it" in str(pair.seed.duty.detail["failure"])
+
+
+def test_records_that_several_conductors_share_are_not_handed_over(pair: Pair) -> None:
+    shared = replace(pair.seed.settings, database_url="postgresql+psycopg://seed/provisioner")
+    handover = Handover(shared, pair.seed.store, pair.seed.catalogue, pair.clock)
+    handover.hear(
+        TOKEN.partition(".")[0], {"say": "ready", "service": describe_service(shared, pair.seed.store.schema)}
+    )
+    with pytest.raises(Conflict, match="records in a database that others share"):
+        handover.begin("node0")
+    assert pair.seed.duty.state is DutyState.MASTER
 
 
 def test_images_go_over_that_members_are_still_to_be_rebuilt_with(pair: Pair) -> None:
