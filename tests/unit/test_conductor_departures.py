@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conductor_rack import Killed, Rack, Server, cloud, role
 
+from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.order import SILENT
 from provisioner.errors import Conflict, GuardFailed, ManifestError, NotFound
 from provisioner.model.deployment import DeploymentState
@@ -356,6 +357,18 @@ def test_a_member_of_a_role_that_goes_is_let_back_in_though_its_drain_was_to_be_
     rack.conductor.abort_departures("lab", ["db-0"])
     newest = rack.store.clouds.newest(gone.name)
     assert newest is not None and "drain" not in rack.store.clouds.document(newest)
+    rack.clock.sleep(CONFIGURE_SECONDS + 60.0)
+    live(rack, 3)
+    assert rack.states()[gone.name] == "active", "nobody gives it a permit for that, and it goes on as it is"
+
+
+def test_a_generation_that_waits_while_the_service_is_down_has_not_run_out_of_time(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2)
+    rack.apply(desired(rack, 2, values={"web": {"size": 2}}))
+    rack.clock.sleep(2 * CONFIGURE_SECONDS)
+    rack.restart()
+    rack.play()
+    assert rack.states() == {"node1": "active", "node2": "active"} and rack.conductor.plan(rack.desired).empty
 
 
 def test_a_member_that_was_to_be_rebuilt_is_not_when_its_role_goes_meanwhile(tmp_path: Path) -> None:
