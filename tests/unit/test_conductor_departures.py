@@ -360,6 +360,8 @@ def test_a_member_of_a_role_that_goes_is_let_back_in_though_its_drain_was_to_be_
     rack.clock.sleep(CONFIGURE_SECONDS + 60.0)
     live(rack, 3)
     assert rack.states()[gone.name] == "active", "nobody gives it a permit for that, and it goes on as it is"
+    with pytest.raises(Conflict, match="lab does not use the role db any more"):
+        rack.conductor.rebuild(gone.name)
 
 
 def test_a_generation_that_waits_while_the_service_is_down_has_not_run_out_of_time(tmp_path: Path) -> None:
