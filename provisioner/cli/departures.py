@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from provisioner.cli.apply import carry_out, leave_undrained, without_drain_option
-from provisioner.cli.options import Options, output_option, pass_options, print_json
+from provisioner.cli.options import Options, output_option, pass_options, print_json, self_option
 from provisioner.cli.progress import print_members
 from provisioner.cli.reach import open_client
 from provisioner.errors import EXIT_CHANGES_PENDING
@@ -23,6 +23,7 @@ HOURS = 12 * 3600.0
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the cloud is ready.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=HOURS, show_default=True, help="Seconds to stay.")
 @without_drain_option
+@self_option
 @output_option
 @pass_options
 def rebuild(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from provisioner.cli.apply import carry_out
-from provisioner.cli.options import Options, output_option, pass_options, print_json
+from provisioner.cli.options import Options, output_option, pass_options, print_json, self_option
 from provisioner.cli.reach import open_client
 from provisioner.errors import EXIT_CHANGES_PENDING
 from provisioner.plan.text import render_plan
@@ -19,6 +19,7 @@ from provisioner.plan.text import render_plan
 @click.option("--plan", "only", is_flag=True, help="Only show what would be done, with exit code 2.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the cloud is ready.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=3600.0, show_default=True, help="Seconds to stay.")
+@self_option
 @output_option
 @pass_options
 def replace(

@@ -127,10 +127,13 @@ class Renewal:
             self._thread = None
 
     def look(self) -> None:
-        """Once."""
+        """Once. A cloud of which that cannot be done holds up no other."""
         for cloud in clouds_due(self._doors):
-            with self._doors.store.transaction():
-                self._renew(self._doors, cloud)
+            try:
+                with self._doors.store.transaction():
+                    self._renew(self._doors, cloud)
+            except ProvisionerError as error:
+                LOG.warning("certificates of %s are not renewed: %s", cloud, error)
 
     def _run(self) -> None:
         while True:

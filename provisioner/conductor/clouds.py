@@ -16,7 +16,7 @@ from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
 from provisioner.metadata.build import Documents, read_shared
-from provisioner.model.departure import DepartureState
+from provisioner.model.departure import DRAINS
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement, StepName, StepState
 from provisioner.model.image import Image
 from provisioner.model.plan import Observed, Plan
@@ -28,7 +28,6 @@ from provisioner.store.clouds import Build, Generation
 from provisioner.store.deployments import LIVE
 from provisioner.trust.keys import new_secret
 
-DRAINED = (DepartureState.DRAINING, DepartureState.FAILED)
 NEWEST = "newest"
 """In the place of an image's id."""
 
@@ -146,8 +145,13 @@ def image_of(doors: Doors, role: Role, wanted: str | None) -> str:
 
 
 def begin_deployment(doors: Doors, node: Node, placement: Placement, why: str) -> str:
-    """Put a placement on record as a deployment, in the transaction that is open. :returns: its id."""
+    """Put a placement on record as a deployment, in the transaction that is open. :returns: its id.
+
+    Unless it rebuilds one, it gets keys of its own: who had this place before may still have those.
+    """
     now, ident = doors.clock.now(), str(uuid.uuid4())
+    if not placement.rebuilds:
+        doors.store.certificates.drop_of(placement.cloud, placement.hostname)
     doors.store.deployments.add(ident, placement, now)
     doors.store.nodes.move(node, NodeState.DEPLOYING, now=now, deployment=ident)
     doors.store.nodes.set_health(node.name, 0, None, now)
@@ -203,7 +207,7 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     members = [deployment.placement for deployment in live]
     documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
     silent = find_silent(doors, desired, live)
-    drained = store.departures.of_state(cloud, *DRAINED)
+    drained = store.departures.of_state(cloud, *DRAINS)
     placed: dict[str, Deployment] = {}
     builds: dict[str, tuple[str, Build]] = {}
     for deployment in live:

@@ -89,7 +89,8 @@ class Conductor(Guests):
         *,
         clock: Clock | None = None,
     ) -> None:
-        doors = Doors(store, controllers, catalogue, settings, clock or HostClock(), authority, signer)
+        clock = clock or HostClock()
+        doors = Doors(store, controllers, catalogue, settings, clock, authority, signer, opened=clock.now())
         super().__init__(doors)
         self._sweep = Sweep(doors, settings.sweep_seconds)
         self._renewal = Renewal(doors, renew_metadata)

@@ -17,7 +17,7 @@ from provisioner.conductor.evidence import build_failure
 from provisioner.conductor.order import SILENT, Refusal, refuse_before
 from provisioner.conductor.permits import Applicant, take
 from provisioner.conductor.work import LATER, SOON
-from provisioner.errors import Conflict, DeployError, ImageError, NotFound
+from provisioner.errors import Conflict, DeployError, ImageError, ManifestError, NotFound, ProvisionerError
 from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import (
     RAMDISK_BOOT,
@@ -38,6 +38,8 @@ from provisioner_agent.protocol.messages import DRAIN, DRAIN_FAILED, DRAINED
 
 IN_LINE = 60.0
 """Seconds until one that is not the next is looked at again."""
+HINDERED = (Conflict, DeployError, ImageError, ManifestError, NotFound)
+"""Errors after which a member stays where it is."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,14 @@ def depart(doors: Doors, node: Node, wish: Wish) -> None:
 
 def has_drain(doors: Doors, node: Node, deployment: Deployment) -> bool:
     """Whether there is anything to drain: something ran once, and its image has scripts for that, or does not say."""
-    if deployment.state is not DeploymentState.ACTIVE or _is_visited(doors, deployment.placement.image):
+    if deployment.state is not DeploymentState.ACTIVE:
         return False
     said = _said(doors, node, deployment.id)
-    return said is None or bool(said.get("scripts"))
+    return not _is_visited(doors, deployment.placement.image) if said is None else bool(said.get("scripts"))
 
 
 def _is_visited(doors: Doors, image: str) -> bool:
-    """Whether it is a whole disk, whose agent is gone when it has begun."""
+    """Whether it is a whole disk: an agent of a release that knew no drain was gone when that had begun."""
     try:
         return doors.catalogue.get(image).kind == "disk"
     except (NotFound, ImageError):
@@ -128,7 +130,7 @@ def check_drain(doors: Doors, node: Node, deployment: Deployment) -> None:
     heard = None if standing is None else standing.heard
     if node.power is Power.OFF:
         why = "the node is switched off"
-    elif heard is None or doors.clock.now() - heard > SILENT:
+    elif heard is None or doors.clock.now() - max(heard, doors.opened) > SILENT:  # before that nobody could hear it
         why = "its agent is silent"
     elif _said(doors, node, deployment.id) is None:
         why = "its agent is of an older image, which knows no drain"
@@ -162,7 +164,7 @@ def advance(doors: Doors, name: str) -> float | None:
                     return _begin(doors, departure, node, deployment, desired)
                 if departure.state is DepartureState.DRAINING:
                     return _look(doors, departure, node, deployment)
-        except (Conflict, DeployError, NotFound) as error:
+        except HINDERED as error:
             _fail(doors, departure, node, error)
     return LATER
 
@@ -181,7 +183,7 @@ def _has_turn(doors: Doors, departure: Departure, node: Node, deployment: Deploy
 
 def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deployment, desired: Desired) -> float:
     """Its agent is told. :raises Conflict: it cannot be drained, or what should take its place cannot.
-    :raises NotFound: as well."""
+    :raises NotFound: as well. :raises ImageError: as well."""
     _check_target(doors, departure)
     if not departure.drain:
         leave(doors, departure, node, deployment)
@@ -228,6 +230,8 @@ def _check_target(doors: Doors, departure: Departure) -> None:
     placement = departure.placement
     if placement is None:
         return
+    if placement.role not in doors.store.clouds.get(placement.cloud).roles:
+        raise Conflict(f"{placement.cloud} does not use the role {placement.role} any more", where=departure.node)
     doors.catalogue.get(placement.image)
     target = doors.store.nodes.get(placement.node)
     if placement.node != departure.node and (target.state is not NodeState.AVAILABLE or target.maintenance is not None):
@@ -240,7 +244,6 @@ def _look(doors: Doors, departure: Departure, node: Node, deployment: Deployment
     said = _said(doors, node, deployment.id) or {}
     mine = said if said.get("id") == departure.order else {}
     if mine.get("state") == DRAINED:
-        _check_target(doors, departure)
         leave(doors, departure, node, deployment)
         renew_metadata(doors, departure.cloud)
         return SOON
@@ -250,7 +253,7 @@ def _look(doors: Doors, departure: Departure, node: Node, deployment: Deployment
         summary, cause = (str(told.get(key) or "") for key in ("summary", "cause"))
         raise DeployError(summary or "it was not drained", where=node.name, cause=cause or None)
     limit = _policy(doors, departure).drain
-    if doors.clock.now() - departure.begun > limit:
+    if doors.clock.now() - max(departure.begun, doors.opened) > limit:  # it may have ended while nobody listened
         script = mine.get("script")
         raise DeployError(
             f"it was not drained within {limit:.0f} s",
@@ -268,7 +271,11 @@ def _policy(doors: Doors, departure: Departure) -> Policy:
 
 
 def leave(doors: Doors, departure: Departure, node: Node, deployment: Deployment) -> None:
-    """The instance is over, and what comes after it begins; a permit is handed on to that. As :func:`depart`."""
+    """The instance is over, and what comes after it begins; a permit is handed on to that. As :func:`depart`.
+
+    :raises Conflict: what should take its place cannot. :raises NotFound: the node or image is gone.
+    """
+    _check_target(doors, departure)
     store, placement = doors.store, departure.placement
     permit = store.permits.held_by(deployment.id)
     if placement is None:
@@ -324,7 +331,7 @@ def _follow(doors: Doors, departure: Departure, node: Node, deployment: Deployme
     return None
 
 
-def _fail(doors: Doors, departure: Departure, node: Node, error: Conflict | DeployError | NotFound) -> None:
+def _fail(doors: Doors, departure: Departure, node: Node, error: ProvisionerError) -> None:
     """It stays where it is, and its role stops as after any change that failed."""
     store, now, cloud = doors.store, doors.clock.now(), departure.cloud
     hint = (

@@ -47,7 +47,9 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class Doors:
-    """``authority``: the certificate, as PEM, by which guests know the service."""
+    """``authority``: the certificate, as PEM, by which guests know the service. ``opened``: since when they can reach
+    it, in seconds since the epoch.
+    """
 
     store: Store
     bmcs: Bmcs
@@ -56,6 +58,7 @@ class Doors:
     clock: Clock
     authority: str
     signer: Signer
+    opened: float = 0.0
 
     @property
     def holder(self) -> str:

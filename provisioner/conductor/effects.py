@@ -12,6 +12,7 @@ from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ManifestError, Problem
 from provisioner.metadata.build import Documents
 from provisioner.metadata.trees import Tree, as_told
+from provisioner.model.departure import DRAINS
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Deploy, Effect, FileChange, Move, Observed, Plan, Rebuild, Release
 from provisioner.model.role import Desired
@@ -46,7 +47,8 @@ def build_outlooks(
     certificates: Certified,
     common: Common,
 ) -> list[Outlook]:
-    """Of each instance that would be told something else than now, and of those that are to come.
+    """Of each instance that would be told something else than now, and of those that are to come. Who is drained hears
+    of nothing else.
 
     :param newest: by node. :param known: the secrets that the cloud has by now. :param certificates: too.
     """
@@ -67,6 +69,9 @@ def build_outlooks(
         *((deployment.placement, deployment.id) for deployment in live),
         *((p, "") for p in fresh),
     ]:
+        departure = observed.departures.get(ident)
+        if departure is not None and departure.state in DRAINS:
+            continue
         node = nodes[placement.node]
         before = newest.get(placement.node) if ident else None
         seeded = None

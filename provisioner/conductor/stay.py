@@ -31,7 +31,7 @@ def resume(doors: Doors, cloud: str, without_drain: Collection[str] = ()) -> Non
             raise Conflict("nothing of it has stopped", where=cloud, hint=f"provisioner cloud status {cloud}")
         for departure in chosen:
             node, drain = store.nodes.get(departure.node), departure.drain and departure.node not in without_drain
-            news = {"state": DepartureState.WAITING, "failure": None, "order": "", "drain": drain}
+            news = {"state": DepartureState.WAITING, "failure": None, "drain": drain}
             again = departure.model_copy(update=news)
             if departure.state is DepartureState.FAILED:
                 take_back_failure(doors, node, departure.deployment)

@@ -108,7 +108,13 @@ def rebuild(doors: Doors, name: str, image: str | None, *, drain: bool = True) -
         if before is None or before.placement.inspects:
             raise Conflict("it has no place in a cloud", where=name, hint=f"provisioner node retry {name}")
         placement = before.placement
-        role = store.clouds.get(placement.cloud).roles[placement.role]
+        role = store.clouds.get(placement.cloud).roles.get(placement.role)
+        if role is None:
+            what, hint = (
+                f"{placement.cloud} does not use the role {placement.role} any more",
+                "provisioner node release",
+            )
+            raise Conflict(what, where=name, hint=f"{hint} {name}")
         chosen = image_of(doors, role, image)
         place = placement.model_copy(update={"image": chosen, "rebuilds": before.id})
         depart(doors, node, Wish(f"rebuilt by an operator; it ran {placement.image}", place, drain=drain))

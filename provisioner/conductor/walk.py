@@ -289,9 +289,11 @@ class Walker:
         if newest is None or node.deployment is None or node.failure is not None:
             return
         deployment = self._store.deployments.get(node.deployment)
+        if deployment.placement.role not in self._store.clouds.get(deployment.placement.cloud).roles:
+            return  # it was let stay, and gets no permit
         permit = self._store.permits.held_by(deployment.id)
         _, asked = self._store.nodes.waiting(node.name)
-        since = max(newest.created, asked, permit.granted if permit else 0.0)
+        since = max(newest.created, asked, permit.granted if permit else 0.0, self._doors.opened)
         limit = CONFIGURE_SECONDS + self._role(deployment).health.wait
         now = self._doors.clock.now()
         if now - since <= limit:

@@ -19,6 +19,10 @@ class DepartureState(StrEnum):
     DEPLOYING = "deploying"
 
 
+DRAINS = (DepartureState.DRAINING, DepartureState.FAILED)
+"""In which a member hears nothing else than of its drain."""
+
+
 class Departure(Value):
     """An instance that is to leave its node.
 

@@ -15,6 +15,7 @@ from provisioner.manifest.check import dotted, suggest
 from provisioner.manifest.explain import find_place
 from provisioner.manifest.layer import Path
 from provisioner.manifest.values import CLOUD_CONFIG, Mixture, Values, build_shared
+from provisioner.model.departure import Departure
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Action, Change, Configure, Deploy, Guard, Move, Observed, Plan, Rebuild, Release
 from provisioner.model.role import Desired, Role, RoleUse
@@ -57,7 +58,7 @@ class _Planner:
         self.leaving: set[Slot] = set()
         taken = []
         for departure in observed.departures.values():
-            if departure.placement is not None:  # that node is kept for it
+            if departure.placement is not None and not self._moves_anew(departure):  # that node is kept for it
                 self.free.pop(departure.placement.node, None)
                 taken += [address.address for address in departure.placement.addresses]
         for deployment in observed.deployments.values():
@@ -73,6 +74,14 @@ class _Planner:
         self.mixtures: dict[tuple[str, str, str], Mixture] = {}
         self.strays: dict[str, list[str]] = {}
         self.compared: dict[tuple[str, str, str], tuple[dict[str, Any], tuple[Change, ...]]] = {}
+
+    def _moves_anew(self, departure: Departure) -> bool:
+        """Whether it has stopped, and this plan gives it another node once more."""
+        cloud, deployment = self.desired.cloud, self.observed.deployments.get(departure.deployment)
+        if deployment is None or departure.cloud != cloud.cloud or not departure.going or departure.failure is None:
+            return False
+        fate = find_fate(deployment.placement, cloud.roles.get(departure.role))
+        return fate is not None and fate.moves
 
     def plan(self) -> Plan:
         self._check_names()

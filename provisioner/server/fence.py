@@ -29,6 +29,8 @@ TAKES_AWAY = re.compile(
     r"^/v1/nodes/([^/]+)/(power|boot-device|release|rebuild|rescue|erase|inspect|test|abort|retry|forget)$"
 )
 HARMLESS_POWER = (None, "on")
+TAKES = ("deploy", "release", "rebuild", "move")
+"""Actions of plans that take a node away, or write it anew."""
 
 
 class HandoverRequest(Value):
@@ -128,7 +130,7 @@ def _taken(plan: dict[str, Any]) -> set[str]:
     """The nodes that a plan takes away or writes anew."""
     taken: set[str] = set()
     for action in plan.get("actions", ()):
-        if isinstance(action, dict) and action.get("kind") in ("deploy", "release"):
+        if isinstance(action, dict) and action.get("kind") in TAKES:
             placement = action.get("placement")
             taken |= {str(action.get("node")), str(placement.get("node")) if isinstance(placement, dict) else ""}
     return taken

@@ -102,6 +102,7 @@ class Handover:
                     raise Conflict(f"the duty is being handed over to {duty.node}", where=node, hint=STATUS)
                 return duty
             self._check_ready(node)
+            self._check_stays(node)
             self._check_idle()
             now = self._clock.now()
             self._heard = now
@@ -126,6 +127,13 @@ class Handover:
 
     def _check_ready(self, node: str) -> None:
         settings, found = self._settings, self._store.nodes.get(node)
+        if settings.database_url:
+            raise Conflict(
+                "records in a database that others share are not handed over",
+                where="[database] url",
+                cause="several conductors share the work there, and all of them are masters",
+                hint="start another conductor on the same records",
+            )
         if not (settings.interface and settings.service):
             raise Conflict(
                 "there is no address that could move",
@@ -151,6 +159,18 @@ class Handover:
                 where=node,
                 cause="; ".join(f"{key} is {said.get(key)!r} there and {ours[key]!r} here" for key in differ),
                 hint="correct its values (provisioner config explain), or build and deploy its image again",
+            )
+
+    def _check_stays(self, node: str) -> None:
+        """:raises Conflict: the first thing that the new master would do is to take itself away."""
+        ident = self._store.nodes.get(node).deployment
+        departure = None if ident is None else self._store.departures.of(ident)
+        if departure is not None and departure.going:
+            raise Conflict(
+                f"{departure.hostname} is to leave it: it {departure.what}",
+                where=node,
+                cause=departure.why,
+                hint=f"wait until it has, or provisioner cloud abort {departure.cloud} {departure.hostname}",
             )
 
     def _check_idle(self) -> None:
@@ -194,11 +214,14 @@ class Handover:
         return "records" if "archive" in duty.detail else "wait"
 
     def _images(self) -> dict[str, Any]:
-        """Those that new deployments take, and those of deployments there are."""
+        """Those that new deployments take, those of deployments there are or are to be, and that cloud files name."""
         newest = {path.stem: path.read_text().strip() for path in sorted(self._catalogue.folder.glob("*.newest"))}
         live = {deployment.placement.image for deployment in self._store.deployments.live()}
+        wanted = {one.placement.image for one in self._store.departures.all() if one.placement is not None}
+        clouds = [self._store.clouds.get(name).cloud for name in self._store.clouds.names()]
+        named = {use.image for cloud in clouds for use in cloud.roles.values()}
         known = {path.parent.name for path in self._catalogue.folder.glob(f"*/{MANIFEST}")}
-        return {"newest": newest, "images": sorted({*newest.values(), *live} & known)}
+        return {"newest": newest, "images": sorted({*newest.values(), *live, *wanted, *named} & known)}
 
     def archive(self, ticket: str) -> Path:
         """The records, once for each offer. :raises TrustError: it is no token of an offer, or was used."""
@@ -252,6 +275,7 @@ class Handover:
         try:
             with self._store.transaction():
                 self._check_idle()
+                self._check_stays(duty.node)
                 self._tell("handover.frozen", f"the records are frozen; {duty.node} copies them", duty.node)
                 self._moved(self._store.duty.freeze(duty.handover, self._clock.now()))
         except Conflict as error:

@@ -70,6 +70,12 @@ class Certificates:
         with self._db.write() as tx:
             self._drop(tx, cloud, slots)
 
+    def drop_of(self, cloud: str, hostname: str) -> None:
+        """Whatever a member has."""
+        mine = (CERTIFICATES.c.cloud == cloud) & (CERTIFICATES.c.hostname == hostname)
+        with self._db.write() as tx:
+            tx.execute(delete(CERTIFICATES).where(mine))
+
     def first_end(self) -> dict[str, float]:
         """When the first certificate of each cloud's members ends, in seconds since the epoch."""
         first = select(CERTIFICATES.c.cloud, func.min(CERTIFICATES.c.ends)).where(CERTIFICATES.c.hostname != "")

@@ -9,13 +9,16 @@ from pathlib import Path
 from sqlalchemy import JSON, Connection, MetaData, Table, delete, func, insert, make_url, select, text, update
 
 from provisioner.errors import Conflict, DeployError, HostError
+from provisioner.model.departure import DepartureState
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.duty import DutyState
 from provisioner.model.states import AT_WORK, NodeState
 from provisioner.store.database import Cipher, Database
+from provisioner.store.permits import FAILED, HELD
 from provisioner.store.recoveries import OVER
 from provisioner.store.schema import (
     CONDUCTORS,
+    DEPARTURES,
     DEPLOYMENTS,
     DUTY,
     EVENTS,
@@ -23,6 +26,7 @@ from provisioner.store.schema import (
     LEASES,
     NODES,
     ONCE,
+    PERMITS,
     RECOVERIES,
     TOKENS,
 )
@@ -114,7 +118,8 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
     """Let restored records be in force again, in one transaction. :returns: how many nodes were at work.
 
     Generations and fence numbers jump, so that no guest is offered one that it knows already. What was at work has
-    failed: nobody can say how far it came since the copy. Boot tokens have ended.
+    failed: nobody can say how far it came since the copy. Who was to leave its node stays until it is asked for again:
+    it may have been called off since. Boot tokens have ended.
     """
     with database.write() as tx:
         jump_generations(database, cipher)
@@ -134,11 +139,31 @@ def make_fresh(database: Database, cipher: Cipher) -> int:
             .where(DEPLOYMENTS.c.state == DeploymentState.RUNNING)
             .values(state=DeploymentState.FAILED, failure=_failure("").to_dict())
         )
+        _stop_departures(tx)
         names = list(tx.execute(select(NODES.c.name).where(NODES.c.state.in_(AT_WORK))).scalars())
         for name in names:
             values = {"state": NodeState.FAILED, "failure": _failure(name).to_dict()}
             tx.execute(update(NODES).where(NODES.c.name == name).values(values))
         return len(names)
+
+
+def _stop_departures(tx: Connection) -> None:
+    """As if none of them could be drained."""
+    going = (DepartureState.WAITING, DepartureState.DRAINING)
+    for row in tx.execute(select(DEPARTURES).where(DEPARTURES.c.state.in_(going))).all():
+        failure = DeployError(
+            "the records were restored from a backup that was made while it was to leave",
+            where=row.node,
+            cause="that may have been called off since then",
+            hint=f"provisioner cloud resume {row.cloud}; or provisioner cloud abort {row.cloud} {row.hostname}",
+        ).to_dict()
+        mine = (DEPARTURES.c.cloud == row.cloud, DEPARTURES.c.hostname == row.hostname)
+        body = {**row.body, "state": str(DepartureState.FAILED), "failure": failure}
+        tx.execute(update(DEPARTURES).where(*mine).values(state=DepartureState.FAILED, body=body))
+        held = (PERMITS.c.deployment == row.deployment, PERMITS.c.state == HELD)
+        tx.execute(update(PERMITS).where(*held).values(state=FAILED))
+        here = (NODES.c.name == row.node, NODES.c.deployment == row.deployment, NODES.c.state == NodeState.ACTIVE)
+        tx.execute(update(NODES).where(*here).values(failure=failure))
 
 
 def jump_generations(database: Database, cipher: Cipher) -> None:

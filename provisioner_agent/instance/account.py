@@ -54,7 +54,7 @@ def cut_diff(text: str) -> str:
 
 
 def build_mask(*documents: Document | None) -> Mask:
-    """A function that puts ``(secret)`` in the place of every secret of these generations.
+    """A function that puts ``(secret)`` in the place of every secret, and key of a certificate, of these generations.
 
     A secret of several lines is hidden line by line, since a diff has a mark before each.
     """
@@ -62,6 +62,8 @@ def build_mask(*documents: Document | None) -> Mask:
     for document in documents:
         if document is not None:
             found.update(_texts(document.body.get("secrets")))
+            certificates = document.body.get("certificates") or {}
+            found.update(text for pair in certificates.values() for text in _texts(pair.get("key")))
     pieces = {piece for text in found for line in text.splitlines() for piece in (line.strip(), _as_json(line.strip()))}
     hidden = sorted((piece for piece in pieces if len(piece) >= SHORTEST), key=len, reverse=True)
 

@@ -129,6 +129,8 @@ class Agent:
         if is_over(self.record.drain, order, self.host.boot_id()):
             return
         LOG.info("the instance is drained")
+        if not self.probes:
+            self._probe()  # after a boot nobody knows yet, and what is told next says whether it is healthy
 
         def note(state: Mapping[str, Any]) -> None:
             self.record = write_record(self.host, replace(self.record, drain=dict(state)))

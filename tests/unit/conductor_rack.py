@@ -81,6 +81,7 @@ class Images:
         self.known = {name: _image(name) for name in ("ramdisk", *roles)}
         self.trees: dict[str, dict[str, str]] = {}
         self.scripts: dict[str, dict[str, str]] = {}
+        self.damaged: set[str] = set()
         for name in [role.image_name for role in roles.values() if role.image.disk]:
             self.known[name] = _image(name).model_copy(update={"kind": "disk", "table": DISK_TABLE, "sector": 512})
             self.trees[name] = {}
@@ -92,6 +93,8 @@ class Images:
         return self.known.get(name)
 
     def get(self, image_id: str) -> Image:
+        if image_id in self.damaged:
+            raise ImageError("its signature does not hold", where=image_id)
         for image in self.known.values():
             if image.id == image_id:
                 return image

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from provisioner.cli.apply import apply
+from provisioner.cli.departures import rebuild
 from provisioner.cli.handover import PATIENCE, _begin, _watch
 from provisioner.cli.main import main
 from provisioner.cli.options import Options
+from provisioner.cli.replace import replace
 from provisioner.errors import DeadlinePassed, DeployError, ProvisionerError, ServerUnreachable
 from provisioner.model.duty import Duty, DutyState
 from provisioner.system.clock import FakeClock
@@ -92,3 +96,8 @@ def test_words_that_exclude_each_other_are_refused(tmp_path: Path, words: list[s
 def test_who_is_no_instance_receives_nothing(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["receive", "--agent", str(tmp_path / "none")])
     assert done.exit_code == 64 and "no instance of a site" in done.stderr
+
+
+@pytest.mark.parametrize("command", [apply, rebuild, replace])
+def test_what_applies_a_plan_may_be_told_that_the_services_own_node_is_meant(command: click.Command) -> None:
+    assert any("--self" in option.opts for option in command.params)

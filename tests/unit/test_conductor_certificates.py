@@ -13,6 +13,7 @@ from conductor_rack import Rack, cloud, role
 
 from provisioner.conductor.certificates import Renewal
 from provisioner.conductor.clouds import renew_metadata
+from provisioner.conductor.doors import Doors
 from provisioner.errors import ManifestError, NotFound
 from provisioner.model.role import CertificateSpec, Config, Desired
 from provisioner.plan.text import render_plan
@@ -122,6 +123,35 @@ def test_they_are_replaced_before_they_end(tmp_path: Path) -> None:
     after = told(rack, "node1")
     assert after["certificates"] != before["certificates"] and after["cloud"] == before["cloud"]
     assert rack.conductor.plan(rack.desired).empty
+
+
+def test_one_cloud_that_cannot_be_renewed_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    rack = ready(tmp_path, certified())
+    second = certified(1)
+    second = second.model_copy(update={"cloud": second.cloud.model_copy(update={"cloud": "a-first"})})
+    renewed: list[str] = []
+
+    def renew(doors: Doors, cloud: str) -> None:
+        if cloud == "a-first":
+            raise NotFound("there is no secret x, to which a value of web refers", where=cloud)
+        renewed.append(cloud)
+
+    rack.store.clouds.put(second, rack.clock.now())
+    rack.store.certificates.put("a-first", rack.store.certificates.of("lab"))
+    rack.clock.sleep(CERTIFICATE_DAYS * DAY)
+    Renewal(rack.conductor._doors, renew).look()
+    assert renewed == ["lab"]
+
+
+def test_who_takes_the_name_of_one_that_went_has_another_key(tmp_path: Path) -> None:
+    rack = ready(tmp_path, certified(), 3)
+    before = told(rack, "node2")
+    rack.conductor.release("node2", drain=False)  # what was on its disk is in other hands, say
+    rack.apply()
+    rack.play()
+    after = told(rack, "node3")
+    assert (after["node"]["hostname"], after["node"]["address"]) == ("web-1", before["node"]["address"])
+    assert after["certificates"]["web"]["key"] != before["certificates"]["web"]["key"]
 
 
 def test_keys_are_sealed_and_in_no_answer(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from conductor_rack import Killed, Rack, Server, cloud, role
 
+from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
+from provisioner.conductor.order import SILENT
 from provisioner.errors import Conflict, GuardFailed, ManifestError, NotFound
 from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
-from provisioner.model.plan import Move, Plan, Rebuild, Release
+from provisioner.model.plan import Configure, Move, Plan, Rebuild, Release
 from provisioner.model.policy import Policy
 from provisioner.model.states import NodeState
 from provisioner.model.status import MemberStatus
@@ -124,6 +126,88 @@ def test_the_node_to_which_a_member_moves_is_kept_for_it(tmp_path: Path) -> None
     rack.conductor.resume("lab")
     rack.play()
     assert member(rack, "web-1").node == "node3"
+
+
+def test_a_node_that_others_took_meanwhile_is_not_taken_from_them_without_a_drain(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, 3)
+    rack.servers["node2"].drain = "failed"
+    other = desired(rack, 1).model_copy(update={"cloud": desired(rack, 1).cloud.model_copy(update={"cloud": "other"})})
+    theirs = rack.conductor.plan(other)  # made before anybody was to move there
+    rack.apply(desired(rack, 2, nodes=("node1", "node3")))
+    rack.play()
+    rack.conductor.apply(theirs)
+    rack.play(lambda: rack.states()["node3"] == "active")
+    with pytest.raises(Conflict, match="node3, to which it is to move, is active"):
+        rack.conductor.resume("lab", ["node2"])
+    assert member(rack, "web-1").node == "node2" and rack.states()["node2"] == "active"
+    assert [one.hostname for one in rack.conductor.cloud_status("other").members] == ["web-0"]
+
+
+TREE = {"etc/others": "{{#members.web}}{{hostname}} {{/members.web}}"}
+
+
+def test_a_plan_shows_no_file_of_a_member_that_is_drained_and_hears_nothing_else(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 4, cloud(3))
+    for server in rack.servers.values():
+        server.drain_scripts, server.drain = 1, "never"
+    rack.images.trees["web"] = TREE
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    rack.apply(desired(rack, 2, remove=("web-1",)))
+    rack.play(lambda: bool(rack.servers["node2"].drains))
+    plan = rack.conductor.plan(desired(rack, 3, remove=("web-1",)))
+    before = {name: rack.store.nodes.get(name).generation for name in rack.servers}
+    rack.conductor.apply(plan)
+    told = {name for name, known in before.items() if known and rack.store.nodes.get(name).generation > known}
+    assert told == {effect.node for effect in plan.effects} | {
+        action.node for action in plan.actions if isinstance(action, Configure)
+    }
+
+
+def test_nobody_was_heard_while_the_service_was_down_and_that_is_no_failure(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    new_image(rack)
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.clock.sleep(SILENT + 60.0)
+    rack.restart()
+    rack.play(lambda: images(rack) == {"web-0": NEW} and rack.settled())
+    assert rack.servers["node1"].drains == ["rebuild"]
+
+
+def test_an_image_that_is_damaged_by_then_stops_it_with_a_reason(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 1)
+    new_image(rack)
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.images.damaged.add(NEW)
+    rack.play()
+    failure = member(rack, "web-0").failure
+    assert failure is not None and "signature does not hold" in failure["summary"] and "cloud abort" in failure["hint"]
+    assert rack.servers["node1"].drains == []
+
+
+def test_to_apply_again_tries_again_to_move_a_member_that_was_not_drained(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, 3)
+    rack.servers["node2"].drain = "failed"
+    rack.apply(desired(rack, 2, nodes=("node1", "node3")))
+    rack.play()
+    address = rack.store.departures.all()[0].placement
+    rack.servers["node2"].drain = "drained"
+    rack.apply()
+    rack.play(lambda: rack.settled() and rack.states()["node3"] == "active")
+    assert member(rack, "web-1").node == "node3" and address is not None
+    assert member(rack, "web-1").addresses == tuple(one.address for one in address.addresses)
+
+
+def test_a_drain_that_ends_while_the_service_is_down_is_no_failure(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2, drain=900.0)
+    rack.servers["node2"].drain = "never"
+    rack.apply(desired(rack, 1, remove=("web-1",)))
+    rack.play(lambda: bool(rack.servers["node2"].drains))
+    rack.servers["node2"].drain = "drained"
+    rack.clock.sleep(1000.0)
+    rack.restart()
+    rack.play(lambda: rack.states()["node2"] == "available")
 
 
 def test_a_drain_that_fails_stops_with_node_phase_cause_and_next_command(tmp_path: Path) -> None:
@@ -256,6 +340,52 @@ def test_a_whole_role_that_goes_is_drained_though_nobody_knows_it_any_more(tmp_p
     assert not rack.conductor.cloud_status("lab").ready
     rack.play()
     assert gone.drains == ["release"]
+    rack.play(lambda: rack.states()[gone.name] == "available")
+
+
+def test_a_member_of_a_role_that_goes_is_let_back_in_though_its_drain_was_to_be_tried_again(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 2, cloud(1, (role("web"), role("db"))))
+    for server in rack.servers.values():
+        server.drain_scripts, server.drain = 1, "failed"
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    gone = server_of(rack, "db-0")
+    rack.apply(cloud(1, (role("web"),)))
+    rack.play(lambda: bool(gone.drained) and rack.store.departures.all()[0].failure is not None)
+    rack.conductor.resume("lab")
+    rack.conductor.abort_departures("lab", ["db-0"])
+    newest = rack.store.clouds.newest(gone.name)
+    assert newest is not None and "drain" not in rack.store.clouds.document(newest)
+    rack.clock.sleep(CONFIGURE_SECONDS + 60.0)
+    live(rack, 3)
+    assert rack.states()[gone.name] == "active", "nobody gives it a permit for that, and it goes on as it is"
+    with pytest.raises(Conflict, match="lab does not use the role db any more"):
+        rack.conductor.rebuild(gone.name)
+
+
+def test_a_generation_that_waits_while_the_service_is_down_has_not_run_out_of_time(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2)
+    rack.apply(desired(rack, 2, values={"web": {"size": 2}}))
+    rack.clock.sleep(2 * CONFIGURE_SECONDS)
+    rack.restart()
+    rack.play()
+    assert rack.states() == {"node1": "active", "node2": "active"} and rack.conductor.plan(rack.desired).empty
+
+
+def test_a_member_that_was_to_be_rebuilt_is_not_when_its_role_goes_meanwhile(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 2, cloud(1, (role("web"), role("db"))))
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    new_image(rack)
+    gone = server_of(rack, "web-0")
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.apply(cloud(1, (role("db"),)))
+    rack.play(lambda: rack.store.departures.all()[0].failure is not None)
+    failure = rack.store.departures.all()[0].failure
+    assert failure is not None and "lab does not use the role web any more" in failure["summary"]
+    rack.apply()
     rack.play(lambda: rack.states()[gone.name] == "available")
 
 

@@ -261,3 +261,14 @@ def test_another_kind_of_image_is_not_taken_for_it(rack: Rack, kind: str | None)
     with pytest.raises(ImageError, match=NAME) as caught:
         rack.conductor.plan(desired())
     assert caught.value.hint == f"provisioner image import FILE --name {NAME}"
+
+
+@pytest.mark.parametrize("scripts", [1, 0, None])
+def test_a_member_that_leaves_is_drained_as_any_other_unless_its_agent_is_gone(rack: Rack, scripts: int | None) -> None:
+    server = rack.servers["node1"]
+    server.drain_scripts = scripts
+    rack.apply()
+    rack.play()
+    rack.conductor.release("node1")
+    rack.play(lambda: rack.states()["node1"] == "available")
+    assert server.drains == (["release"] if scripts else [])

@@ -111,6 +111,17 @@ def test_what_a_script_says_is_told_without_secrets() -> None:
     assert "password" in last(world)["error"]["cause"] and "a-long-secret" not in str(world.reports)
 
 
+def test_a_drain_after_a_boot_does_not_say_that_it_is_healthy_before_it_has_looked() -> None:
+    world = drainable()
+    ask(world, 2)
+    world.go()
+    world.node = "down"
+    world.reboot()
+    world.forget()
+    world.go()
+    assert len(world.reports) > 1 and not any(report["healthy"] for report in world.reports)
+
+
 def test_who_stays_is_let_back_in_and_brought_up_as_after_a_boot() -> None:
     world = drainable()
     ask(world, 2)

@@ -132,6 +132,12 @@ def test_a_secret_of_several_lines_is_hidden_line_by_line() -> None:
     assert shown == f'+{HIDDEN}\n+{HIDDEN}\n {{"it":["{HIDDEN}",{HIDDEN}]}}\n port=80'
 
 
+def test_the_key_of_a_certificate_is_hidden_too() -> None:
+    pair = {"certificate": "-----BEGIN CERTIFICATE-----\nMIIpublic\n", "key": "-----BEGIN PRIVATE KEY-----\nMIGkey\n"}
+    mask = build_mask(Document(1, {"certificates": {"web": pair}}), None)
+    assert mask("+MIIpublic\n+MIGkey") == f"+MIIpublic\n+{HIDDEN}"
+
+
 def test_a_long_diff_is_cut_at_the_end_of_a_line() -> None:
     world = with_template(LONG, "{{#lines}}\n{{.}}\n{{/lines}}\n", values={"port": 80, "lines": []})
     world.offer(2, values={"port": 80, "lines": [f"line {number} {'x' * 90}" for number in range(1000)]})

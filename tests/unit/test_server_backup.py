@@ -10,6 +10,7 @@ from records import records_url
 
 from provisioner.errors import Conflict, UsageError
 from provisioner.events import Event
+from provisioner.model.departure import DepartureState
 from provisioner.model.hardware import BmcAddress, NodeSpec, Port, Power, SecretRef
 from provisioner.server.backup import read_about, restore_backup, write_backup
 from provisioner.store.restore import JUMP, copy_records
@@ -144,3 +145,26 @@ def test_what_was_at_work_has_failed_and_is_tried_again(tmp_path: Path) -> None:
     rack.conductor.verb("node1", "retry")
     rack.play()
     assert rack.states() == {"node1": "active"}
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_who_was_to_leave_stays_until_an_operator_says_so_again(tmp_path: Path, drained: bool) -> None:
+    rack = Rack(tmp_path, 2)
+    for server in rack.servers.values():
+        server.drain_scripts, server.drain = 1, "never"
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    rack.apply(cloud(1, remove=("web-1",)))
+    if drained:
+        rack.play(until=lambda: bool(rack.servers["node2"].drains))
+    rack.store.make_fresh()
+    rack.servers["node2"].drain = "drained"
+    rack.play()
+    (departure,) = rack.store.departures.all("lab")
+    assert rack.states()["node2"] == "active" and departure.state is DepartureState.FAILED
+    failure = rack.conductor.node("node2").node.failure
+    assert failure is not None and failure == departure.failure and "cloud resume lab" in failure["hint"]
+    rack.conductor.resume("lab")
+    rack.play()
+    assert rack.states()["node2"] == "available" and rack.store.departures.all() == []

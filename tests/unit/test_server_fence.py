@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import pytest
 from handover_pair import Pair
-from served import FakeConductor, make_deploy
+from served import FakeConductor, make_deploy, make_desired
 
 from provisioner.model.duty import Duty, DutyState
-from provisioner.model.plan import Plan
+from provisioner.model.plan import Guard, Move, Plan, Rebuild
 from provisioner.model.role import Cloud, Desired, Network, RoleUse
+from provisioner.model.states import NodeState
 from provisioner.server.changes import Changes
 from provisioner.server.desk import Desk
 from provisioner.server.fence import Fence, handover_app
@@ -93,6 +94,20 @@ def test_a_plan_that_writes_it_anew_is_refused_and_another_is_not(tmp_path: Path
     assert refused.status_code == 409 and "apply would take the service away" in refused.text
     (other,) = asked(tmp_path / "2", elsewhere, ("POST", "/v1/apply", plan))
     assert meant.status_code == other.status_code == 200
+
+
+@pytest.mark.parametrize("at", ["node1", "node7"])
+def test_so_is_one_that_rebuilds_it_or_gives_its_member_another_node(tmp_path: Path, at: str) -> None:
+    deploy, guard = make_deploy(), Guard(state=NodeState.ACTIVE)
+    here = deploy.placement.model_copy(update={"node": at})
+    away = deploy.placement.model_copy(update={"node": "node9"})
+    rebuild = Rebuild(placement=here, before="galera-0", guard=guard, why="it runs galera-0")
+    move = Move(node=at, placement=away, guard=guard, target=guard, why="it is replaced")
+    plans = [
+        Plan(cloud="lab", desired=make_desired(), actions=(one,)).model_dump(mode="json") for one in (rebuild, move)
+    ]
+    answers = asked(tmp_path, OWN, *(("POST", "/v1/apply", plan) for plan in plans))
+    assert ["apply would take the service away" in answer.text for answer in answers] == [at == "node1"] * 2
 
 
 def test_a_handover_is_begun_looked_at_and_cancelled_over_the_api(tmp_path: Path) -> None:

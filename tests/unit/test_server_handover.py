@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from handover_pair import PASSWORD, Killed, Lines, Pair
+from handover_pair import PASSWORD, TOKEN, Killed, Lines, Pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.errors import Conflict, HostError, TrustError
 from provisioner.images.catalogue import Catalogue
+from provisioner.model.departure import Departure
 from provisioner.model.duty import DutyState
 from provisioner.server.backup import restore_backup, write_backup
-from provisioner.server.handover import FROZEN_SECONDS, SILENT_SECONDS
+from provisioner.server.handover import FROZEN_SECONDS, SILENT_SECONDS, Handover, describe_service
 from provisioner.store.restore import JUMP
 from provisioner.store.store import Store
 from provisioner.system.clock import FakeClock
@@ -62,6 +64,49 @@ def test_the_duty_goes_over_with_records_keys_and_images(pair: Pair) -> None:
     store.close()
     assert sorted(path.name for path in pair.settings.handover.rglob("*")) == ["done", "images", "in"]
     assert not list(pair.seed.handover.folder.glob("*")), "the copy of all keys is gone"
+
+
+def leaving(pair: Pair, image: str) -> Departure:
+    """The undercloud's instance is to be rebuilt."""
+    place = pair.seed.store.deployments.placement("d1").model_copy(update={"image": image, "rebuilds": "d1"})
+    found = Departure(
+        cloud="lab", role="undercloud", index=0, hostname="undercloud-0", node="node0", deployment="d1", why="a test",
+        asked=1.0, placement=place, rolls=True,
+    )  # fmt: skip
+    pair.seed.store.departures.put(found)
+    return found
+
+
+def test_a_node_whose_instance_is_to_leave_does_not_get_the_duty(pair: Pair) -> None:
+    departure = leaving(pair, "undercloud-111111111111")
+    with pytest.raises(Conflict, match="is to leave it: it is rebuilt") as caught:
+        pair.seed.handover.begin("node0")
+    assert caught.value.where == "node0" and "cloud abort lab undercloud-0" in str(caught.value.hint)
+    pair.seed.store.departures.drop(departure)
+    pair.seed.handover.begin("node0")
+    leaving(pair, "undercloud-111111111111")
+    pair.play()
+    assert pair.masters() == ["seed"] and "is to leave it" in str(pair.seed.duty.detail["failure"])
+
+
+def test_records_that_several_conductors_share_are_not_handed_over(pair: Pair) -> None:
+    shared = replace(pair.seed.settings, database_url="postgresql+psycopg://seed/provisioner")
+    handover = Handover(shared, pair.seed.store, pair.seed.catalogue, pair.clock)
+    handover.hear(
+        TOKEN.partition(".")[0], {"say": "ready", "service": describe_service(shared, pair.seed.store.schema)}
+    )
+    with pytest.raises(Conflict, match="records in a database that others share"):
+        handover.begin("node0")
+    assert pair.seed.duty.state is DutyState.MASTER
+
+
+def test_images_go_over_that_members_are_still_to_be_rebuilt_with(pair: Pair) -> None:
+    departure = leaving(pair, "old-333333333333")
+    pair.seed.store.departures.put(departure.model_copy(update={"node": "node1", "deployment": "other"}))
+    pair.seed.handover.begin("node0")
+    pair.play()
+    images = Catalogue(pair.settings.images, SiteKeys.ensure(pair.settings.keys))
+    assert images.get("old-333333333333").name == "old"
 
 
 def test_a_site_without_images_goes_over_as_well(pair: Pair) -> None:
