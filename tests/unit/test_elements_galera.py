@@ -441,13 +441,15 @@ WELL = {
         ({"wsrep_cluster_status": "non-Primary"}, False, False),
         ({"wsrep_ready": "OFF"}, False, False),
         ({"read_only": "ON"}, False, True),
-        (None, False, None),
+        ("not up", False, False),
+        ("silent", False, None),
     ],
 )
-def test_which_member_may_be_written_to(said: dict[str, str] | None, writable: bool, primary: bool | None) -> None:
+def test_which_member_may_be_written_to(said: dict[str, str] | str, writable: bool, primary: bool | None) -> None:
     check = types.ModuleType("galera_check")
     exec((ELEMENT / "bin" / "galera-check").read_text(), check.__dict__)
-    assert check.judge({} if said is None else WELL | said)[:2] == (writable, primary)
+    found = {"not up": {}, "silent": None}[said] if isinstance(said, str) else WELL | said
+    assert check.judge(found)[:2] == (writable, primary)
 
 
 @pytest.mark.parametrize(
