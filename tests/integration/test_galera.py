@@ -114,18 +114,20 @@ class Service:
 class Writer(threading.Thread):
     """Inserts one row after another at the virtual address, each until it is acknowledged.
 
-    ``acknowledged``: their numbers. ``longest``: seconds between two of them.
+    ``acknowledged``: their numbers. ``longest``: seconds between two of them. :param first: a number that no row has; a
+        row that is there already changes nothing, and no member gets ahead of another by it.
     """
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, first: int) -> None:
         super().__init__(daemon=True)
         self._rig = rig
+        self._first = first
         self._over = threading.Event()
         self.acknowledged: list[int] = []
         self.longest = 0.0
 
     def run(self) -> None:
-        number, before = 0, time.monotonic()
+        number, before = self._first - 1, time.monotonic()
         while not self._over.is_set():
             number += 1
             # A client that was cut off cannot know whether its row is there: it asks with the same number again.
@@ -146,7 +148,7 @@ class Writer(threading.Thread):
 
 @contextmanager
 def writing(rig: Rig) -> Iterator[Writer]:
-    writer = Writer(rig)
+    writer = Writer(rig, max(rows(rig), default=0) + 1)
     writer.start()
     try:
         yield writer
