@@ -81,8 +81,7 @@ def plan_rebuild(doors: Doors, cloud: str, role: str, image: str | None) -> Plan
             hint="write the other image there, then provisioner apply",
         )
     wanted = image_of(doors, desired.roles[role], image or (None if use.image == NEWEST else use.image or None))
-    uses = {**desired.cloud.roles, role: use.model_copy(update={"image": wanted})}
-    other = desired.model_copy(update={"cloud": desired.cloud.model_copy(update={"roles": uses})})
+    other = desired.with_use(role, image=wanted)
     with doors.store.view():
         observed, newest = observe(doors, other)
         common = Common(doors.store.clouds.parts_of(newest.values()))

@@ -60,17 +60,6 @@ class Issuer(Certified):
         self.made: dict[Slot, CertificateRecord] = {}
         super().__init__(desired, known, now)
 
-    def certify(self, placement: Placement, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, str]]:
-        """As :meth:`find`, with what had to be made."""
-        found = {}
-        for name, names in wanted.items():
-            slot = (placement.hostname, name)
-            known = self.made.get(slot) or self.fits(slot, names)
-            if known is None:
-                known = self.made[slot] = self._make(placement.hostname, names)
-            found[name] = _as_told(known)
-        return found
-
     def unused(self, members: Iterable[Placement]) -> list[Slot]:
         """Those of members that there are not any more: another one of that name gets a key of its own."""
         used = {(member.hostname, name) for member in members for name in self._desired.roles[member.role].certificates}
@@ -81,6 +70,12 @@ class Issuer(Certified):
             pair = new_authority(f"cloud {self._desired.cloud.cloud}", self._now)
             self._signer = self.made[AUTHORITY] = _record(pair, ())
         return self._signer.certificate
+
+    def _find(self, slot: Slot, names: tuple[str, ...]) -> dict[str, str]:
+        known = self.made.get(slot) or self.fits(slot, names)
+        if known is None:
+            known = self.made[slot] = self._make(slot[0], names)
+        return _as_told(known)
 
     def _make(self, hostname: str, names: tuple[str, ...]) -> CertificateRecord:
         assert self._signer is not None, "there is an authority where a role has certificates"

@@ -205,7 +205,7 @@ def renew_metadata(doors: Doors, cloud: str) -> None:
     secrets = store.clouds.secrets(cloud)
     issuer = Issuer(desired, store.certificates.of(cloud), doors.clock.now())
     members = [deployment.placement for deployment in live]
-    documents = Documents(desired, members, secrets, store.parts.put, issuer.certify, issuer.authority)
+    documents = Documents(desired, members, secrets, store.parts.put, issuer.find, issuer.authority)
     silent = find_silent(doors, desired, live)
     drained = store.departures.of_state(cloud, *DRAINS)
     placed: dict[str, Deployment] = {}

@@ -44,8 +44,7 @@ def plan_replacement(doors: Doors, cloud: str, member: str, by: str | None, *, d
         what = f"{found.hostname} is in {'rescue' if rescue else 'maintenance'}"
         hint = f"provisioner node {'rescue' if rescue else 'maintenance'} {node.name} --off"
         raise Conflict(what, where=node.name, hint=hint)
-    uses = {**desired.cloud.roles, found.role: use.model_copy(update={"lost": (*use.lost, node.name)})}
-    without = desired.model_copy(update={"cloud": desired.cloud.model_copy(update={"roles": uses})})
+    without = desired.with_use(found.role, lost=(*use.lost, node.name))
     plan = plan_cloud(doors, without, {} if by is None else {(found.role, found.index): by})
     actions = tuple(
         action.model_copy(update={"why": "it is replaced", "drain": drain, "lost": not drain})

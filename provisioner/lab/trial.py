@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provisioner.conductor.certificates import Issuer
 from provisioner.conductor.instance import build_hosts
 from provisioner.conductor.network import build_networks
 from provisioner.errors import HostError, ImageError
@@ -22,14 +23,12 @@ from provisioner.lab.machine import DEVICES, KVM, MACHINE, OVMF_CODE, OVMF_VARS,
 from provisioner.lab.rack import Bus
 from provisioner.manifest.values import Values
 from provisioner.metadata.build import build_metadata, needed_secrets
-from provisioner.metadata.certificates import needs_authority
 from provisioner.model.deployment import Address, Interface, InterfaceKind, Placement
 from provisioner.model.hardware import Firmware
 from provisioner.model.image import ImageIndex
 from provisioner.model.role import Cloud, Desired, Network, Role, RoleUse
 from provisioner.system.clock import HostClock
 from provisioner.system.run import Runner, last_lines
-from provisioner.trust.certificates import new_authority, new_certificate
 from provisioner.trust.keys import new_secret
 
 HOSTNAME = "trial"
@@ -243,17 +242,7 @@ def build_document(role: Role, placement: Placement) -> dict[str, Any]:
     cloud = Cloud(cloud="trial", networks=networks, roles={role.role: RoleUse(count=1)})
     desired = Desired(cloud=cloud, roles={role.role: tried})
     secrets = {name: new_secret() for name in needed_secrets(desired, Values(desired).of(role.role))}
-    now = HostClock().now()
-    signer = new_authority(cloud.cloud, now) if needs_authority(desired) else None
-
-    def certify(member: Placement, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, str]]:
-        assert signer is not None or not wanted, "a role that has certificates needs an authority"
-        return {
-            name: new_certificate(signer, member.hostname, names, now)._asdict()
-            for name, names in wanted.items()
-            if signer is not None
-        }
-
+    issuer = Issuer(desired, {}, HostClock().now())
     return build_metadata(
         desired,
         placement,
@@ -261,8 +250,8 @@ def build_document(role: Role, placement: Placement) -> dict[str, Any]:
         "00000000-0000-0000-0000-000000000000",
         secrets,
         1,
-        certify=certify,
-        authority="" if signer is None else signer.certificate,
+        certify=issuer.find,
+        authority=issuer.authority,
     )
 
 

@@ -266,6 +266,11 @@ class Desired(Value):
     zones: dict[str, Zone] = Field(default_factory=dict)
     origins: dict[str, Origin] = Field(default_factory=dict)
 
+    def with_use(self, role: str, **changes: Any) -> Desired:
+        """The same with another use of a role. :param changes: fields of :class:`RoleUse`."""
+        uses = {**self.cloud.roles, role: self.cloud.roles[role].model_copy(update=changes)}
+        return self.model_copy(update={"cloud": self.cloud.model_copy(update={"roles": uses})})
+
     def place(self, path: str) -> str:
         """Where a path of the cloud file stands; the path itself when that was not kept."""
         return self.places.get(path, path)
