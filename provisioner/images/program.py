@@ -119,7 +119,7 @@ def _files(one: Distribution) -> Iterator[str]:
         own = parts[0].endswith(".dist-info") and path.name not in KEPT
         if parts[0] in ("..", "/") or "__pycache__" in parts or own:
             continue
-        if path.name.endswith(".pth"):
+        if path.suffix in (".pth", ".pyc"):  # compiled modules are made in the tree, and virtualenv misnames them here
             continue
         yield str(path)
 

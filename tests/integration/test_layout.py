@@ -128,7 +128,7 @@ sys.exit(1)
 """Ends well when a frame with the tag 100 comes out of a port of the node."""
 
 
-@pytest.mark.integration
+@pytest.mark.rack
 def test_a_layout_and_what_is_kept_of_it(tmp_path: Path) -> None:
     cloud = write_cloud(tmp_path / "stack", "1", "power")
     with started_rack(tmp_path, 1, cloud=cloud, change=more_parts) as rack:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
 
 from provisioner.errors import ImageError
+from provisioner.images import program
 from provisioner.images.inputs import folder_inputs
 from provisioner.images.program import PLACE, UNIT, bring_program, find_distributions, program_inputs, python_version
 from provisioner.images.workshop import Workshop
@@ -68,3 +70,20 @@ def test_a_tree_without_a_place_for_it_is_left_alone_and_another_python_is_refus
     (tree / "usr/bin" / f"python{python_version()}").rename(tree / "usr/bin/python3.9")
     with pytest.raises(ImageError, match="another Python"):
         bring_program(WORKSHOP, tree, FakeRunner())
+
+
+def test_compiled_modules_are_not_copied_wherever_the_record_says_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Virtualenv records them beside their source, where none is; they are made anew in the tree."""
+    info = tmp_path / "packages" / "one-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: one\nVersion: 1\n")
+    (info / "RECORD").write_text("one/part.py,,\none/part.cpython-311.pyc,,\none/__pycache__/part.cpython-311.pyc,,\n")
+    (tmp_path / "packages/one").mkdir()
+    (tmp_path / "packages/one/part.py").touch()
+    monkeypatch.setattr(program, "find_distributions", lambda source: [Distribution.at(info)])
+    tree = make_tree(tmp_path / "tree")
+    bring_program(WORKSHOP, tree, FakeRunner({sys.executable: (0, "")}))
+    copied = (tree / PLACE).glob("lib/*/site-packages/one/**/*")
+    assert [path.name for path in copied] == ["part.py"]
