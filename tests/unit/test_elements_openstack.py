@@ -39,7 +39,9 @@ def metadata(role: str, controllers: int, **values: Any) -> dict[str, Any]:
     return {
         "generation": 1,
         "cloud": {"name": "lab", "authority": "an authority\n"},
-        "certificates": {"frontend": {"certificate": "a certificate\n", "key": "secret-key\n"}},
+        "certificates": {
+            name: {"certificate": "a certificate\n", "key": "secret-key\n"} for name in ROLES[role].certificates
+        },
         "role": {"name": role, "count": controllers},
         "node": {"name": "n0", "hostname": f"{role}-0", "address": "10.0.0.0"},
         "members": {"controller": members},
@@ -68,6 +70,16 @@ def test_secrets_are_in_sensitive_files_that_others_cannot_read(role: str) -> No
 def test_a_compute_node_has_no_way_into_databases() -> None:
     assert set(ROLES["compute"].secrets) == {"nova_password", "rabbitmq_password"}
     assert not any("mysql" in file.content for file in rendered("compute").values())
+
+
+def test_guests_migrate_over_tls_between_nodes_of_the_role_alone() -> None:
+    files = rendered("compute")
+    assert '"CN=compute-*"' in files["/etc/libvirt/libvirtd.conf"].content
+    nova = files["/etc/nova/nova.conf"].content
+    assert "live_migration_with_native_tls = true" in nova and "live_migration_inbound_addr = 10.0.0.0\n" in nova
+    for path in ("/etc/pki/CA/cacert.pem", "/etc/pki/qemu/ca-cert.pem"):
+        assert files[path].content == "an authority\n"
+    assert files["/etc/pki/qemu/server-key.pem"].group == "libvirt-qemu", "QEMU reads it, and is not root"
 
 
 def test_every_service_knows_all_nodes_of_rabbitmq() -> None:
