@@ -57,9 +57,10 @@ class Bench:
     observer: Observer
 
 
-def lab_up(rack: Rack, bench: Bench) -> None:
+def lab_up(rack: Rack, bench: Bench, password: str | None = None) -> None:
     """Build the rack: network, disks, controllers. Its machines stay off until their controllers say otherwise.
 
+    :param password: of the controllers; None keeps the one that there is, or makes one.
     :raises LabError: a part could not be made; what had been made is removed again if the rack is new.
     """
     fresh = not bench.folder.exists()
@@ -68,7 +69,7 @@ def lab_up(rack: Rack, bench: Bench) -> None:
         if rack.namespace not in namespaces(bench.runner):
             _end_processes(bench)  # left over by a rack whose network is gone
         ensure_network(rack, bench.runner)
-        password = _ensure_password(bench.folder / PASSWORD)
+        password = _ensure_password(bench.folder / PASSWORD, password)
         kvm = kvm_works(bench.runner)
         how = "hardware virtualisation" if kvm else "emulation (no working KVM)"
         bench.observer(Event("lab.machines", f"{len(rack.nodes)} machines by {how}"))
@@ -85,8 +86,10 @@ def lab_up(rack: Rack, bench: Bench) -> None:
         ) from error
 
 
-def _ensure_password(path: Path) -> str:
-    if not path.is_file():
+def _ensure_password(path: Path, given: str | None) -> str:
+    if given is not None:
+        ensure_file(path, given, mode=0o600)
+    elif not path.is_file():
         letters = string.ascii_letters + string.digits
         ensure_file(path, "".join(secrets.choice(letters) for _ in range(16)), mode=0o600)
     return path.read_text()

@@ -15,7 +15,7 @@ from typing import Any
 from provisioner.errors import Conflict, LabError, NotFound
 from provisioner.events import Event
 from provisioner.lab import chassis
-from provisioner.lab.lab import Bench, lab_up
+from provisioner.lab.lab import PASSWORD, Bench, lab_up
 from provisioner.lab.machine import disk_files
 from provisioner.lab.monitor import Monitor
 from provisioner.lab.rack import Machine, Rack
@@ -72,6 +72,7 @@ def save_rack(rack: Rack, bench: Bench, name: str) -> Save:
                 if machine.name in monitors:
                     _keep_memory(monitors[machine.name], machine, part / machine.name / MEMORY, bench)
                 _copy(machine, bench.folder / machine.name, part / machine.name, bench)
+        shutil.copy2(bench.folder / PASSWORD, part / PASSWORD)  # whoever knows the rack goes on with it
         state = {"rack": _told(rack), "time": bench.clock.now(), "running": sorted(monitors)}
         write_file(part / STATE, json.dumps(state), mode=0o600)
         part.rename(target)
@@ -92,7 +93,7 @@ def restore_rack(rack: Rack, bench: Bench, name: str) -> Save:
     if told != _told(rack):
         hint = "give the lab file with which it was kept"
         raise Conflict("the save is of a rack that was another one", where=str(source), hint=hint)
-    lab_up(rack, bench)
+    lab_up(rack, bench, password=(source / PASSWORD).read_text())
     with ExitStack() as stack:
         for machine in rack.nodes:
             folder = bench.folder / machine.name

@@ -135,11 +135,13 @@ def test_a_rack_that_is_put_back_goes_on_where_it_was(lab: Lab) -> None:
     with disk.open("r+b") as file:
         file.seek(1 << 20)
         file.write(b"it was changed")
+    password = (lab.folder / "lab" / "bmc-password").read_text()
     lab("down")
     (row,) = [row for row in lab("saves") if row["name"] == "kept"]
     assert row == kept
     lab("restore", "kept")
     assert [row["power"] for row in lab("status")] == [False, True]
+    assert (lab.folder / "lab" / "bmc-password").read_text() == password
     wait_for_more(lab, 5)
     after = counted(lab)
     assert early <= after[1] <= before[-1] + 1, "not from the beginning"
