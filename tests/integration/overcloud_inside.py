@@ -1,6 +1,7 @@
-"""What a user of the cloud does, by its APIs alone: token, image, network, server, console; in the rack's namespace.
+"""What a user of the cloud does, by its APIs alone; in the rack's namespace.
 
-Standard input: ``{"url", "password", "ca", "kernel", "ramdisk", "wait"}``. Prints a line of JSON for each phase.
+Standard input: ``{"do", "url", "password", "ca", "kernel", "ramdisk", "wait"}``. ``make``: token, image, network,
+server, console. ``look``: token, then the server that is there, and its console. Prints a line of JSON for each part.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 JSON, BYTES = "application/json", "application/octet-stream"
+GUEST = "guest"
+BOOTED = "Run /init as init process"
+"""What a kernel says when it has done its own part."""
 
 
 class Cloud:
@@ -77,7 +81,7 @@ def make_network(cloud: Cloud) -> str:
 def make_server(cloud: Cloud, image: str, network: str, wait: float) -> str:
     flavor = cloud.call("POST", ":8774/v2.1/flavors", {"flavor": {"name": "small", "ram": 512, "vcpus": 1, "disk": 1}})
     server = {
-        "name": "guest", "imageRef": image, "flavorRef": flavor["flavor"]["id"], "networks": [{"uuid": network}],
+        "name": GUEST, "imageRef": image, "flavorRef": flavor["flavor"]["id"], "networks": [{"uuid": network}],
     }  # fmt: skip
     ident = str(cloud.call("POST", ":8774/v2.1/servers", {"server": server})["server"]["id"])
     found: dict[str, Any] = {}
@@ -102,33 +106,44 @@ def main() -> None:
     given = json.load(sys.stdin)
     cloud, began = Cloud(given["url"], given["ca"]), time.monotonic()
 
-    def phase(name: str, **more: Any) -> None:
+    def done(part: str, **more: Any) -> None:
         nonlocal began
-        print(json.dumps({"phase": name, "seconds": round(time.monotonic() - began, 1), **more}), flush=True)
+        print(json.dumps({"part": part, "seconds": round(time.monotonic() - began, 1), **more}), flush=True)
         began = time.monotonic()
 
     log_in(cloud, given["password"])
-    phase("token")
-    image = make_image(cloud, given["kernel"], given["ramdisk"])
-    phase("image")
-    network = make_network(cloud)
-    phase("network")
+    done("token")
+    if given["do"] == "make":
+        image = make_image(cloud, given["kernel"], given["ramdisk"])
+        done("image")
+        network = make_network(cloud)
+        done("network")
 
-    def taken_in() -> bool:
-        return bool(cloud.call("GET", ":8774/v2.1/os-hypervisors")["hypervisors"])
+        def taken_in() -> bool:
+            return bool(cloud.call("GET", ":8774/v2.1/os-hypervisors")["hypervisors"])
 
-    wait_for("the compute node is taken in", taken_in, given["wait"])
-    server = make_server(cloud, image, network, given["wait"])
-    phase("server")
-    told = cloud.call("GET", f":8774/v2.1/servers/{server}/diagnostics", version="compute 2.48")
+        wait_for("the compute node is taken in", taken_in, given["wait"])
+        make_server(cloud, image, network, given["wait"])
+        done("server")
+    found: dict[str, Any] = {}
+
+    def runs() -> bool:
+        (server,) = cloud.call("GET", f":8774/v2.1/servers/detail?name={GUEST}")["servers"]
+        found.update(server)
+        return bool(server["status"] == "ACTIVE" and server["OS-EXT-STS:power_state"] == 1)
+
+    wait_for("the guest runs", runs, given["wait"])
     said = {"output": ""}
 
     def booted() -> bool:
-        said.update(cloud.call("POST", f":8774/v2.1/servers/{server}/action", {"os-getConsoleOutput": {}}))
-        return "Run /init as init process" in said["output"]
+        said.update(cloud.call("POST", f":8774/v2.1/servers/{found['id']}/action", {"os-getConsoleOutput": {}}))
+        return BOOTED in said["output"]
 
     wait_for("the guest's kernel has booted", booted, given["wait"])
-    phase("console", hypervisor=told["hypervisor"], said=said["output"][-400:])
+    told = cloud.call("GET", f":8774/v2.1/servers/{found['id']}/diagnostics", version="compute 2.48")
+    hosts = [one["hypervisor_hostname"] for one in cloud.call("GET", ":8774/v2.1/os-hypervisors")["hypervisors"]]
+    host = found["OS-EXT-SRV-ATTR:host"]
+    done("console", hypervisor=told["hypervisor"], host=host, hosts=hosts, said=said["output"][-400:])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "provisioner-test"
 INSIDE = ("ip", "netns", "exec", NAMESPACE)
+RECORDS = "provisioner.db*"
+KEPT = "kept"
+"""Records of racks that were put aside, by name; beside them the lab keeps its machines."""
 PROGRAM = str(Path(sys.executable).with_name("provisioner"))
 
 
@@ -60,6 +64,18 @@ class Rack:
         )
         log.close()
         self.wait("the service answers", self.answers, 60)
+
+    def keep(self, name: str) -> None:
+        """Put the rack and its records aside, as they are now; then all goes on. ``started_rack`` begins from there."""
+        self.stop()
+        kept = self.state / KEPT / name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        self.run("lab", "forget", name, codes=(0, 1))
+        self.run("lab", "save", name, "--file", str(self.folder / "lab.yaml"))
+        for path in self.state.glob(RECORDS):
+            shutil.copy2(path, kept)
+        self.start()
 
     def answers(self) -> bool:
         words = [PROGRAM, "--config", str(self.config), "node", "list"]
@@ -131,6 +147,7 @@ def started_rack(
     cloud: Path = ROOT / "cloud-lab.yaml",
     change: Callable[[dict[str, Any], dict[str, Any]], None] = no_change,
     network: str = "",
+    kept: str = "",
 ) -> Iterator[Rack]:
     """A rack with ``nodes`` nodes, powered off, with images built and its service running; gone afterwards.
 
@@ -138,12 +155,13 @@ def started_rack(
 
     :param cloud: whose images are built. :param change: changes what the lab file and the hardware file say,
         when the images are there. :param network: more options of the configuration's section.
+    :param kept: what :meth:`Rack.keep` has put aside, to go on from there with the images of then.
 
     Records and images stay in ``.tox/rack`` so that a second run of the tests starts with warm layers.
     """
     state = ROOT / ".tox" / "rack"
-    for name in ("provisioner.db", "provisioner.db-wal", "provisioner.db-shm"):
-        (state / name).unlink(missing_ok=True)
+    for path in state.glob(RECORDS):
+        path.unlink()
     rack = Rack(folder, state)
     rack.config.write_text(
         f"[DEFAULT]\nstate_dir = {state}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
@@ -151,7 +169,8 @@ def started_rack(
         "[network]\ninterface = rack0\naddress = 10.77.0.1/24\ndhcp_first = 10.77.0.100\ndhcp_last = 10.77.0.199\n"
         f"{network}\n"
     )
-    rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
+    if not kept:
+        rack.run("image", "build", "--cloud", str(cloud), "--no-test")  # the rack itself boots them
     lab = yaml.safe_load((ROOT / "seed" / "lab.yaml").read_text())
     lab["namespace"] = NAMESPACE
     lab["nodes"] = lab["nodes"][:nodes]
@@ -166,7 +185,12 @@ def started_rack(
     text = yaml.safe_dump(hardware).replace("/var/lib/provisioner/lab", str(state / "lab"))
     (folder / "hardware.yaml").write_text(text)
     try:
-        rack.run("lab", "up", "--file", str(folder / "lab.yaml"))
+        if kept:
+            rack.run("lab", "restore", kept, "--file", str(folder / "lab.yaml"))
+            for path in (state / KEPT / kept).iterdir():
+                shutil.copy2(path, state)
+        else:
+            rack.run("lab", "up", "--file", str(folder / "lab.yaml"))
         rack.start()
         yield rack
     finally:

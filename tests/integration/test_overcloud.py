@@ -1,11 +1,17 @@
-"""From powered-off nodes to a guest: Galera, a controller, a compute node, and what a user of the cloud does there."""
+"""From powered-off nodes to a guest: Galera, a controller, compute nodes, what a user of the cloud does, and day 2.
+
+Each phase but the last is kept when it is done, with all machines' memory. ``OVERCLOUD_FROM=PHASE`` begins after PHASE
+with what an earlier run has kept (``.tox/rack``), and with the images of then.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ CLOUD = ROOT / "cloud-overcloud.yaml"
 INSIDE_SCRIPT = Path(__file__).with_name("overcloud_inside.py")
 WAIT = 1800.0
 """Seconds for what an emulated processor does; it is the limit of a hang, no bar."""
+APPLY = 4 * WAIT
 
 
 def as_shipped(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
@@ -25,62 +32,138 @@ def as_shipped(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
     hardware |= yaml.safe_load((ROOT / "hardware" / "overcloud-lab.yaml").read_text())
 
 
-class Phases:
-    """How long each phase took; printed at the end of the run, also of one that fails."""
+class Overcloud:
+    """``seconds``: how long each phase took, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, rack: Rack) -> None:
+        self.rack = rack
+        self.file = yaml.safe_load(CLOUD.read_text())
         self.seconds: dict[str, float] = {}
-        self._began = time.monotonic()
 
-    def done(self, name: str) -> None:
-        self.seconds[name] = time.monotonic() - self._began
-        self._began = time.monotonic()
+    def apply(self, *roles: str, **compute: Any) -> None:
+        """:param roles: of the file, in place of all. :param compute: what the file says of that role."""
+        cloud = self.file | {"roles": {name: self.file["roles"][name] for name in roles or self.file["roles"]}}
+        if "compute" in cloud["roles"]:
+            cloud["roles"]["compute"] |= compute
+        path = self.rack.folder / "cloud.yaml"
+        path.write_text(yaml.safe_dump(cloud))
+        self.rack.run("apply", str(path), "--wait", "--timeout", str(int(APPLY)), timeout=APPLY + 60)
+        assert "Nothing to change" in self.rack.run("plan", str(path))
 
-    def __str__(self) -> str:
-        return "\n".join(f"{name:32} {seconds:8.1f} s" for name, seconds in self.seconds.items())
+    def ask(self, what: str) -> dict[str, Any]:
+        """What a user of the cloud does (``overcloud_inside.py``): what it found, and how long each part took."""
+        name = self.file["cloud"]
+        ca = self.rack.folder / "cloud.crt"
+        ca.write_text(self.rack.run("cloud", "authority", name))
+        images = self.rack.state / "images"
+        ramdisk = images / (images / "ramdisk.newest").read_text().strip()
+        given = {
+            "do": what,
+            "url": f"https://{self.file['values']['openstack']['address']}",
+            "password": self.rack.run("cloud", "secret", name, "openstack_admin_password").strip(),
+            "ca": str(ca),
+            "kernel": str(ramdisk / "kernel"),
+            "ramdisk": str(ramdisk / "initramfs"),
+            "wait": WAIT,
+        }
+        done = subprocess.run(
+            [*INSIDE, sys.executable, str(INSIDE_SCRIPT)],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=4 * WAIT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        said: dict[str, Any] = {}
+        for part in map(json.loads, done.stdout.splitlines()):
+            self.seconds[f"  {part.pop('part')}"] = part.pop("seconds")
+            said |= part
+        return said
+
+    def members(self) -> dict[str, str]:
+        """The node of each member, by host name."""
+        members = self.rack.json("cloud", "status", self.file["cloud"])["members"]
+        return {member["hostname"]: member["node"] for member in members}
+
+    def ready(self) -> bool:
+        return bool(self.rack.json("cloud", "status", self.file["cloud"])["ready"])
 
 
-def use_cloud(rack: Rack, cloud: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a user does; each phase by its name."""
-    ca = rack.folder / "cloud.crt"
-    ca.write_text(rack.run("cloud", "authority", cloud["cloud"]))
-    ramdisk = rack.state / "images" / (rack.state / "images" / "ramdisk.newest").read_text().strip()
-    given = {
-        "url": f"https://{cloud['values']['openstack']['address']}",
-        "password": rack.run("cloud", "secret", cloud["cloud"], "openstack_admin_password").strip(),
-        "ca": str(ca),
-        "kernel": str(ramdisk / "kernel"),
-        "ramdisk": str(ramdisk / "initramfs"),
-        "wait": WAIT,
-    }
-    done = subprocess.run(
-        [*INSIDE, sys.executable, str(INSIDE_SCRIPT)],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=4 * WAIT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {phase["phase"]: phase for phase in map(json.loads, done.stdout.splitlines())}
+def inspect(over: Overcloud) -> None:
+    over.rack.run("node", "enroll", str(over.rack.folder / "hardware.yaml"))
+    refused = over.rack.run("plan", str(CLOUD), codes=(1,))
+    assert "node15: no inspection has tried KVM on it; provisioner node inspect node15" in refused
+    for node in ("node15", "node16"):
+        over.rack.run("node", "inspect", node)
+
+
+def make_database(over: Overcloud) -> None:
+    over.apply("galera")
+
+
+def make_control(over: Overcloud) -> None:
+    over.apply("galera", "controller")
+
+
+def make_compute(over: Overcloud) -> None:
+    over.apply()
+
+
+def use(over: Overcloud) -> None:
+    said = over.ask("make")
+    assert said["hypervisor"] == "kvm" and said["host"] == "compute-0"
+
+
+def cut_power(over: Overcloud) -> None:
+    nodes = over.members().values()
+    for node in nodes:
+        over.rack.run("node", "power", node, "off")
+    for node in nodes:
+        over.rack.run("node", "power", node, "on")
+    over.rack.wait("the cloud has noticed it", lambda: not over.ready(), WAIT)
+    over.rack.wait("the cloud is ready", over.ready, 2 * WAIT)
+    assert over.ask("look")["hypervisor"] == "kvm"
+
+
+def move_a_guest(over: Overcloud) -> None:
+    """A second compute node comes; the first goes by name, and its guest runs on."""
+    over.apply(count=2)
+    assert set(over.members()) >= {"compute-0", "compute-1"}
+    over.apply(count=1, remove=["compute-0"])
+    said = over.ask("look")
+    assert said["host"] == "compute-1" and "compute-0" not in said["hosts"]
+    assert over.rack.json("node", "show", "node15")["node"]["state"] == "available"
+
+
+PHASES: dict[str, Callable[[Overcloud], None]] = {
+    "inspected": inspect,
+    "database": make_database,
+    "control": make_control,
+    "compute": make_compute,
+    "guest": use,
+    "power": cut_power,
+    "day2": move_a_guest,
+}
 
 
 @pytest.mark.overcloud
-def test_from_powered_off_nodes_to_a_guest(tmp_path: Path) -> None:
-    phases = Phases()
-    cloud = yaml.safe_load(CLOUD.read_text())
+def test_from_powered_off_nodes_to_a_guest_and_on(tmp_path: Path) -> None:
+    kept = os.environ.get("OVERCLOUD_FROM", "")
+    names = list(PHASES)
+    names = names[names.index(kept) + 1 :] if kept else names
+    over, began = None, time.monotonic()
     try:
-        with started_rack(tmp_path, nodes=3, cloud=CLOUD, change=as_shipped) as rack:
-            phases.done("images, rack, service")
-            rack.run("node", "enroll", str(rack.folder / "hardware.yaml"))
-            refused = rack.run("plan", str(CLOUD), codes=(1,))
-            assert "node15: no inspection has tried KVM on it; provisioner node inspect node15" in refused
-            rack.run("node", "inspect", "node15")
-            phases.done("enrolled, KVM tried")
-            rack.run("apply", str(CLOUD), "--wait", timeout=4 * WAIT)
-            phases.done("cloud ready")
-            said = use_cloud(rack, cloud)
-            assert said["console"]["hypervisor"] == "kvm"
-            phases.seconds |= {name: phase["seconds"] for name, phase in said.items()}
-            assert rack.run("plan", str(CLOUD)).rstrip().endswith("Nothing to change.")
+        with started_rack(tmp_path, nodes=3, cloud=CLOUD, change=as_shipped, kept=kept) as rack:
+            over = Overcloud(rack)
+            over.seconds["rack"] = time.monotonic() - began
+            for name in names:
+                began = time.monotonic()
+                over.seconds[name] = 0.0
+                PHASES[name](over)
+                over.seconds[name] = time.monotonic() - began
+                print(f"{name}: {over.seconds[name]:.1f} s", flush=True)
+                if name != names[-1]:
+                    rack.keep(name)
     finally:
-        print(f"\n{phases}")
+        for name, seconds in over.seconds.items() if over else ():
+            print(f"{name:32} {seconds:8.1f} s")
