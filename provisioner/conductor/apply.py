@@ -13,7 +13,7 @@ from provisioner.model.deployment import Node
 from provisioner.model.plan import Action, Deploy, Move, Plan, Rebuild, Release
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
-from provisioner.plan.guard import check_guard, check_target
+from provisioner.plan.guard import check_guard, check_places, check_target
 
 
 def apply_plan(doors: Doors, plan: Plan) -> None:
@@ -33,6 +33,9 @@ def apply_plan(doors: Doors, plan: Plan) -> None:
             check_guard(action, nodes[_node_of(action)])
             if isinstance(action, Move):
                 check_target(action, store.nodes.get(action.placement.node))
+        held = [deployment.placement for deployment in store.deployments.live(journals=False)]
+        promised = (departure.placement for departure in store.departures.all())
+        check_places(plan.actions, [*held, *filter(None, promised)])
         store.clouds.put(plan.desired, doors.clock.now())
         for action in sorted(plan.actions, key=_turn):
             _begin(doors, action, nodes[_node_of(action)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from provisioner.errors import GuardFailed
-from provisioner.model.deployment import Node
-from provisioner.model.plan import Action, Guard, Move
+from provisioner.model.deployment import Node, Placement
+from provisioner.model.plan import Action, Deploy, Guard, Move
 
 
 def build_guard(node: Node) -> Guard:
@@ -22,6 +24,29 @@ def check_target(action: Move, node: Node) -> None:
     _check(action.target, node)
 
 
+def check_places(actions: Iterable[Action], held: Iterable[Placement]) -> None:
+    """Two plans that were made at the same time may have chosen the same name or address for different nodes.
+
+    :param held: all that is in a place, or is promised one.
+    :raises GuardFailed: a name or an address that the plan gives out is another node's meanwhile.
+    """
+    slots: dict[tuple[str, str, int], Placement] = {}
+    addresses: dict[str, Placement] = {}
+    for placement in held:
+        slots[placement.cloud, placement.role, placement.index] = placement
+        addresses |= {address.bare: placement for address in placement.addresses}
+    for action in actions:
+        if isinstance(action, Deploy):
+            new = action.placement
+            taken = slots.get((new.cloud, new.role, new.index))
+            if taken is not None:
+                raise _changed(new.node, f"{taken.hostname} of {taken.cloud} is on {taken.node} meanwhile")
+            for address in new.addresses:
+                if (other := addresses.get(address.bare)) is not None:
+                    cause = f"{address.bare} is the address of {other.hostname} of {other.cloud} meanwhile"
+                    raise _changed(new.node, cause)
+
+
 def _check(planned: Guard, node: Node) -> None:
     found = build_guard(node)
     if planned == found:
@@ -34,9 +59,13 @@ def _check(planned: Guard, node: Node) -> None:
         cause = f"its hardware tests are bad for {', '.join(found.bad_tests) or 'no part any more'}"
     else:
         cause = f"its metadata was at generation {planned.generation} and is at {found.generation}"
-    raise GuardFailed(
+    raise _changed(node.name, cause)
+
+
+def _changed(node: str, cause: str) -> GuardFailed:
+    return GuardFailed(
         "the node has changed since the plan was made; nothing was done",
-        where=node.name,
+        where=node,
         cause=cause,
         hint="make the plan again: provisioner plan CLOUD.yaml",
     )

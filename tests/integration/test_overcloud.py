@@ -43,8 +43,10 @@ class Overcloud:
     def apply(self, *roles: str, **compute: Any) -> None:
         """:param roles: of the file, in place of all. :param compute: what the file says of that role."""
         cloud = self.file | {"roles": {name: self.file["roles"][name] for name in roles or self.file["roles"]}}
+        if roles == ("galera",):
+            del cloud["values"]  # they are what the others read
         if "compute" in cloud["roles"]:
-            cloud["roles"]["compute"] |= compute
+            cloud["roles"]["compute"] = cloud["roles"]["compute"] | compute
         path = self.rack.folder / "cloud.yaml"
         path.write_text(yaml.safe_dump(cloud))
         self.rack.run("apply", str(path), "--wait", "--timeout", str(int(APPLY)), timeout=APPLY + 60)

@@ -16,6 +16,7 @@ from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
 from provisioner.model.plan import Configure, Move, Plan, Rebuild, Release
 from provisioner.model.policy import Policy
+from provisioner.model.role import Network
 from provisioner.model.states import NodeState
 from provisioner.model.status import MemberStatus
 
@@ -131,7 +132,9 @@ def test_the_node_to_which_a_member_moves_is_kept_for_it(tmp_path: Path) -> None
 def test_a_node_that_others_took_meanwhile_is_not_taken_from_them_without_a_drain(tmp_path: Path) -> None:
     rack = ready(tmp_path, 2, 3)
     rack.servers["node2"].drain = "failed"
-    other = desired(rack, 1).model_copy(update={"cloud": desired(rack, 1).cloud.model_copy(update={"cloud": "other"})})
+    elsewhere = {"main": Network(cidr="10.78.0.0/24", pool="10.78.0.20-10.78.0.60")}
+    theirs_says = desired(rack, 1).cloud.model_copy(update={"cloud": "other", "networks": elsewhere})
+    other = desired(rack, 1).model_copy(update={"cloud": theirs_says})
     theirs = rack.conductor.plan(other)  # made before anybody was to move there
     rack.apply(desired(rack, 2, nodes=("node1", "node3")))
     rack.play()
