@@ -452,6 +452,39 @@ def test_which_member_may_be_written_to(said: dict[str, str] | str, writable: bo
     assert check.judge(found)[:2] == (writable, primary)
 
 
+SLOW_CLIENT = """#!/bin/sh
+echo started >>{folder}/log
+while read -r line; do case "$line" in
+*STATUS*) at=$((${{at:-0}} + 1)); read -r word <{folder}/gate$at; [ "$word" != end ] || exit 1;;
+*end*) echo said >>{folder}/log; printf 'wsrep_local_state\\t%s\\nend\\tend\\n' "$word";;
+esac; done
+"""
+
+
+def test_a_client_that_is_slow_is_not_begun_anew_and_what_it_says_late_does_not_count(tmp_path: Path) -> None:
+    check = types.ModuleType("galera_check")
+    exec((ELEMENT / "bin" / "galera-check").read_text(), check.__dict__)
+    client = tmp_path / "mariadb"
+    client.write_text(SLOW_CLIENT.format(folder=tmp_path))
+    client.chmod(0o755)
+    gates = [tmp_path / f"gate{at}" for at in (1, 2, 3)]
+    """One for each question, at which the client waits for what to say."""
+    for gate in gates:
+        os.mkfifo(gate)
+    vars(check).update(CLIENT=[str(client)], PATIENCE=0.0, FRESH=0.0)
+    server = check.Server()
+    assert [server.ask() for _ in range(3)] == [None] * 3
+    gates[0].write_text("1\n")
+    vars(check).update(PATIENCE=30.0)
+    threading.Thread(target=gates[1].write_text, args=("4\n",)).start()
+    assert server.ask()["wsrep_local_state"] == "4"
+    assert (tmp_path / "log").read_text().split() == ["started", "said", "said"]
+    threading.Thread(target=gates[2].write_text, args=("end\n",)).start()
+    assert server.ask() == {} and server.client is None
+    vars(check).update(PATIENCE=0.0, LOST=0.0)
+    assert server.ask() is None and server.client is None, "it is given up at last"
+
+
 @pytest.mark.parametrize(
     ("count", "record", "env", "due"),
     [
