@@ -34,7 +34,7 @@ def test_case(case: Path) -> None:
 def test_the_files_that_we_ship_are_accepted() -> None:
     hardware = {str(path): path.read_text() for path in sorted((ROOT / "hardware").glob("*.yaml"))}
     names = [f"a{number:02}" for number in range(1, 19)]
-    racks = [f"node{number}" for number in (1, 2, 3, 11, 12, 13, 14, 15)]
+    racks = [f"node{number}" for number in (1, 2, 3, 11, 12, 13, 14, 15, 16)]
     assert [spec.name for spec in parse_hardware(hardware)] == [*names, *racks]
     desired = read_desired(ROOT / "cloud-lab.yaml", Settings(source_dir=ROOT))
     assert desired.cloud.roles["galera"].count == 3
