@@ -67,6 +67,12 @@ def test_secrets_are_in_sensitive_files_that_others_cannot_read(role: str) -> No
             assert file.sensitive and not file.mode & 0o007, path
 
 
+def test_services_wait_for_a_database_that_is_not_up_yet() -> None:
+    """After a power cut of all it takes its time until a cluster has found together again."""
+    for path, file in rendered("controller").items():
+        assert file.content.count("mysql+pymysql") == file.content.count("max_retries = -1"), path
+
+
 def test_a_compute_node_has_no_way_into_databases() -> None:
     assert set(ROLES["compute"].secrets) == {"nova_password", "rabbitmq_password"}
     assert not any("mysql" in file.content for file in rendered("compute").values())
