@@ -88,6 +88,16 @@ def test_guests_migrate_over_tls_between_nodes_of_the_role_alone() -> None:
     assert files["/etc/pki/qemu/server-key.pem"].group == "libvirt-qemu", "QEMU reads it, and is not root"
 
 
+def test_libvirt_is_told_all_three_files_since_with_one_of_them_it_takes_none_by_default() -> None:
+    files = rendered("compute")
+    said = dict(re.findall(r'^(ca_file|cert_file|key_file) = "(.*)"$', files["/etc/libvirt/libvirtd.conf"].content, re.M))
+    assert {key: files[path].content for key, path in said.items()} == {
+        "ca_file": "an authority\n",
+        "cert_file": "a certificate\n",
+        "key_file": "secret-key\n",
+    }
+
+
 def test_every_service_knows_all_nodes_of_rabbitmq() -> None:
     user = "openstack:secret-rabbitmq_password@10.0.0"
     for role, path in (("controller", "nova/nova"), ("controller", "neutron/neutron"), ("compute", "nova/nova")):
