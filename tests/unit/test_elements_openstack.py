@@ -90,7 +90,8 @@ def test_guests_migrate_over_tls_between_nodes_of_the_role_alone() -> None:
 
 def test_libvirt_is_told_all_three_files_since_with_one_of_them_it_takes_none_by_default() -> None:
     files = rendered("compute")
-    said = dict(re.findall(r'^(ca_file|cert_file|key_file) = "(.*)"$', files["/etc/libvirt/libvirtd.conf"].content, re.M))
+    conf = files["/etc/libvirt/libvirtd.conf"].content
+    said = dict(re.findall(r'^(ca_file|cert_file|key_file) = "(.*)"$', conf, re.M))
     assert {key: files[path].content for key, path in said.items()} == {
         "ca_file": "an authority\n",
         "cert_file": "a certificate\n",

@@ -74,7 +74,7 @@ def test_a_certificate_that_is_not_of_its_key_or_its_authority_is_made_anew(tmp_
 
 
 def test_libvirt_takes_a_certificate(tmp_path: Path) -> None:
-    """It refuses one whose key usage is critical and has no key encipherment; keys of elliptic curves cannot have it."""
+    """It refuses one whose key usage is critical and has no key encipherment, which no elliptic curve has."""
     ensure_ca(tmp_path)
     path, _ = ensure_server(tmp_path, tmp_path / "seed", ["localhost"], NOW)
     usage = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(x509.KeyUsage)
