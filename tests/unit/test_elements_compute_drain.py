@@ -252,6 +252,15 @@ def test_a_migration_that_still_goes_on_is_waited_for_and_not_asked_for_twice(cl
     assert not any("os-migrateLive" in line for line in changes(cloud))
 
 
+@pytest.mark.parametrize("drain", ["release", "rebuild"])
+def test_a_node_of_which_nova_cannot_tell_stays(cloud: Cloud, tmp_path: Path, drain: str) -> None:
+    """What Nova says of hosts while it does not reach its database of them, and that it knows of no guest then."""
+    cloud.services = {name: {"binary": "nova-compute", "host": name, "status": "UNKNOWN"} for name in cloud.services}
+    code, said = run(cloud, tmp_path, PROVISIONER_DRAIN=drain)
+    assert code == 1 and "Nova does not reach its database" in said
+    assert not changes(cloud)
+
+
 def test_a_guest_that_somebody_else_moved_meanwhile_is_not_moved_again(cloud: Cloud, tmp_path: Path) -> None:
     cloud.guest("one")
     cloud.guest("two")

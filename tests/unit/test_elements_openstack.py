@@ -3,6 +3,7 @@ scripts decide, with stand-ins for the programs, the database and Keystone."""
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -71,6 +72,13 @@ def test_services_wait_for_a_database_that_is_not_up_yet() -> None:
     """After a power cut of all it takes its time until a cluster has found together again."""
     for path, file in rendered("controller").items():
         assert file.content.count("mysql+pymysql") == file.content.count("max_retries = -1"), path
+
+
+def test_nova_fails_and_does_not_leave_out_guests_that_it_cannot_look_up() -> None:
+    """A compute node with no guest is rebuilt."""
+    nova = configparser.RawConfigParser()
+    nova.read_string(rendered("controller")["/etc/nova/nova.conf"].content)
+    assert not nova.getboolean("api", "list_records_by_skipping_down_cells", fallback=True)
 
 
 def test_a_compute_node_has_no_way_into_databases() -> None:
