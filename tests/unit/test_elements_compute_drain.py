@@ -93,7 +93,8 @@ class Answer(BaseHTTPRequestHandler):
         if path == "/nova/servers/detail":
             return self._answer(200, {"servers": [one for one in cloud.guests if one[HOST] == wanted["host"]]})
         if path == "/nova/os-migrations":
-            rows = [dict(one) for one in cloud.migrations if one["instance_uuid"] == wanted["instance_uuid"]]
+            ours = {"instance_uuid": wanted.get("instance_uuid")} if "host" not in wanted else {}
+            rows = [dict(one) for one in cloud.migrations if ours.items() <= one.items()]
             cloud.go_on()
             return self._answer(200, {"migrations": rows})
         if self.command == "GET" and path.startswith("/nova/servers/") and path.count("/") == 3:
@@ -250,6 +251,14 @@ def test_a_migration_that_still_goes_on_is_waited_for_and_not_asked_for_twice(cl
     assert code == 1 and "one (id-one) was not away within 0 s" in said
     assert run(cloud, tmp_path)[0] == 0
     assert not any("os-migrateLive" in line for line in changes(cloud))
+
+
+def test_a_node_to_which_a_guest_is_on_its_way_goes_on_to_run(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.guest("late", host="compute-1")
+    cloud.migrate("id-late")
+    code, said = run(cloud, tmp_path)
+    assert code == 1 and "migrations to or from here are not over: of id-late" in said
+    assert changes(cloud) == [DISABLED] and not (tmp_path / "units").exists()
 
 
 @pytest.mark.parametrize("drain", ["release", "rebuild"])
