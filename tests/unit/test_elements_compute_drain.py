@@ -253,6 +253,14 @@ def test_a_migration_that_still_goes_on_is_waited_for_and_not_asked_for_twice(cl
     assert not any("os-migrateLive" in line for line in changes(cloud))
 
 
+def test_a_migration_that_a_power_cut_ended_and_nova_has_not_is_asked_for_again(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.guest("one")
+    cloud.migrations.append({"id": 1, "instance_uuid": "id-one", "status": "preparing"})
+    code, said = run(cloud, tmp_path, PROVISIONER_DRAIN="rebuild", COMPUTE_PATIENCE="10")
+    assert code == 0, said
+    assert changes(cloud) == [DISABLED, MIGRATED]
+
+
 def test_a_node_to_which_a_guest_is_on_its_way_goes_on_to_run(cloud: Cloud, tmp_path: Path) -> None:
     cloud.guest("late", host="compute-1")
     cloud.migrate("id-late")
