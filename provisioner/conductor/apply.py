@@ -34,7 +34,8 @@ def apply_plan(doors: Doors, plan: Plan) -> None:
             if isinstance(action, Move):
                 check_target(action, store.nodes.get(action.placement.node))
         held = [deployment.placement for deployment in store.deployments.live(journals=False)]
-        promised = (departure.placement for departure in store.departures.all())
+        moving = {action.node for action in plan.actions if isinstance(action, Move)}  # and what it was promised goes
+        promised = (departure.placement for departure in store.departures.all() if departure.node not in moving)
         check_places(plan.actions, [*held, *filter(None, promised)])
         store.clouds.put(plan.desired, doors.clock.now())
         for action in sorted(plan.actions, key=_turn):

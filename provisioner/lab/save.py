@@ -93,7 +93,8 @@ def restore_rack(rack: Rack, bench: Bench, name: str) -> Save:
     if told != _told(rack):
         hint = "give the lab file with which it was kept"
         raise Conflict("the save is of a rack that was another one", where=str(source), hint=hint)
-    lab_up(rack, bench, password=(source / PASSWORD).read_text())
+    password = source / PASSWORD
+    lab_up(rack, bench, password=password.read_text() if password.exists() else None)  # a save of before has none
     with ExitStack() as stack:
         for machine in rack.nodes:
             folder = bench.folder / machine.name

@@ -27,7 +27,7 @@ def check_target(action: Move, node: Node) -> None:
 def check_places(actions: Iterable[Action], held: Iterable[Placement]) -> None:
     """Two plans that were made at the same time may have chosen the same name or address for different nodes.
 
-    :param held: all that is in a place, or is promised one.
+    :param held: all that is in a place, or is promised one; not what was promised to a member that one of these moves.
     :raises GuardFailed: a name or an address that the plan gives out is another node's meanwhile.
     """
     slots: dict[tuple[str, str, int], Placement] = {}
@@ -36,10 +36,10 @@ def check_places(actions: Iterable[Action], held: Iterable[Placement]) -> None:
         slots[placement.cloud, placement.role, placement.index] = placement
         addresses |= {address.bare: placement for address in placement.addresses}
     for action in actions:
-        if isinstance(action, Deploy):
+        if isinstance(action, Deploy | Move):
             new = action.placement
             taken = slots.get((new.cloud, new.role, new.index))
-            if taken is not None:
+            if taken is not None and isinstance(action, Deploy):
                 raise _changed(new.node, f"{taken.hostname} of {taken.cloud} is on {taken.node} meanwhile")
             for address in new.addresses:
                 if (other := addresses.get(address.bare)) is not None:

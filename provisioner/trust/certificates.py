@@ -51,7 +51,11 @@ def new_authority(name: str, now: float, key: str | None = None) -> Pair:
 
 
 def new_certificate(authority: Pair, subject: str, names: Sequence[str], now: float) -> Pair:
-    """For a server that is also a client of its like. :param names: host names and addresses by which it is reached."""
+    """For a server that is also a client of its like. :param names: host names and addresses by which it is reached.
+
+    Its key usage is not critical: libvirt 9.0 refuses one that is critical and without key encipherment, which
+    a key of this kind must not have (RFC 8813, section 3).
+    """
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     own = ec.generate_private_key(ec.SECP256R1())
     usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
@@ -62,7 +66,7 @@ def new_certificate(authority: Pair, subject: str, names: Sequence[str], now: fl
         .issuer_name(issuer.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(read_names(names)), critical=False)
-        .add_extension(usage, critical=True)
+        .add_extension(usage, critical=False)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)

@@ -16,12 +16,14 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "elements/compute/bin/compute-drain"
 MARK = "provisioner: drained"
+HOST = "OS-EXT-SRV-ATTR:host"
 
 
 class Cloud(ThreadingHTTPServer):
     """Keystone, Nova and Neutron as far as the script needs them. ``asked``: all that was not only looked at.
 
-    ``outcome``: how each live migration ends; ``why``: what Nova says of one that fails.
+    ``outcome``: how each live migration ends; ``why``: what Nova says of one that fails. ``deletes``: a guest that is
+    gone as soon as a migration ended.
     """
 
     def __init__(self) -> None:
@@ -33,7 +35,7 @@ class Cloud(ThreadingHTTPServer):
         self.agents = [{"id": "a0", "host": "compute-0"}, {"id": "a1", "host": "compute-1"}]
         self.guests: list[dict[str, Any]] = []
         self.migrations: list[dict[str, Any]] = []
-        self.outcome, self.why = "completed", ""
+        self.outcome, self.why, self.deletes = "completed", "", ""
         self.asked: list[str] = []
 
     @property
@@ -41,19 +43,23 @@ class Cloud(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def guest(self, name: str, status: str = "ACTIVE", host: str = "compute-0") -> None:
-        self.guests.append({"id": f"id-{name}", "name": name, "status": status, "host": host})
+        self.guests.append({"id": f"id-{name}", "name": name, "status": status, HOST: host})
 
     def migrate(self, ident: str) -> None:
         number = len(self.migrations) + 1
         self.migrations.append({"id": number, "instance_uuid": ident, "status": "accepted"})
+        next(guest for guest in self.guests if guest["id"] == ident)["status"] = "MIGRATING"
 
     def go_on(self) -> None:
         """A migration takes two looks: the first finds it running."""
         for one in self.migrations:
             if one["status"] == "running":
                 one["status"] = self.outcome
+                guest = next(guest for guest in self.guests if guest["id"] == one["instance_uuid"])
+                guest["status"] = "ACTIVE"
                 if self.outcome == "completed":
-                    next(guest for guest in self.guests if guest["id"] == one["instance_uuid"])["host"] = "compute-1"
+                    guest[HOST] = "compute-1"
+                self.guests = [guest for guest in self.guests if guest["id"] != self.deletes]
             elif one["status"] == "accepted":
                 one["status"] = "running"
 
@@ -85,11 +91,15 @@ class Answer(BaseHTTPRequestHandler):
                 cloud.services[name] |= {"disabled_reason": None} | body
             return self._answer(204 if self.command == "DELETE" else 200, {})
         if path == "/nova/servers/detail":
-            return self._answer(200, {"servers": [one for one in cloud.guests if one["host"] == wanted["host"]]})
+            return self._answer(200, {"servers": [one for one in cloud.guests if one[HOST] == wanted["host"]]})
         if path == "/nova/os-migrations":
-            rows = [dict(one) for one in cloud.migrations if one["instance_uuid"] == wanted["instance_uuid"]]
+            ours = {"instance_uuid": wanted.get("instance_uuid")} if "host" not in wanted else {}
+            rows = [dict(one) for one in cloud.migrations if ours.items() <= one.items()]
             cloud.go_on()
             return self._answer(200, {"migrations": rows})
+        if self.command == "GET" and path.startswith("/nova/servers/") and path.count("/") == 3:
+            found = [one for one in cloud.guests if one["id"] == path.split("/")[3]]
+            return self._answer(200 if found else 404, {"server": found[0]} if found else {})
         if path.endswith("/action"):
             if all(one["id"] != path.split("/")[3] for one in cloud.guests):
                 return self._answer(404, {"itemNotFound": {"message": "gone"}})
@@ -180,7 +190,7 @@ def test_guests_go_to_others_and_nobody_knows_the_node_any_more(cloud: Cloud, tm
         "DELETE /nova/os-services/s0",
         "DELETE /neutron/v2.0/agents/a0",
     ]
-    assert {guest["host"] for guest in cloud.guests} == {"compute-1"}
+    assert {guest[HOST] for guest in cloud.guests} == {"compute-1"}
     assert list(cloud.services) == ["compute-1"] and [one["id"] for one in cloud.agents] == ["a1"]
     assert (tmp_path / "units").read_text() == "stop nova-compute.service neutron-openvswitch-agent.service\n"
     assert "moves two (id-two), 2 of 2" in said
@@ -241,6 +251,47 @@ def test_a_migration_that_still_goes_on_is_waited_for_and_not_asked_for_twice(cl
     assert code == 1 and "one (id-one) was not away within 0 s" in said
     assert run(cloud, tmp_path)[0] == 0
     assert not any("os-migrateLive" in line for line in changes(cloud))
+
+
+def test_a_migration_that_a_power_cut_ended_and_nova_has_not_is_asked_for_again(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.guest("one")
+    cloud.migrations.append({"id": 1, "instance_uuid": "id-one", "status": "preparing"})
+    code, said = run(cloud, tmp_path, PROVISIONER_DRAIN="rebuild", COMPUTE_PATIENCE="10")
+    assert code == 0, said
+    assert changes(cloud) == [DISABLED, MIGRATED]
+
+
+def test_a_node_to_which_a_guest_is_on_its_way_goes_on_to_run(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.guest("late", host="compute-1")
+    cloud.migrate("id-late")
+    code, said = run(cloud, tmp_path)
+    assert code == 1 and "migrations to or from here are not over: of id-late" in said
+    assert changes(cloud) == [DISABLED] and not (tmp_path / "units").exists()
+
+
+@pytest.mark.parametrize("drain", ["release", "rebuild"])
+def test_a_node_of_which_nova_cannot_tell_stays(cloud: Cloud, tmp_path: Path, drain: str) -> None:
+    """What Nova says of hosts while it does not reach its database of them, and that it knows of no guest then."""
+    cloud.services = {name: {"binary": "nova-compute", "host": name, "status": "UNKNOWN"} for name in cloud.services}
+    code, said = run(cloud, tmp_path, PROVISIONER_DRAIN=drain)
+    assert code == 1 and "Nova does not reach its database" in said
+    assert not changes(cloud)
+
+
+def test_a_guest_that_somebody_else_moved_meanwhile_is_not_moved_again(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.guest("one")
+    cloud.guest("two")
+    cloud.migrate("id-two")
+    assert run(cloud, tmp_path)[0] == 0
+    assert [line for line in changes(cloud) if "os-migrateLive" in line] == [MIGRATED]
+
+
+def test_a_guest_that_was_deleted_meanwhile_holds_up_nothing(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.guest("one")
+    cloud.guest("two")
+    cloud.deletes = "id-two"
+    code, said = run(cloud, tmp_path)
+    assert code == 0 and "two (id-two) was deleted" in said
 
 
 def test_a_password_that_is_refused_is_one_line(cloud: Cloud, tmp_path: Path) -> None:

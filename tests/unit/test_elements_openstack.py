@@ -3,6 +3,7 @@ scripts decide, with stand-ins for the programs, the database and Keystone."""
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -73,6 +74,13 @@ def test_services_wait_for_a_database_that_is_not_up_yet() -> None:
         assert file.content.count("mysql+pymysql") == file.content.count("max_retries = -1"), path
 
 
+def test_nova_fails_and_does_not_leave_out_guests_that_it_cannot_look_up() -> None:
+    """A compute node with no guest is rebuilt."""
+    nova = configparser.RawConfigParser()
+    nova.read_string(rendered("controller")["/etc/nova/nova.conf"].content)
+    assert not nova.getboolean("api", "list_records_by_skipping_down_cells", fallback=True)
+
+
 def test_a_compute_node_has_no_way_into_databases() -> None:
     assert set(ROLES["compute"].secrets) == {"nova_password", "rabbitmq_password"}
     assert not any("mysql" in file.content for file in rendered("compute").values())
@@ -86,6 +94,17 @@ def test_guests_migrate_over_tls_between_nodes_of_the_role_alone() -> None:
     for path in ("/etc/pki/CA/cacert.pem", "/etc/pki/qemu/ca-cert.pem"):
         assert files[path].content == "an authority\n"
     assert files["/etc/pki/qemu/server-key.pem"].group == "libvirt-qemu", "QEMU reads it, and is not root"
+
+
+def test_libvirt_is_told_all_three_files_since_with_one_of_them_it_takes_none_by_default() -> None:
+    files = rendered("compute")
+    conf = files["/etc/libvirt/libvirtd.conf"].content
+    said = dict(re.findall(r'^(ca_file|cert_file|key_file) = "(.*)"$', conf, re.M))
+    assert {key: files[path].content for key, path in said.items()} == {
+        "ca_file": "an authority\n",
+        "cert_file": "a certificate\n",
+        "key_file": "secret-key\n",
+    }
 
 
 def test_every_service_knows_all_nodes_of_rabbitmq() -> None:

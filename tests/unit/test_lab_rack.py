@@ -17,6 +17,7 @@ from provisioner.lab import chassis
 from provisioner.lab.lab import PASSWORD, Bench, lab_console, lab_down, lab_status, lab_up
 from provisioner.lab.machine import kvm_works, machine_command
 from provisioner.lab.rack import Machine, Rack, parse_rack, read_rack
+from provisioner.lab.save import SAVES, restore_rack, save_rack
 from provisioner.model.hardware import Firmware
 from provisioner.system.clock import FakeClock
 from provisioner.system.daemon import FakeDaemons
@@ -58,7 +59,7 @@ def rack() -> Rack:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    runner = FakeRunner({"ip netns list": (0, ""), "ip ": (0, ""), "qemu-system-x86_64": (1, "")})
+    runner = FakeRunner({"ip netns list": (0, ""), "ip ": (0, ""), "qemu-system-x86_64": (1, ""), "cp ": (0, "")})
     return Bench(tmp_path / "lab", runner, FakeDaemons(), FakeClock(), RecordingObserver())
 
 
@@ -284,3 +285,17 @@ def test_a_strangers_process_is_not_the_machine(chassis_of: Chassis) -> None:
     (chassis_of.folder / "qemu.pid").write_text(str(os.getpid()))
     assert chassis_of("get", "power") == "power:0"
     chassis_of("set", "power", "0")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["now", "of a release that did not keep it"])
+def test_a_save_brings_its_password_back_if_it_has_one(rack: Rack, bench: Bench, kept: bool) -> None:
+    lab_up(rack, bench)
+    password = (bench.folder / PASSWORD).read_text()
+    save_rack(rack, bench, "once")
+    lab_down(rack, bench)
+    assert not bench.folder.exists()
+    if not kept:
+        (bench.folder.with_name(SAVES) / "once" / PASSWORD).unlink()
+    restore_rack(rack, bench, "once")
+    restored = (bench.folder / PASSWORD).read_text()
+    assert len(restored) == 16 and (restored == password) is kept

@@ -6,6 +6,8 @@ import ssl
 import threading
 from pathlib import Path
 
+from cryptography import x509
+
 from provisioner.trust.ca import CA_CERTIFICATE, CA_KEY, ensure_ca, ensure_server
 
 NOW = 1_800_000_000.0
@@ -69,3 +71,11 @@ def test_a_certificate_that_is_not_of_its_key_or_its_authority_is_made_anew(tmp_
         pair = ensure_server(here, place, ["localhost"], NOW)
         pair[mixed].write_bytes(other[mixed].read_bytes())
         shake_hands(authority, *ensure_server(here, place, ["localhost"], NOW))
+
+
+def test_libvirt_takes_a_certificate(tmp_path: Path) -> None:
+    """It refuses one whose key usage is critical and has no key encipherment, which no elliptic curve has."""
+    ensure_ca(tmp_path)
+    path, _ = ensure_server(tmp_path, tmp_path / "seed", ["localhost"], NOW)
+    usage = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(x509.KeyUsage)
+    assert usage.value.digital_signature and (usage.value.key_encipherment or not usage.critical)
