@@ -100,8 +100,13 @@ def show_why(host: LinuxHost, path: str | None) -> int:
 
 
 def show_diff(host: LinuxHost, metadata: Path, templates: str) -> int:
-    """Render, validate, and show what differs from what is there. Changes nothing."""
+    """Render, validate, and show what differs from what is there. Changes nothing.
+
+    :raises FileNotFoundError: there is no such template folder.
+    """
     document = read_metadata(metadata)
+    if not Path(host.real(templates)).is_dir():
+        raise FileNotFoundError(f"there is no template folder {host.real(templates)}; --templates is below --root")
     files = render_files(host, document, templates)
     refuse_files(check_files(host, files))
     changes = compare_files(host, files, ())
@@ -127,9 +132,12 @@ def try_once(host: LinuxHost, metadata: Path, *, files_only: bool = False) -> in
 def read_metadata(path: Path) -> Document:
     """A file with a metadata document, with or without the generation around it.
 
-    :raises BadDocument: it is none.
+    :raises BadDocument: it is none. :raises OSError: it cannot be read.
     """
-    raw = json.loads(path.read_text())
+    try:
+        raw = json.loads(path.read_text())
+    except ValueError as error:
+        raise BadDocument(f"{path} is not JSON: {error}") from None
     document = parse_document(raw if "metadata" in raw else {"generation": raw.get("generation", 1), "metadata": raw})
     if document is None:
         raise BadDocument(f"{path} holds no metadata")

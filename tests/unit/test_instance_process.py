@@ -231,4 +231,10 @@ def test_what_would_change_is_shown(root: Path, tmp_path: Path, capsys: pytest.C
     file.write_text(json.dumps(metadata(2) | {"values": {}}))
     assert run_command(words) == 1
     assert "etc/service.conf:1:6: the key port is not in the data" in capsys.readouterr().err
+    file.write_text("port: 80")
+    assert run_command(words) == 1
+    assert f"{file} is not JSON: Expecting value: line 1" in capsys.readouterr().err
+    file.write_text(json.dumps(document(1, 80)))
+    assert run_command([*words, "--templates", "/elsewhere"]) == 1, "a folder that is not there is no change either"
+    assert f"there is no template folder {root}/elsewhere" in capsys.readouterr().err
     assert run_command(["aply"]) == 64
