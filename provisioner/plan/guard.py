@@ -8,6 +8,8 @@ from provisioner.errors import GuardFailed
 from provisioner.model.deployment import Node, Placement
 from provisioner.model.plan import Action, Deploy, Guard, Move
 
+TAKEN = "what the node was to have was given out"
+
 
 def build_guard(node: Node) -> Guard:
     bad = tuple(sorted(part for part, test in node.tests.items() if test.bad))
@@ -40,11 +42,11 @@ def check_places(actions: Iterable[Action], held: Iterable[Placement]) -> None:
             new = action.placement
             taken = slots.get((new.cloud, new.role, new.index))
             if taken is not None and isinstance(action, Deploy):
-                raise _changed(new.node, f"{taken.hostname} of {taken.cloud} is on {taken.node} meanwhile")
+                raise _changed(new.node, TAKEN, f"{taken.hostname} of {taken.cloud} is on {taken.node} meanwhile")
             for address in new.addresses:
                 if (other := addresses.get(address.bare)) is not None:
                     cause = f"{address.bare} is the address of {other.hostname} of {other.cloud} meanwhile"
-                    raise _changed(new.node, cause)
+                    raise _changed(new.node, TAKEN, cause)
 
 
 def _check(planned: Guard, node: Node) -> None:
@@ -59,12 +61,12 @@ def _check(planned: Guard, node: Node) -> None:
         cause = f"its hardware tests are bad for {', '.join(found.bad_tests) or 'no part any more'}"
     else:
         cause = f"its metadata was at generation {planned.generation} and is at {found.generation}"
-    raise _changed(node.name, cause)
+    raise _changed(node.name, "the node has changed", cause)
 
 
-def _changed(node: str, cause: str) -> GuardFailed:
+def _changed(node: str, what: str, cause: str) -> GuardFailed:
     return GuardFailed(
-        "the node has changed since the plan was made; nothing was done",
+        f"{what} since the plan was made; nothing was done",
         where=node,
         cause=cause,
         hint="make the plan again: provisioner plan CLOUD.yaml",

@@ -23,7 +23,7 @@ class Cloud(ThreadingHTTPServer):
     """Keystone, Nova and Neutron as far as the script needs them. ``asked``: all that was not only looked at.
 
     ``outcome``: how each live migration ends; ``why``: what Nova says of one that fails. ``deletes``: a guest that is
-    gone as soon as a migration ended.
+    gone as soon as a migration ended. ``away``: how many questions Nova and Neutron do not answer.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class Cloud(ThreadingHTTPServer):
         self.guests: list[dict[str, Any]] = []
         self.migrations: list[dict[str, Any]] = []
         self.outcome, self.why, self.deletes = "completed", "", ""
+        self.away = 0
         self.asked: list[str] = []
 
     @property
@@ -78,6 +79,9 @@ class Answer(BaseHTTPRequestHandler):
         if path == "/v3/auth/tokens":
             user = body["auth"]["identity"]["password"]["user"]
             return self._answer(201 if user["password"] == "secret" else 401, self._token())
+        if cloud.away:
+            cloud.away -= 1
+            return self._answer(503, None)
         if self.command != "GET":
             cloud.asked.append(f"{self.command} {path} {json.dumps(body) if body else ''}".strip())
         if path == "/nova/os-services":
@@ -292,6 +296,13 @@ def test_a_guest_that_was_deleted_meanwhile_holds_up_nothing(cloud: Cloud, tmp_p
     cloud.deletes = "id-two"
     code, said = run(cloud, tmp_path)
     assert code == 0 and "two (id-two) was deleted" in said
+
+
+@pytest.mark.parametrize(("away", "ends"), [(5, 0), (6, 1)])
+def test_a_front_that_moves_is_asked_again(cloud: Cloud, tmp_path: Path, away: int, ends: int) -> None:
+    cloud.away = away
+    code, said = run(cloud, tmp_path)
+    assert code == ends and ("503" in said) is bool(ends)
 
 
 def test_a_password_that_is_refused_is_one_line(cloud: Cloud, tmp_path: Path) -> None:
