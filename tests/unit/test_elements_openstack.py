@@ -81,6 +81,15 @@ def test_nova_fails_and_does_not_leave_out_guests_that_it_cannot_look_up() -> No
     assert not nova.getboolean("api", "list_records_by_skipping_down_cells", fallback=True)
 
 
+@pytest.mark.parametrize("role", ["controller", "compute"])
+def test_who_waits_on_an_address_that_moved_is_told_before_anything_connects(role: str) -> None:
+    path = "/etc/sysctl.d/60-openstack.conf"
+    set_to = dict(re.findall(r"(?m)^net\.ipv4\.tcp_keepalive_(\w+) = (\d+)$", rendered(role)[path].content))
+    assert int(set_to["time"]) + int(set_to["intvl"]) * int(set_to["probes"]) <= 60
+    script = ROOT / "elements/openstack/os-refresh-config/pre-configure.d/10-sysctl"
+    assert path in script.read_text() and script.stat().st_mode & 0o111
+
+
 def test_a_compute_node_has_no_way_into_databases() -> None:
     assert set(ROLES["compute"].secrets) == {"nova_password", "rabbitmq_password"}
     assert not any("mysql" in file.content for file in rendered("compute").values())
