@@ -68,6 +68,11 @@ def test_secrets_are_in_sensitive_files_that_others_cannot_read(role: str) -> No
             assert file.sensitive and not file.mode & 0o007, path
 
 
+def test_keystone_remembers_within_a_request_and_not_beyond() -> None:
+    group = rendered("controller")["/etc/keystone/keystone.conf"].content.partition("[cache]\n")[2].partition("\n\n")[0]
+    assert group.splitlines() == ["enabled = true", "backend = dogpile.cache.null"]
+
+
 def test_services_wait_for_a_database_that_is_not_up_yet() -> None:
     """After a power cut of all it takes its time until a cluster has found together again."""
     for path, file in rendered("controller").items():
