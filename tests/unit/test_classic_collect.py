@@ -8,9 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import pytest
 from agent_server import TOKEN, served
 from agent_world import metadata
+from stand_in_api import serving
 
 from provisioner_agent.classic.cache import Cache
 from provisioner_agent.classic.collect import TRIES, Collector, add_options
@@ -255,19 +253,6 @@ class SignalHandler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def signals() -> Iterator[Signals]:
-    server = Signals()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 CONFIG = """\
 [DEFAULT]
 cachedir = FOLDER/cache
@@ -333,7 +318,7 @@ def test_the_first_metadata_say_where_more_are_and_the_end_is_signalled(
         if len(looks) == 3:
             raise Enough
 
-    with signals() as server:
+    with serving(Signals()) as server:
         server.page = {"port": 80, "completion-signal": f"{server.url}/signal"}
         hint = {"os-collect-config": {"request": {"metadata_url": f"{server.url}/metadata"}}}
         (tmp_path / "local/hint").write_text(json.dumps(hint))

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in_api import JsonHandler, serving
 
 SCRIPT = Path(__file__).resolve().parents[2] / "elements/compute/bin/compute-drain"
 MARK = "provisioner: drained"
@@ -65,11 +65,8 @@ class Cloud(ThreadingHTTPServer):
                 one["status"] = "running"
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(JsonHandler):
     server: Cloud
-
-    def log_message(self, *words: Any) -> None:
-        """Nothing."""
 
     def _do(self) -> None:
         cloud = self.server
@@ -78,48 +75,48 @@ class Answer(BaseHTTPRequestHandler):
         wanted = dict(word.split("=") for word in query.split("&") if word)
         if path == "/v3/auth/tokens":
             user = body["auth"]["identity"]["password"]["user"]
-            return self._answer(201 if user["password"] == "secret" else 401, self._token())
+            return self.answer(201 if user["password"] == "secret" else 401, self._token())
         if cloud.away:
             cloud.away -= 1
-            return self._answer(503, None)
+            return self.answer(503, None)
         if self.command != "GET":
             cloud.asked.append(f"{self.command} {path} {json.dumps(body) if body else ''}".strip())
         if path == "/nova/os-services":
             rows = [one for name, one in cloud.services.items() if wanted.get("host", name) == name]
-            return self._answer(200, {"services": rows})
+            return self.answer(200, {"services": rows})
         if path.startswith("/nova/os-services/"):
             name = next(name for name, one in cloud.services.items() if path.endswith(one["id"]))
             if self.command == "DELETE":
                 del cloud.services[name]
             else:
                 cloud.services[name] |= {"disabled_reason": None} | body
-            return self._answer(204 if self.command == "DELETE" else 200, {})
+            return self.answer(204 if self.command == "DELETE" else 200, {})
         if path == "/nova/servers/detail":
-            return self._answer(200, {"servers": [one for one in cloud.guests if one[HOST] == wanted["host"]]})
+            return self.answer(200, {"servers": [one for one in cloud.guests if one[HOST] == wanted["host"]]})
         if path == "/nova/os-migrations":
             ours = {"instance_uuid": wanted.get("instance_uuid")} if "host" not in wanted else {}
             rows = [dict(one) for one in cloud.migrations if ours.items() <= one.items()]
             cloud.go_on()
-            return self._answer(200, {"migrations": rows})
+            return self.answer(200, {"migrations": rows})
         if self.command == "GET" and path.startswith("/nova/servers/") and path.count("/") == 3:
             found = [one for one in cloud.guests if one["id"] == path.split("/")[3]]
-            return self._answer(200 if found else 404, {"server": found[0]} if found else {})
+            return self.answer(200 if found else 404, {"server": found[0]} if found else {})
         if path.endswith("/action"):
             if all(one["id"] != path.split("/")[3] for one in cloud.guests):
-                return self._answer(404, {"itemNotFound": {"message": "gone"}})
+                return self.answer(404, {"itemNotFound": {"message": "gone"}})
             cloud.migrate(path.split("/")[3])
-            return self._answer(202, None)
+            return self.answer(202, None)
         if path.endswith("/os-instance-actions"):
             actions = [{"action": "live-migration", "request_id": "r2"}, {"action": "create", "request_id": "r1"}]
-            return self._answer(200, {"instanceActions": actions})
+            return self.answer(200, {"instanceActions": actions})
         if path.endswith("/os-instance-actions/r2"):
-            return self._answer(200, {"instanceAction": {"events": [{"details": cloud.why or None}]}})
+            return self.answer(200, {"instanceAction": {"events": [{"details": cloud.why or None}]}})
         if path == "/neutron/v2.0/agents":
-            return self._answer(200, {"agents": [one for one in cloud.agents if one["host"] == wanted["host"]]})
+            return self.answer(200, {"agents": [one for one in cloud.agents if one["host"] == wanted["host"]]})
         if path.startswith("/neutron/v2.0/agents/"):
             cloud.agents = [one for one in cloud.agents if one["id"] != path.rpartition("/")[2]]
-            return self._answer(204, None)
-        return self._answer(404, {})
+            return self.answer(204, None)
+        return self.answer(404, {})
 
     do_GET = do_POST = do_PUT = do_DELETE = _do
 
@@ -132,25 +129,11 @@ class Answer(BaseHTTPRequestHandler):
         times = {"expires_at": "2999-01-01T00:00:00.000000Z", "issued_at": "2020-01-01T00:00:00.000000Z"}
         return {"token": {"catalog": catalog, "methods": ["password"], "user": {"id": "u", "name": "nova"}, **times}}
 
-    def _answer(self, code: int, body: Any) -> None:
-        data = b"" if body is None or code == 204 else json.dumps(body).encode()
-        self.send_response(code)
-        self.send_header("X-Subject-Token", "token")
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
 
 @pytest.fixture
 def cloud() -> Iterator[Cloud]:
-    server = Cloud()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Cloud()) as server:
+        yield server
 
 
 def run(cloud: Cloud, folder: Path, word: str = "out", password: str = "secret", **env: str) -> tuple[int, str]:

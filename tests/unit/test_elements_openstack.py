@@ -9,14 +9,14 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from stand_in_api import JsonHandler, serving
 
 from provisioner.cli.desired import read_source_roles
 from provisioner.system.settings import Settings
@@ -412,11 +412,8 @@ class Keystone(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(JsonHandler):
     server: Keystone
-
-    def log_message(self, *words: Any) -> None:
-        """Nothing."""
 
     def _do(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
@@ -425,16 +422,16 @@ class Answer(BaseHTTPRequestHandler):
         if path == "/auth/tokens":
             user = body["auth"]["identity"]["password"]["user"]
             good = self.server.passwords.get(user["name"]) == user["password"]
-            return self._answer(201 if good else 401, {})
+            return self.answer(201 if good else 401, {})
         if self.command != "GET":
             self.server.changes.append(f"{self.command} {kind}")
         if self.command == "GET":
             rows = self.server.kept.get(kind, [])
             rows = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
-            return self._answer(200, {kind: rows})
+            return self.answer(200, {kind: rows})
         if self.command == "PUT":
             self.server.changes.pop()
-            return self._answer(204, None)
+            return self.answer(204, None)
         (given,) = body.values()
         if self.command == "POST":
             row = {"id": f"{kind}{len(self.server.kept[kind])}", **given}
@@ -444,28 +441,15 @@ class Answer(BaseHTTPRequestHandler):
             row.update(given)
         if "password" in given:
             self.server.passwords[row["name"]] = row.pop("password")
-        return self._answer(201, {kind[:-1]: row})
+        return self.answer(201, {kind[:-1]: row})
 
     do_GET = do_POST = do_PUT = do_PATCH = _do
-
-    def _answer(self, code: int, body: Any) -> None:
-        data = b"" if body is None else json.dumps(body).encode()
-        self.send_response(code)
-        self.send_header("X-Subject-Token", "token")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
 
 
 @pytest.fixture
 def keystone() -> Iterator[Keystone]:
-    server = Keystone()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Keystone()) as server:
+        yield server
 
 
 def catalog(controller: Controller, keystone: Keystone, **env: str) -> tuple[int, str, list[str]]:

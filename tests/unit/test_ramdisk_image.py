@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from stand_in_api import serving
 
 from provisioner_agent.protocol.servers import Servers
 from provisioner_agent.ramdisk.download import HttpSource
@@ -137,15 +138,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     disk.write_bytes(b"\xaa" * (SIZE + 64 * KIB))
     host.devices["/dev/vda2"] = disk
     shop = Shop(files)
-    server = serve(shop)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(serve(shop)) as server:
         yield Bench(host, shop, HttpSource(Servers(f"http://127.0.0.1:{server.server_address[1]}")), plain, disk)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def check(bench: Bench) -> None:
