@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,7 @@ class Rack:
 
     def run(self, *words: str, codes: tuple[int, ...] = (0,), timeout: float = 1800) -> str:
         """Run a command of the program; its standard output. Fails the test on another exit code."""
-        done = subprocess.run(
-            [PROGRAM, "--config", str(self.config), *words], capture_output=True, text=True, timeout=timeout
-        )
-        assert done.returncode in codes, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + (done.stderr if done.returncode else "")
+        return run_words([PROGRAM, "--config", str(self.config)], words, codes, timeout)
 
     def json(self, *words: str, codes: tuple[int, ...] = (0,)) -> Any:
         done = self.run(*words, "-o", "json", codes=codes)
@@ -134,6 +130,22 @@ class Rack:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+
+def run_words(
+    program: Sequence[str],
+    words: Sequence[str],
+    codes: Sequence[int],
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Standard output of a program, and what it says of an error. Fails the test on another exit code.
+
+    :param program: and what stands before the words that are named then.
+    """
+    done = subprocess.run([*program, *words], capture_output=True, text=True, timeout=timeout, env=env)
+    assert done.returncode in codes, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + (done.stderr if done.returncode else "")
 
 
 def no_change(lab: dict[str, Any], hardware: dict[str, Any]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rack import INSIDE, PROGRAM, ROOT, Rack, started_rack
+from rack import INSIDE, PROGRAM, ROOT, Rack, run_words, started_rack
 
 SERVICE, UNDERCLOUD = "10.77.0.2", "10.77.0.20"
 LISTEN = f"{UNDERCLOUD}:8443"
@@ -56,10 +55,8 @@ class Elsewhere:
         }
 
     def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
-        argv = [*INSIDE, PROGRAM, "--config", str(self._rack.config), *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=1800, env=self._env)
-        assert done.returncode in codes, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + (done.stderr if done.returncode else "")
+        program = [*INSIDE, PROGRAM, "--config", str(self._rack.config)]
+        return run_words(program, words, codes, 1800, self._env)
 
     def json(self, *words: str) -> Any:
         return json.loads(self.run(*words, "-o", "json"))
