@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,30 @@ def test_the_only_member_needs_no_peers(tmp_path: Path, said: str, code: int, go
 
 
 @pytest.mark.parametrize(
-    ("said", "good"), [("HTTP/1.1 200 OK", True), ("HTTP/1.1 503 Service Unavailable", False), ("", False)]
+    ("said", "good"), [(b"HTTP/1.1 200 OK\r\n", True), (b"HTTP/1.1 503 Service Unavailable\r\n", False), (b"", False)]
 )
-def test_haproxy_answers_when_its_worker_does(tmp_path: Path, said: str, good: bool) -> None:
-    assert (run("frontend-answers", folder=tmp_path, socat=f"echo '{said}'").returncode == 0) is good
+def test_haproxy_answers_when_its_worker_does(said: bytes, good: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(said)
+
+        worker = threading.Thread(target=serve)
+        worker.start()
+        assert (answers(server.getsockname()[1]) == 0) is good
+        worker.join()
+
+
+def test_haproxy_does_not_answer_when_it_does_not_listen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert answers(port) == 1
+
+
+def answers(port: int) -> int:
+    return subprocess.run(
+        [str(PROGRAMS / "frontend-answers")], env={"FRONTEND_ALIVE_PORT": str(port)}, stderr=subprocess.DEVNULL
+    ).returncode
