@@ -31,7 +31,7 @@ END_SECONDS = 30.0
 """Within which this agent must have been ended by a restart of its own unit."""
 STRENGTH = (RELOAD, RESTART, PHASE)
 RUNNING = ("active", "reloading", "refreshing")
-FAILED = "failed"
+STARTING, FAILED = "activating", "failed"
 STOP = "stop"
 """What becomes of a unit that has no unit file any more."""
 VERBS = {RESTART: "restart", RELOAD: "reload-or-restart", STOP: "stop"}
@@ -186,6 +186,10 @@ def _state(block: Mapping[str, str]) -> UnitState:
 def _run(host: Host, verb: str, unit: str = "") -> PhaseResult:
     started = host.monotonic()
     done = host.run(["systemctl", verb, unit] if unit else ["systemctl", verb], limit=LIMIT)
+    if unit and done.code != 0 and not done.timed_out and _is_started_again(host, unit):
+        # Its own file says Restart=: what it needs may have been away just then.
+        LOG.warning("%s/%s %s: code %s, and systemd starts it again", SERVICES, verb, unit, done.code)
+        done = host.run(["systemctl", "start", unit], limit=LIMIT)
     seconds = host.monotonic() - started
     code = done.code if not done.timed_out else done.code or -9
     name = f"{verb} {unit}".rstrip()
@@ -194,6 +198,10 @@ def _run(host: Host, verb: str, unit: str = "") -> PhaseResult:
     if code != 0:
         said = "\n".join(text for text in (last_lines(host, unit) if unit else "", done.output.strip()) if text)
     return PhaseResult(SERVICES, name, seconds, code, said, done.timed_out)
+
+
+def _is_started_again(host: Host, unit: str) -> bool:
+    return any(state.active == STARTING for state in read_states(host, [unit]).values())
 
 
 def _restart_self(host: Host) -> PhaseResult:

@@ -46,7 +46,8 @@ def metadata(generation: int, port: Any = 80, **more: Any) -> dict[str, Any]:
 class Unit:
     """A unit of the world's systemd. ``read``: what the file that it is about said when it last started or reloaded.
 
-    ``bad``: a word in that file with which it does not start; ``dies``: one with which it starts, and dies.
+    ``bad``: a word in that file with which it does not start; ``dies``: one with which it starts, and dies. ``misses``:
+    of how many starts nothing comes, whatever the file says. ``again``: systemd starts it anew after that (Restart=).
     """
 
     active: str = "active"
@@ -57,6 +58,8 @@ class Unit:
     read: str = ""
     bad: str = "\0"
     dies: str = "\0"
+    misses: int = 0
+    again: bool = False
 
 
 @dataclass
@@ -150,8 +153,9 @@ class World:
             unit.active = "inactive"
             return Finished(0, "")
         unit.read = self.text(unit.about)
-        if unit.bad in unit.read:
-            unit.active, unit.result = "failed", "exit-code"
+        if unit.bad in unit.read or unit.misses:
+            unit.misses = max(0, unit.misses - 1)
+            unit.active, unit.result = "activating" if unit.again else "failed", "exit-code"
             return Finished(1, f"Job for {names[0]} failed.\n")
         unit.active, unit.result = ("failed", "signal") if unit.dies in unit.read else ("active", "success")
         return Finished(0, "")

@@ -528,6 +528,47 @@ def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Contro
     assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget]), "members that are only down are kept"
 
 
+ANSWERS = ROOT / "elements" / "controller" / "bin" / "openstack-answers"
+
+
+def answers(path: Path, port: int, main: int, limit: int = 20) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "MAINPID": str(main), "OPENSTACK_ANSWERS_LIMIT": str(limit)}
+    return subprocess.run([str(ANSWERS), str(path), str(port)], env=env, capture_output=True, text=True)
+
+
+class Refusing(JsonHandler):
+    def do_GET(self) -> None:
+        self.answer(401, {})
+
+
+@pytest.mark.parametrize("line", ["http-socket = 127.0.0.1:5000", "bind_host = 127.0.0.1"])
+def test_an_api_is_up_when_it_answers_whatever_it_says(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "api.conf"
+    path.write_text(f"# an API\n[x]\n{line}\n")
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Refusing)) as server:
+        assert answers(path, server.server_address[1], os.getpid()).returncode == 0
+
+
+def test_an_api_whose_process_has_ended_is_waited_for_no_longer(tmp_path: Path) -> None:
+    path = tmp_path / "api.conf"
+    path.write_text("http-socket = 127.0.0.1:5000\n")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    done = answers(path, 5000, ended.pid, limit=1000)
+    assert (done.returncode, done.stderr) == (1, "nothing answers at 127.0.0.1:5000\n")
+
+
+def test_an_api_is_asked_where_its_file_says(tmp_path: Path) -> None:
+    """What the image's units ask must be in the files that the templates make."""
+    units = (ROOT / "elements" / "controller" / "install.d" / "72-controller-units").read_text()
+    asked = [line.split() for line in units.partition("<<'END'\n")[2].partition("END\n")[0].splitlines()]
+    files = rendered("controller")
+    assert len(asked) == 5
+    for name, owner, port in asked:
+        assert f"\nhttp-socket = 10.0.0.0:{port}\n" in files[f"/etc/{owner}/{name}-uwsgi.ini"].content
+    assert "\nbind_host = 10.0.0.0\nbind_port = 9292\n" in files["/etc/glance/glance-api.conf"].content
+
+
 STATUS = ROOT / "elements" / "controller" / "bin" / "openstack-status"
 BRIDGE = ROOT / "elements" / "openstack" / "os-refresh-config" / "configure.d" / "30-openvswitch"
 

@@ -129,6 +129,25 @@ def test_a_unit_that_does_not_restart_takes_the_files_back() -> None:
     assert world.ran() == [*STEPS[:3], "error.d/10-tell", *STEPS]
 
 
+def test_a_unit_that_systemd_starts_again_has_that_try_too() -> None:
+    """What it needs may have moved just now: a database that fails over takes its connections along."""
+    world = controlled(web_service="restart")
+    world.units["web.service"].misses, world.units["web.service"].again = 1, True
+    change(world)
+    assert world.reports[-1]["state"] == "applied"
+    assert world.systemctl == ["restart web.service", "start web.service"]
+
+
+def test_a_unit_that_systemd_starts_again_in_vain_is_told_once() -> None:
+    world = controlled(web_service="restart")
+    world.units["web.service"].bad, world.units["web.service"].again = "81", True
+    change(world)
+    report = world.reports[-1]
+    assert report["state"] == "rolled-back"
+    assert report["error"]["summary"] == "systemctl restart web.service ended with code 1"
+    assert world.systemctl == ["restart web.service", "start web.service", "restart web.service"]
+
+
 def test_a_unit_that_dies_after_its_start_takes_the_files_back_at_once() -> None:
     world = controlled(web_service="restart")
     world.units["web.service"].dies = "81"
