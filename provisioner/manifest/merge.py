@@ -142,3 +142,12 @@ def find_missing(value: Any, rule: Schema, path: Path = ()) -> Iterator[Path]:
             yield (*path, key)
     for key, inner in value.items():
         yield from find_missing(inner, rule.under(key) or ANYTHING, (*path, key))
+
+
+def find_lonely(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """What only the one member of a role may have, and the value."""
+    if any(same(value, one) for one in rule.alone):
+        yield path, value
+    if rule.is_map and isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from find_lonely(inner, rule.under(key) or ANYTHING, (*path, key))

@@ -88,13 +88,15 @@ class Tree:
         problems: list[Problem] = []
         self._shells: dict[str, RenderedFile] = {}
         try:
-            self._shells = render_tree(dict.fromkeys(self._templates, ""), self._controls, {})
+            shells = render_tree(dict.fromkeys(self._templates, "something"), self._controls, {})
+            self._shells = {path: replace(file, content="") for path, file in shells.items()}
         except RenderError as error:
             problems += error.problems
         self._read = {
-            path: read_template(path, text, problems, lax=_is_lax(self._controls.get(path, "{}")))
+            path: read_template(path, text, problems, lax=_says(self._controls, path, lax=True))
             for path, text in self._templates.items()
         }
+        self._never_empty = {f"/{path}" for path in self._templates if _says(self._controls, path, allow_empty=False)}
         self._whole = bool(problems)
         self._settled: dict[tuple[Shared, frozenset[str]], dict[str, Settled] | None] = {}
         self._of_members: dict[tuple[int, frozenset[str]], tuple[Any, dict[str, Settled] | None]] = {}
@@ -121,7 +123,8 @@ class Tree:
                 settled, walk = self._settle(shared, data, str(own["node"]["hostname"]))
         if settled is not None:
             try:
-                return {path: finish(text, walk) for path, text in settled.items()}
+                found = {path: finish(text, walk) for path, text in settled.items()}
+                return {path: text for path, text in found.items() if text.strip() or path not in self._never_empty}
             except Missing:  # the agent's renderer finds out what else there is, and says it all
                 pass
         data = build_data(join_parts(own, shared.parts))
@@ -157,9 +160,9 @@ class Tree:
         return None
 
 
-def _is_lax(control: str) -> bool:
-    """:param control: the text of a control file; what is wrong with it is said elsewhere."""
+def _says(controls: Mapping[str, str], path: str, **words: bool) -> bool:
+    """Whether the control file of a template says all of this; what is wrong with it is said elsewhere."""
     with suppress(ValueError):
-        said = json.loads(control)
-        return isinstance(said, dict) and said.get("lax") is True
+        said = json.loads(controls.get(path, "{}"))
+        return isinstance(said, dict) and all(said.get(word) is value for word, value in words.items())
     return False

@@ -29,7 +29,8 @@ def _with_tuples(said: Any) -> Any:
     if not isinstance(said, dict):
         return said
     found = {key: _with_tuples(value) if key in ("items", *ADDITIONAL) else value for key, value in said.items()}
-    found |= {key: tuple(said[key]) for key in ("enum", "required") if isinstance(said.get(key), list)}
+    lists = ("enum", "required", "x-alone", "alone")
+    found |= {key: tuple(said[key]) for key in lists if isinstance(said.get(key), list)}
     if isinstance(said.get("properties"), dict):
         found["properties"] = {key: _with_tuples(value) for key, value in said["properties"].items()}
     return found
@@ -41,6 +42,7 @@ class Schema(Value):
     ``x-merge``: what becomes of the layers below. A map is merged key by key (``merge``) or replaced; a list is
     replaced, or its items are added behind (``append``), before (``prepend``), or behind if they are not there yet
     (``unique``). Anything else is replaced.
+    ``x-alone``: values that only the one member of a role may have, since with two of them they do not go together.
     Other than there, a key that ``properties`` does not name is wrong unless ``additionalProperties`` allows it, and
     where there are ``properties`` the type ``object`` need not be said.
     """
@@ -59,6 +61,7 @@ class Schema(Value):
     merge: Literal["merge", "replace", "append", "prepend", "unique"] | None = Field(
         default=None, validation_alias=AliasChoices("x-merge", "merge")
     )
+    alone: tuple[str | int | float | bool, ...] = Field(default=(), validation_alias=AliasChoices("x-alone", "alone"))
 
     @field_validator("additional", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from provisioner.manifest.certificates import check_names
 from provisioner.manifest.check import dotted, suggest
 from provisioner.manifest.explain import find_place
 from provisioner.manifest.layer import Path
+from provisioner.manifest.merge import find_lonely
 from provisioner.manifest.values import CLOUD_CONFIG, Mixture, Values, build_shared
 from provisioner.model.departure import Departure
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
@@ -159,6 +160,12 @@ class _Planner:
                 where = self.desired.place(f"roles.{mixture.role}")
                 instead = f"write it under roles.{mixture.role}.values"
                 self.problems.append(Problem(where, f"{mixture.role} needs a value {dotted(path)}", instead))
+            use = self.desired.cloud.roles.get(mixture.role)
+            for path, value in find_lonely(mixture.values, rule) if use is not None and use.count > 1 else ():
+                where, name = self.desired.place(f"roles.{mixture.role}.count"), dotted(path)
+                what = f"{mixture.role} has {use.count} members, and {name} is {json.dumps(value)}, which is for one"
+                instead = f"write another under roles.{mixture.role}.values, or count: 1"
+                self.problems.append(Problem(where, what, instead))
         self.problems = list(dict.fromkeys(self.problems))
 
     def _release(self, slot: Slot) -> Action | None:

@@ -96,7 +96,8 @@ def render_tree(
     :param templates: text by path below the root, ``etc/motd``. :param controls: control files by the path of their
         template; each is a JSON map with any of ``mode`` (octal text, ``"0640"``), ``owner``, ``group``, ``validate``
         (argv, with ``{path}`` in one of its words), ``sensitive`` (bool), ``services`` ({unit: ``restart``, ``reload``
-        or ``phase``}), ``confirm`` (bool) and ``lax`` (bool: a missing key renders as nothing).
+        or ``phase``}), ``confirm`` (bool), ``lax`` (bool: a missing key renders as nothing) and ``allow_empty`` (bool:
+        when false there is no file where the template renders to nothing).
     :param stand_ins: what stands in the place of secrets that are not to be shown.
     :returns: the files by their absolute path.
     :raises RenderError: with every problem of every template.
@@ -110,9 +111,10 @@ def render_tree(
             problems.append(Problem(path, "not a path below the root of the template tree"))
             continue
         control = _parse_control(path, controls.get(path, "{}"), problems)
-        lax = bool(control.pop("lax", False))
+        lax, allow_empty = bool(control.pop("lax", False)), bool(control.pop("allow_empty", True))
         content = render_template(path, templates[path], data, problems, lax=lax, stand_ins=stand_ins)
-        files[f"/{path}"] = RenderedFile(f"/{path}", content, **control)
+        if allow_empty or content.strip():
+            files[f"/{path}"] = RenderedFile(f"/{path}", content, **control)
     if problems:
         raise RenderError(problems)
     return files
@@ -170,6 +172,7 @@ CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "sensitive": _is_flag,
     "confirm": _is_flag,
     "lax": _is_flag,
+    "allow_empty": _is_flag,
     "services": _is_services,
 }
 """What a control file may say as it is, by key."""

@@ -157,6 +157,22 @@ def test_a_value_that_is_required_and_given_by_nobody(bench: Bench) -> None:
     assert "write it under roles.db.values" in done.stderr
 
 
+def test_a_value_that_is_for_one_member_alone(bench: Bench) -> None:
+    values = bench.folder / "elements" / "db" / "values.yaml"
+    values.write_text(VALUES + "      shared: {type: boolean, default: false, x-alone: [false]}\n")
+    done = bench.call("config", "render", str(bench.cloud), "db-0")
+    assert done.exit_code == 1
+    said = f"{bench.cloud}:5: db has 2 members, and db.shared is false, which is for one\n"
+    assert said in done.stderr and "write another under roles.db.values, or count: 1" in done.stderr
+    for text in (
+        CLOUD.replace("count: 2", "count: 1"),
+        CLOUD.replace("{password: {secret: word}}", "{shared: true, password: {secret: word}}"),
+    ):
+        bench.cloud.write_text(text)
+        done = bench.call("config", "render", str(bench.cloud), "db-0")
+        assert done.exit_code == 0, done.output
+
+
 def test_a_node_on_record(bench: Bench, conductor: FakeConductor) -> None:
     done = bench.call("config", "explain", "node1", "galera.max_connections")
     assert done.exit_code == 0, done.output

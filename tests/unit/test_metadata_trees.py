@@ -106,7 +106,7 @@ def as_we(tree: Tree, shared: Shared, own: Mapping[str, Any]) -> Any:
 @given(
     st.lists(TEMPLATE, min_size=1, max_size=3),
     metadata(),
-    st.sampled_from(("", ', "lax": true')),
+    st.sampled_from(("", ', "lax": true', ', "allow_empty": false')),
     st.sampled_from(((), ("word", "t"))),
     st.sampled_from((0, 1)),
 )

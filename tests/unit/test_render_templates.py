@@ -125,6 +125,15 @@ def test_a_template_may_be_lax() -> None:
         render_tree({"a": "{{html:int}}"}, {"a": '{"lax": true}'}, DATA)
 
 
+@pytest.mark.parametrize(("tls", "files"), [(True, {"/a", "/b"}), (False, {"/b"})])
+def test_a_template_may_be_for_some_only(tls: bool, files: set[str]) -> None:
+    text = "{{#galera.tls}}\non\n{{/galera.tls}}\n"
+    data = {"galera": {"tls": tls}}
+    assert set(render_tree({"a": text, "b": text}, {"a": '{"allow_empty": false}'}, data)) == files
+    with pytest.raises(RenderError, match="allow_empty: 0 is not what a control file may say"):
+        render_tree({"a": text}, {"a": '{"allow_empty": 0}'}, data)
+
+
 def test_a_missing_key_in_a_loop_is_said_once() -> None:
     with pytest.raises(RenderError) as refused:
         render("{{#members.galera}}{{port}}{{/members.galera}}")
