@@ -161,9 +161,10 @@ class _Planner:
                 instead = f"write it under roles.{mixture.role}.values"
                 self.problems.append(Problem(where, f"{mixture.role} needs a value {dotted(path)}", instead))
             use = self.desired.cloud.roles.get(mixture.role)
-            for path, value in find_lonely(mixture.values, rule) if use is not None and use.count > 1 else ():
+            count = 0 if use is None else use.count
+            for path, value in find_lonely(mixture.values, rule) if count > 1 else ():
                 where, name = self.desired.place(f"roles.{mixture.role}.count"), dotted(path)
-                what = f"{mixture.role} has {use.count} members, and {name} is {json.dumps(value)}, which is for one"
+                what = f"{mixture.role} has {count} members, and {name} is {json.dumps(value)}, which is for one"
                 instead = f"write another under roles.{mixture.role}.values, or count: 1"
                 self.problems.append(Problem(where, what, instead))
         self.problems = list(dict.fromkeys(self.problems))

@@ -44,7 +44,7 @@ def metadata(role: str, controllers: int, **values: Any) -> dict[str, Any]:
             name: {"certificate": "a certificate\n", "key": "secret-key\n"} for name in ROLES[role].certificates
         },
         "role": {"name": role, "count": controllers},
-        "node": {"name": "n0", "hostname": f"{role}-0", "address": "10.0.0.0"},
+        "node": {"name": "n0", "hostname": f"{role}-0", "index": 0, "address": "10.0.0.0"},
         "members": {"controller": members},
         "secrets": {name: f"secret-{name}" for name in ROLES[role].secrets},
         "values": config,
