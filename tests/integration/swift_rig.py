@@ -166,9 +166,10 @@ class Controller:
             process.wait()
         self.running.clear()
 
-    def copies(self) -> list[str]:
-        """The objects that lie on its disk, by the name of their files."""
-        return sorted(str(path.relative_to(self.folder / "node")) for path in (self.folder / "node").rglob("*.data"))
+    def kept(self) -> list[str]:
+        """The objects that lie on its disk, by their files; not what is put aside."""
+        top = self.folder / "node" / "images" / "objects"
+        return sorted(str(path.relative_to(top)) for path in top.rglob("*.data"))
 
     def log(self) -> str:
         paths = [*self.folder.glob("*.log"), self.folder.parent / "journal"]

@@ -17,6 +17,7 @@ MD5 = hashlib.md5(IMAGE).hexdigest()
 READ = f"{MD5} {len(IMAGE)}"
 FIRST, SECOND, THIRD = (f"8d2a1b6e-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
 DRAIN = "drain.d/50-swift"
+AUDIT = ("/usr/bin/swift-object-auditor", "/etc/swift/object-server.conf", "once")
 
 
 @pytest.fixture
@@ -52,20 +53,34 @@ class Connection:
 
 @pytest.mark.integration
 def test_images_outlive_controllers(rig: Rig) -> None:
-    for index in range(3):
-        rig.add(index, f"10.89.0.2{index}")
-    for one in rig.controllers:
-        rig.configure(one)
-        serve(rig, one)
-    first, second, third = rig.controllers
-    for kind in ("account", "container", "object"):
-        rings = {(one.folder / f"etc/swift/{kind}.ring.gz").read_bytes() for one in rig.controllers}
-        assert len(rings) == 1, "all controllers look at the same places"
-
+    first = rig.add(0, "10.89.0.20")
+    rig.configure(first)
+    rig.serve(first, *SINGLE)
+    assert not (first.folder / "etc/rsyncd.conf").exists(), "there is nobody to send anything to"
     with rig.keystone(first):
         said = rig.image(first, "put", FIRST, IMAGE)
         assert said == f"swift+config://swift/images/{FIRST} {len(IMAGE)} {MD5}"
-        rig.wait("all three have it", lambda: all(len(one.copies()) == 1 for one in rig.controllers))
+
+        # One controller becomes three.
+        second, third = rig.add(1, "10.89.0.21"), rig.add(2, "10.89.0.22")
+        for one in rig.controllers:
+            rig.configure(one)
+        for kind in ("account", "container", "object"):
+            rings = {(one.folder / f"etc/swift/{kind}.ring.gz").read_bytes() for one in rig.controllers}
+            assert len(rings) == 1, "all controllers look at the same places"
+        rig.serve(first, "rsync")
+        for one in (second, third):
+            serve(rig, one)
+        rig.phase(first, DRAIN)
+        assert second.kept() == third.kept() == first.kept() != []
+
+        # What a disk spoils is found, and comes anew.
+        (spoilt,) = (third.folder / "node").rglob("*.data")
+        spoilt.write_bytes(b"x" + spoilt.read_bytes()[1:])
+        done = subprocess.run(third.inside(*AUDIT), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and third.kept() == [], done.stderr
+        rig.phase(first, DRAIN)
+        assert third.kept() == first.kept()
 
         # One dies, and an image of former times gets its place in Swift meanwhile.
         second.cut_power()
@@ -88,10 +103,10 @@ def test_images_outlive_controllers(rig: Rig) -> None:
         serve(rig, fresh)
     with rig.keystone(fresh):
         assert [rig.image(fresh, "get", name) for name in (FIRST, SECOND)] == [READ, READ], "the others have it"
-        assert fresh.copies() == []
+        assert fresh.kept() == []
         said = rig.phase(first, DRAIN)
         assert "object: controller-1, controller-2 have all" in said
-        assert fresh.copies() == first.copies() and len(fresh.copies()) == 2
+        assert fresh.kept() == first.kept() and len(fresh.kept()) == 2
 
         # The last one: what there is can be read, nothing is taken that would be there once.
         first.cut_power()
@@ -106,4 +121,4 @@ def test_images_outlive_controllers(rig: Rig) -> None:
         serve(rig, third)
         for one in (fresh, third):
             rig.phase(one, DRAIN)
-        assert [len(one.copies()) for one in rig.controllers] == [1, 1, 1]
+        assert [len(one.kept()) for one in rig.controllers] == [1, 1, 1]

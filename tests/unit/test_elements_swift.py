@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from test_elements_openstack import (
     ROLES,
     ROOT,
@@ -27,6 +28,9 @@ from test_elements_openstack import (
     metadata,
     rendered,
 )
+
+from provisioner.cli.main import main
+from provisioner.cli.options import Options
 
 __all__ = ("controller", "keystone")
 SCRIPT = ROOT / "elements/controller/os-refresh-config/configure.d/45-swift"
@@ -92,6 +96,20 @@ def test_rings_name_the_ports_at_which_the_servers_listen() -> None:
         assert ring[0]["port"] == port and 6200 <= port <= 6202
         assert conf["DEFAULT"]["devices"] == str(module.NODE)
         assert f"[{name}]" in files["/etc/rsyncd.conf"].content, "its replicator sends to a module of this name"
+
+
+@pytest.mark.parametrize(("count", "values", "code"), [(1, "", 0), (3, "", 1), (3, "swift: true", 0)])
+def test_a_plan_of_several_controllers_asks_for_swift(tmp_path: Path, count: int, values: str, code: int) -> None:
+    cloud, config = tmp_path / "cloud.yaml", tmp_path / "provisioner.conf"
+    config.write_text(f"[DEFAULT]\nrun_dir = {tmp_path}\nstate_dir = {tmp_path}\nsource_dir = {ROOT}\n")
+    cloud.write_text(
+        "cloud: lab\nnetworks: {rack: {cidr: 10.0.0.0/24, pool: 10.0.0.20-10.0.0.60}}\n"
+        f"roles: {{galera: {{count: 1}}, controller: {{count: {count}, values: {{controller: {{{values}}}}}}}}}\n"
+    )
+    words = ["--config", str(config), "config", "explain", str(cloud), "controller-0", "controller.swift"]
+    done = CliRunner().invoke(main, words, obj=Options())
+    assert done.exit_code == code, done.output
+    assert ("controller has 3 members, and controller.swift is false, which is for one" in done.output) == bool(code)
 
 
 def test_of_files_nothing_of_swift_is_there() -> None:
