@@ -47,7 +47,8 @@ class Connection:
     def cursor(self): return self
     def fetchall(self): return [[name, None] for name in json.loads(PATH.read_text())]
     def execute(self, statement, words=()):
-        if words: PATH.write_text(json.dumps({words[0]: words[1]}))
+        if words: PATH.write_text(json.dumps({words[1]: words[0]}))
+        return 1
 """
 
 

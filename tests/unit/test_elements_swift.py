@@ -112,6 +112,17 @@ def test_a_plan_of_several_controllers_asks_for_swift(tmp_path: Path, count: int
     assert ("controller has 3 members, and controller.swift is false, which is for one" in done.output) == bool(code)
 
 
+def test_secrets_of_swift_are_for_those_who_read_them() -> None:
+    files = rendered("controller", 3, controller={"swift": True})
+    owners = {path: files[path].group for path in FILES if "secret-" in files[path].content}
+    assert owners == {
+        "/etc/swift/swift.conf": "swift",
+        "/etc/swift/proxy-server.conf": "swift",
+        "/etc/glance/glance-swift.conf": "glance",
+    }
+    assert all(files[path].sensitive and not files[path].mode & 0o007 for path in owners)
+
+
 def test_of_files_nothing_of_swift_is_there() -> None:
     files = rendered("controller")
     assert not FILES & files.keys() and "/etc/rsyncd.conf" not in files
@@ -284,12 +295,15 @@ class Connection:
     def execute(self, statement, words=()):
         if words:
             known = json.loads(PATH.read_text())
-            known[words[0]]["at"].append(words[1])
+            if words[1] == os.environ.get("DELETED"):
+                return 0
+            known[words[1]]["at"].append(words[0])
             PATH.write_text(json.dumps(known))
+            return 1
 '''
 
 
-def give(controller: Controller) -> tuple[int, str, dict[str, list[str]]]:
+def give(controller: Controller, **env: str) -> tuple[int, str, dict[str, list[str]]]:
     """:returns: exit code, what it said, the places of each image."""
     folder, conf = controller.folder, "/etc/glance/glance-api.conf"
     text = rendered("controller", controller={"swift": True})[conf].content
@@ -301,7 +315,7 @@ def give(controller: Controller) -> tuple[int, str, dict[str, list[str]]]:
     (folder / "etc/glance/glance-swift.conf").write_text(account)
     (folder / "swiftclient.py").write_text(SWIFTCLIENT)
     (folder / "pymysql.py").write_text(GLANCE_DATABASE)
-    code, said, _ = controller.run(str(IMAGES), SWIFT=str(folder / "swift"))
+    code, said, _ = controller.run(str(IMAGES), SWIFT=str(folder / "swift"), **env)
     return code, said, {name: one["at"] for name, one in json.loads(controller.database.read_text()).items()}
 
 
@@ -322,6 +336,8 @@ def test_images_of_former_times_get_a_second_place_once(controller: Controller) 
     assert len(at["bad"]) == len(at["elsewhere"]) == 1
     assert [path.name for path in (controller.folder / "swift").iterdir()] == ["good"]
     (files / "bad").write_text("abc")
+    code, said, at = give(controller, DELETED="bad")
+    assert code == 0 and "bad: was deleted meanwhile" in said and not (controller.folder / "swift" / "bad").exists()
     assert give(controller)[0] == 0 and give(controller)[:2] == (0, "")
     assert (files / "good").read_text() == "abc"
 
