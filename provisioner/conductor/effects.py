@@ -156,7 +156,7 @@ class _Effects:
             return
         if outlook.newest is not None:
             old = self._old(placement.image, tree, outlook.newest, before)
-            files = compare_contents(old, new, self._shells(placement.image, tree, new))
+            files = compare_contents(old, new, self._shells(placement.image, tree))
             effect = Effect(node=placement.node, hostname=placement.hostname, role=placement.role, files=files)
             self.effects.append(effect)
 
@@ -171,12 +171,11 @@ class _Effects:
             self.broken[key] = self.broken.get(key, 0) + 1
             return {}
 
-    def _shells(self, image: str, tree: Tree, paths: Mapping[str, str]) -> dict[str, FileChange]:
+    def _shells(self, image: str, tree: Tree) -> dict[str, FileChange]:
         if image not in self.shells:
-            files = map(tree.shell, paths)
             self.shells[image] = {
                 file.path: FileChange(path=file.path, services=dict(file.services), confirm=file.confirm)
-                for file in files
+                for file in tree.shells()
             }
         return self.shells[image]
 

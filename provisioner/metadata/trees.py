@@ -101,9 +101,9 @@ class Tree:
         self._settled: dict[tuple[Shared, frozenset[str]], dict[str, Settled] | None] = {}
         self._of_members: dict[tuple[int, frozenset[str]], tuple[Any, dict[str, Settled] | None]] = {}
 
-    def shell(self, path: str) -> RenderedFile:
-        """A file without its content: what its control file says of it."""
-        return self._shells[path]
+    def shells(self) -> Collection[RenderedFile]:
+        """All files that there may be, without their contents: what their control files say of them."""
+        return self._shells.values()
 
     def files(self, shared: Shared, own: Mapping[str, Any]) -> dict[str, RenderedFile]:
         """The files of a node by path. :raises RenderError: with every problem of every template."""

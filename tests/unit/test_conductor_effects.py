@@ -66,6 +66,16 @@ def test_a_value_that_no_template_uses_changes_no_file(tmp_path: Path) -> None:
     assert "no file changes" in render_plan(plan)
 
 
+def test_a_file_that_only_some_members_have_is_said_of_these(tmp_path: Path) -> None:
+    """The first member has none, so what is said of it is not what is known of the first."""
+    own = {"etc/own": "{{#node.index}}\n{{web.size}}\n{{/node.index}}\n", "etc/own.control": '{"allow_empty": false}'}
+    rack = ready(tmp_path, tree=TREE | own)
+    plan = rack.conductor.plan(cloud(2, values={"web": {"size": 7}}))
+    assert files_of(plan) == {"node1": (CONF,), "node2": (FileChange(path="/etc/own"), CONF)}
+    plan = rack.conductor.plan(cloud(2, values={"web": {"size": ""}}))
+    assert files_of(plan) == {"node1": (CONF,), "node2": (CONF, FileChange(path="/etc/own", what="removed"))}
+
+
 def test_who_joins_changes_files_of_those_who_are_there(tmp_path: Path) -> None:
     rack = ready(tmp_path, 2, spare=1)
     plan = rack.conductor.plan(cloud(3))
