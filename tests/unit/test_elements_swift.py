@@ -200,33 +200,45 @@ DRAIN = ROOT / "elements/controller/os-refresh-config/drain.d/50-swift"
 ALL = [f"swift-{kind}-replicator /etc/swift/{kind}-server.conf once" for kind in ("account", "container", "object")]
 
 
-def drain(controller: Controller, *, missed: str = "", **env: str) -> tuple[int, str, list[str]]:
-    """:param missed: the address of who does not take objects."""
+SOME, FILES_TOO = ("node/images/objects/17",), ("node/images/objects/17", "files/image")
+
+
+def drain(
+    controller: Controller, have: tuple[str, ...] = SOME, missed: str = "", **env: str
+) -> tuple[int, str, list[str]]:
+    """:param have: what is there. :param missed: the address of who does not take objects."""
     cache, log = controller.folder / "cache", controller.log
-    (controller.folder / "node" / "images" / "objects" / "17").mkdir(parents=True, exist_ok=True)
+    for name in have:
+        (controller.folder / name).mkdir(parents=True, exist_ok=True)
     cache.mkdir(exist_ok=True)
-    controller.stand_in("systemctl", f'echo "systemctl $1" >>{log}')
+    controller.stand_in("systemctl", f'echo "systemctl $*" | cut -d" " -f1-3 >>{log}; [ "$2" != "$BROKEN" ] || exit 1')
+    controller.stand_in("journalctl", "echo 'images: Service Unavailable'")
     for kind in ("account", "container", "object"):
         failed = {"failure": 2, "failure_nodes": {missed: {"images": 2}}}
         stats = json.dumps({"replication_stats": failed if missed and kind == "object" else {"failure": 0}})
         told = f"echo '{stats}' >{cache / kind}.recon"
         controller.stand_in(f"swift-{kind}-replicator", f'echo "swift-{kind}-replicator $*" >>{log}; {told}')
     folders = {"SWIFT_NODE": str(controller.folder / "node"), "SWIFT_CACHE": str(cache)}
+    folders["GLANCE_IMAGES"] = str(controller.folder / "files")
     return controller.run(str(DRAIN), **(folders | {"PROVISIONER_DRAIN": "release"} | env))
 
 
+GIVEN = "systemctl start openstack-images.service"
+STOPPED, STARTED = (f"systemctl {verb} swift-account-replicator.service" for verb in ("stop", "start"))
+
+
 def test_a_controller_leaves_when_the_others_have_all(controller: Controller) -> None:
-    assert drain(controller) == (0, "", []), "what was in Swift once is not looked for where it is not wanted"
     controller.document = metadata("controller", 3, controller={"swift": True})
+    assert drain(controller, ()) == (0, "", []), "it has nothing"
     code, said, called = drain(controller)
-    assert (code, called) == (0, ["systemctl stop", *ALL]), said
+    assert (code, called) == (0, [GIVEN, STOPPED, *ALL]), said
     assert "object: controller-1, controller-2 have all" in said
 
 
 def test_a_controller_stays_while_another_does_not_take_what_it_has(controller: Controller) -> None:
     controller.document = metadata("controller", 3, controller={"swift": True})
     code, said, called = drain(controller, missed="10.0.0.2")
-    assert (code, called) == (1, ["systemctl stop", *ALL, "systemctl start"])
+    assert (code, called) == (1, [GIVEN, STOPPED, *ALL, STARTED])
     assert "object: controller-2 did not take all" in said
     controller.stand_in("swift-container-replicator", "exit 1")
     (controller.folder / "cache" / "container.recon").write_text("{}")
@@ -238,20 +250,29 @@ def test_a_controller_stays_while_another_does_not_take_what_it_has(controller: 
     assert code == 1 and "container: swift-container-replicator ended with code" in said
 
 
+def test_a_controller_stays_while_swift_does_not_have_its_files(controller: Controller) -> None:
+    controller.document = metadata("controller", 3, controller={"swift": True})
+    code, said, called = drain(controller, FILES_TOO, BROKEN="openstack-images.service")
+    assert (code, called) == (1, [GIVEN]), "nothing is stopped"
+    assert "images: Service Unavailable\nswift: Swift does not have all images that are here as files" in said
+    assert drain(controller, FILES_TOO)[0] == 0
+
+
+@pytest.mark.parametrize("swift", [False, True])
 @pytest.mark.parametrize(
-    ("count", "env", "code"),
+    ("env", "have", "code"),
     [
-        (1, {}, 1),
-        (1, {"PROVISIONER_DRAIN": "rebuild"}, 0),
-        (1, {"PROVISIONER_ROLE_ENDS": "1"}, 0),
-        (3, {"PROVISIONER_ROLE_ENDS": "1"}, 0),
+        ({}, FILES_TOO, 1),
+        ({}, (), 0),
+        ({"PROVISIONER_DRAIN": "rebuild"}, FILES_TOO, 0),
+        ({"PROVISIONER_ROLE_ENDS": "1"}, FILES_TOO, 0),
     ],
 )
-def test_nobody_is_given_the_images_of_the_last_controller(
-    controller: Controller, count: int, env: dict[str, str], code: int
+def test_nobody_is_given_the_images_of_the_only_controller(
+    controller: Controller, swift: bool, env: dict[str, str], have: tuple[str, ...], code: int
 ) -> None:
-    controller.document = metadata("controller", count, controller={"swift": True})
-    assert drain(controller, **env)[::2] == (code, [])
+    controller.document = metadata("controller", 1, controller={"swift": swift})
+    assert drain(controller, have, **env)[::2] == (code, [])
 
 
 IMAGES = ROOT / "elements/controller/bin/openstack-images"
