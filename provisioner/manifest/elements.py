@@ -130,7 +130,7 @@ def _check_schema(schema: Schema, layer: Layer, at: Path) -> Iterator[Problem]:
     if schema.merge is not None and schema.merge not in STRATEGIES.get(kind, ()):
         allowed = ", ".join(STRATEGIES.get(kind, ())) or "nothing: such a value is replaced"
         yield wrong("x-merge", f"x-merge is {schema.merge!r}", f"of this type it may be {allowed}")
-    if schema.alone and (schema.is_map or schema.type in (None, "array")):
+    if schema.alone and kind in ("object", "array"):
         yield wrong("x-alone", "x-alone stands at a map or a list", "write it at a single value")
     if schema.pattern is not None:
         try:

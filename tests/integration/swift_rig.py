@@ -102,10 +102,10 @@ class Answer(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("0.0.0.0", 5000), Answer).serve_forever()
 '''
 GLANCE = '''
-"""glance-image put|get|delete NAME CONF: what Glance does with an image, by its own library and our configuration."""
+"""put|get|delete NAME CONF: what Glance does with an image, by its own library and our configuration."""
 import hashlib, io, sys
 import glance_store
-from glance_store import backend, exceptions, location
+from glance_store import backend
 from oslo_config import cfg
 
 verb, name, conf = sys.argv[1:]

@@ -194,6 +194,10 @@ def test_images_in_swift_are_not_left_there_unseen(controller: Controller) -> No
     (objects / "17").mkdir()
     code, said = swift(controller)
     assert code == 1 and "controller.swift: false" in said
+    code, said = swift(controller, PROVISIONER_ROLLBACK="1")
+    assert code == 0 and "controller.swift: false" in said, (
+        "a change that fails is taken back also after the first image"
+    )
 
 
 DRAIN = ROOT / "elements/controller/os-refresh-config/drain.d/50-swift"
