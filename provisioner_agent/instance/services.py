@@ -1,8 +1,9 @@
 """Units of systemd whose files changed: each is restarted or reloaded once, and all are watched until they run.
 
 A unit of which several files changed is restarted if one of them asks for that; if one leaves it to a phase script, it
-is left to that script, which is told all the paths. What starts anew at the end of its own restart, this agent, comes
-last: the journal says before it that it was done, so that the agent that starts does not do it again.
+is left to that script, which is told all the paths. Units are touched in the order in which systemd would start them.
+What starts anew at the end of its own restart, this agent, comes last: the journal says before it that it was done, so
+that the agent that starts does not do it again.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def touch_units(
     :returns: one result for each, as of a phase script; only the last can have another code than 0.
     """
     results: list[PhaseResult] = []
-    for unit, how in units.items():
+    for unit in in_order(host, units):
+        how = units[unit]
         if not host.has_units:
             LOG.warning("%s is left alone: this is no instance whose units systemd keeps", unit)
         elif how == PHASE or unit in done:
@@ -125,8 +127,9 @@ def start_units(host: Host, units: Mapping[str, str]) -> list[PhaseResult]:
     """Start those that do not run, until one fails; those that a phase script sees to are left to it."""
     wanted = [unit for unit, how in units.items() if how != PHASE and unit != OWN]
     results: list[PhaseResult] = []
-    for unit, state in read_states(host, wanted).items():
-        if not state.runs:
+    states = read_states(host, wanted)
+    for unit in in_order(host, states):
+        if not states[unit].runs:
             host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)
             results.append(_run(host, "start", unit))
             if results[-1].code != 0:
@@ -151,14 +154,33 @@ def start_watch(host: Host) -> str | None:
 
 def read_states(host: Host, units: Collection[str]) -> dict[str, UnitState]:
     """How units are, by their names; none when systemd does not say."""
+    return {unit: _state(block) for unit, block in read_properties(host, units, PROPERTIES).items()}
+
+
+def read_properties(host: Host, units: Collection[str], properties: str) -> dict[str, dict[str, str]]:
+    """What systemd says of units (systemctl(1), show), by their names; none when it does not say.
+
+    :param properties: their names, separated by commas.
+    """
     if not units or not host.has_units:
         return {}
-    argv = ["systemctl", "show", f"--property={PROPERTIES}", "--", *units]
-    done = host.run(argv, limit=LOOK_LIMIT)
+    done = host.run(["systemctl", "show", f"--property={properties}", "--", *units], limit=LOOK_LIMIT)
     blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in done.output.split("\n\n")]
     if done.code != 0 or len(blocks) != len(units):
         return {}
-    return {unit: _state(block) for unit, block in zip(units, blocks)}  # noqa: B905 - Python 3.9
+    return dict(zip(units, blocks))  # noqa: B905 - Python 3.9
+
+
+def in_order(host: Host, units: Collection[str]) -> list[str]:
+    """Each behind those that systemd would start before it (systemd.unit(5), After=), this agent's behind all."""
+    known = read_properties(host, units, "After")
+    left = {unit: set(known.get(unit, {}).get("After", "").split()) for unit in units if unit != OWN}
+    found: list[str] = []
+    while left:
+        free = next((unit for unit, before in left.items() if not before & left.keys()), None)
+        found.append(free or next(iter(left)))  # systemd, too, breaks a ring somewhere
+        del left[found[-1]]
+    return found + [unit for unit in units if unit == OWN]
 
 
 def watch_units(host: Host, units: Collection[str]) -> dict[str, ProbeResult]:

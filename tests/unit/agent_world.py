@@ -48,6 +48,7 @@ class Unit:
 
     ``bad``: a word in that file with which it does not start; ``dies``: one with which it starts, and dies. ``misses``:
     of how many starts nothing comes, whatever the file says. ``again``: systemd starts it anew after that (Restart=).
+    ``after``: units that come before it (After=).
     """
 
     active: str = "active"
@@ -60,6 +61,7 @@ class Unit:
     dies: str = "\0"
     misses: int = 0
     again: bool = False
+    after: str = ""
 
 
 @dataclass
@@ -163,7 +165,8 @@ class World:
     @staticmethod
     def _show(unit: Unit) -> str:
         load = "loaded" if unit.found else "not-found"
-        return f"Type={unit.kind}\nLoadState={load}\nActiveState={unit.active}\nResult={unit.result}\n"
+        after = f"After={unit.after}\n"
+        return f"Type={unit.kind}\nLoadState={load}\nActiveState={unit.active}\nResult={unit.result}\n{after}"
 
     def open_link(self) -> FakeLink:
         """A new connection."""

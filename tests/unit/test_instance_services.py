@@ -47,6 +47,28 @@ def test_only_the_units_of_changed_files_are_touched() -> None:
     assert world.reports[-1]["state"] == "applied"
 
 
+def test_units_are_touched_in_the_order_that_systemd_has_them() -> None:
+    world = controlled(api_service="restart", back_service="restart", call_service="restart", disk_service="restart")
+    world.units["api.service"].after = "network.target back.service disk.service"
+    world.units["back.service"].after = "disk.service"
+    change(world)
+    assert world.systemctl == [f"restart {name}.service" for name in ("call", "disk", "back", "api")]
+    assert world.reports[-1]["state"] == "applied"
+
+
+def test_after_a_boot_they_start_in_that_order_and_a_ring_of_them_in_any() -> None:
+    world = controlled(api_service="restart", back_service="restart", call_service="restart")
+    world.units["api.service"].after = "call.service"
+    world.reboot()
+    world.go()
+    assert world.systemctl == [f"start {name}.service" for name in ("back", "call", "api")]
+    world.forget()
+    world.units["call.service"].after = "api.service"
+    world.reboot()
+    world.go()
+    assert sorted(world.systemctl) == [f"start {name}.service" for name in ("api", "back", "call")]
+
+
 def test_units_come_between_configure_and_post_configure() -> None:
     world = controlled(web_service="restart")
     order: list[str] = []
