@@ -367,19 +367,23 @@ def test_images_of_former_times_get_a_second_place_once(controller: Controller) 
     assert (files / "good").read_text() == "abc"
 
 
-@pytest.mark.parametrize("files", [(), ("glance/glance-swift.conf",), ("glance/glance-swift.conf", "rsyncd.conf")])
-def test_probes_ask_for_what_is_configured(controller: Controller, files: tuple[str, ...]) -> None:
+OF_PACKAGES = ("/etc/glance/glance-swift.conf", "/etc/swift/swift.conf", "/etc/swift/proxy-server.conf")
+"""Files that are there with Swift and without."""
+
+
+@pytest.mark.parametrize(("count", "swift"), [(1, False), (1, True), (3, True)])
+def test_probes_ask_for_what_is_configured(controller: Controller, count: int, swift: bool) -> None:
     controller.stand_in("systemctl", f'shift; echo "$*" >{controller.log}; for unit; do echo active; done')
-    for name in files:
-        path = controller.folder / "etc" / name
-        path.parent.mkdir(exist_ok=True)
+    wanted = rendered("controller", count, controller={"swift": swift})
+    for name in {*wanted, *OF_PACKAGES}:
+        path = controller.folder / name.strip("/")
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text("")
     env = {"PATH": f"{controller.folder / 'bin'}:{os.environ['PATH']}", "OPENSTACK_ETC": str(controller.folder / "etc")}
     words = [sys.executable, str(STATUS), "units"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30)
     assert done.stdout == "ok\n"
     asked = {unit.removesuffix(".service") for unit in controller.log.read_text().split()}
-    wanted = rendered("controller", 1 + 2 * (len(files) > 1), controller={"swift": bool(files)})
     named = {unit.removesuffix(".service") for file in wanted.values() for unit in file.services}
     for unit in ("swift-proxy", "swift-object", "swift-object-updater", "swift-object-replicator", "rsync"):
         assert (unit in asked) == (unit in named), unit
