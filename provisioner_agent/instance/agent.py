@@ -21,7 +21,7 @@ from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.journal import SWITCHED, UNCONFIRMED, Journal, close_journal, read_journal
 from provisioner_agent.instance.permits import Permits, back_off
 from provisioner_agent.instance.phases import PhaseResult
-from provisioner_agent.instance.probes import PAUSE, PAUSE_GREEN, ProbeResult, is_green, run_probes
+from provisioner_agent.instance.probes import ProbeResult, pause_after, run_probes
 from provisioner_agent.instance.record import read_record, write_record
 from provisioner_agent.instance.report import RETRY, Reporter
 from provisioner_agent.instance.services import read_states
@@ -242,9 +242,11 @@ class Agent:
         document = self._in_force()
         if document is None:
             return
+        began = self.host.monotonic()
         self.probes = run_probes(self.host, document.probes, build_mask(document, self.box.newest))
         self._look_at_units()
-        self.probe_due = self.host.monotonic() + (PAUSE_GREEN if is_green(self.probes) else PAUSE)
+        now = self.host.monotonic()
+        self.probe_due = now + pause_after(self.probes, now - began)
 
     def _look_at_units(self) -> None:
         named = {unit: None for units in self.record.units.values() for unit in units}

@@ -10,7 +10,10 @@ from provisioner_agent.instance.host import Host
 
 PAUSE = 5.0
 """Seconds between two looks while something is not green."""
-PAUSE_GREEN = 15.0
+PAUSE_GREEN, PAUSE_LONGEST = 15.0, 300.0
+"""The same while all is green: the shortest, and the longest."""
+SHARE = 20.0
+"""Looks while all is green take at most one part in so many of the time: programs may cost much each time."""
 SHOWN = 200
 
 
@@ -50,6 +53,11 @@ def run_probe(host: Host, probe: Probe, mask: Callable[[str], str] = str) -> Pro
 def run_probes(host: Host, probes: Iterable[Probe], mask: Callable[[str], str] = str) -> dict[str, ProbeResult]:
     """Results by the probes' names. ``mask`` hides secrets in what they said."""
     return {probe.name: run_probe(host, probe, mask) for probe in probes}
+
+
+def pause_after(results: Mapping[str, ProbeResult], took: float) -> float:
+    """Seconds until the next look, after one that took ``took`` seconds."""
+    return min(max(PAUSE_GREEN, SHARE * took), PAUSE_LONGEST) if is_green(results) else PAUSE
 
 
 def is_green(results: Mapping[str, ProbeResult], scope: str | None = None) -> bool:

@@ -383,6 +383,25 @@ def test_a_hand_made_change_is_undone_at_boot() -> None:
     assert world.text(CONF) == "port=80\n" and world.scripts[0][1]["PROVISIONER_CHANGED"] == CONF
 
 
+@pytest.mark.parametrize(("takes", "pause"), [(0.1, 15), (2, 40), (3, 60), (500, 300)])
+def test_probes_that_take_long_run_less_often_while_they_are_green(takes: float, pause: float) -> None:
+    world = applied_world()
+    real = world.host.programs["probe-node"]
+
+    def slow(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        world.host.time += takes
+        return real(argv, env)
+
+    world.host.programs["probe-node"] = slow
+    world.host.time += 16
+    world.agent.turn()
+    assert world.agent.probe_due - world.host.monotonic() == pytest.approx(pause)
+    world.node = "down"
+    world.host.time += pause
+    world.agent.turn()
+    assert world.agent.probe_due - world.host.monotonic() == pytest.approx(5)
+
+
 def test_probes_run_again_and_are_reported_when_they_change() -> None:
     world = applied_world()
     world.host.time += 16

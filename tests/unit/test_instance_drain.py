@@ -182,7 +182,7 @@ def script(root: Path, name: str, text: str) -> None:
 
 def test_real_scripts_within_their_time(tmp_path: Path) -> None:
     script(tmp_path, "drain.d/10-says", 'echo "$PROVISIONER_DRAIN" >"$(dirname "$PROVISIONER_METADATA")/said"')
-    script(tmp_path, "drain.d/20-hangs", "# time-limit: 1\nsleep 300 & echo $! >&2; wait")
+    script(tmp_path, "drain.d/20-hangs", "# time-limit: 3\nsleep 300 & echo $! >&2; wait")
     script(tmp_path, "drain.d/30-never", "touch /nowhere")
     host, seen = LinuxHost(tmp_path), []
     document = Document(2, metadata(2, drain={"id": "a", "for": "release"}))
