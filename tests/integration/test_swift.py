@@ -32,24 +32,7 @@ def serve(rig: Rig, one: Controller) -> None:
     rig.serve(one, *SINGLE, "rsync")
 
 
-DATABASE = """
-import json, os, pathlib
-PATH = pathlib.Path(os.environ["DATABASE"])
-class err:
-    class MySQLError(Exception): pass
-class connections:
-    class Connection: pass
-def connect(**words): return Connection()
-class Connection:
-    def __enter__(self): return self
-    def __exit__(self, *error): pass
-    def ping(self, reconnect): pass
-    def cursor(self): return self
-    def fetchall(self): return [[name, None] for name in json.loads(PATH.read_text())]
-    def execute(self, statement, words=()):
-        if words: PATH.write_text(json.dumps({words[1]: words[0]}))
-        return 1
-"""
+DATABASE = ROOT / "tests" / "unit" / "glance_database.py"
 
 
 @pytest.mark.integration
@@ -88,15 +71,17 @@ def test_images_outlive_controllers(rig: Rig) -> None:
         second.cut_power()
         assert rig.image(first, "get", FIRST) == READ
         (first.folder / "images" / SECOND).write_bytes(IMAGE)
-        (first.folder / "bin" / "pymysql.py").write_text(DATABASE)
-        (first.folder / "database").write_text(json.dumps({SECOND: None}))
+        (first.folder / "bin" / "pymysql.py").write_text(DATABASE.read_text())
+        places = [f"file:///var/lib/glance/images/{SECOND}"]
+        (first.folder / "database").write_text(json.dumps({SECOND: {"checksum": None, "at": places}}))
         env = {"PYTHONPATH": "/usr/local/bin", "DATABASE": str(first.folder / "database"), "PATH": os.environ["PATH"]}
         program = str(ROOT / "elements/controller/bin/openstack-images")
         done = subprocess.run(
             first.inside("/usr/bin/python3", program), env=env, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert json.loads((first.folder / "database").read_text()) == {SECOND: f"swift+config://swift/images/{SECOND}"}
+        places.append(f"swift+config://swift/images/{SECOND}")
+        assert json.loads((first.folder / "database").read_text()) == {SECOND: {"checksum": None, "at": places}}
 
         # Its place is taken, at another address and with nothing on its disk.
         fresh = rig.add(1, "10.89.0.29")

@@ -574,8 +574,8 @@ BRIDGE = ROOT / "elements" / "openstack" / "os-refresh-config" / "configure.d" /
 
 
 def status(controller: Controller, word: str) -> tuple[int, str]:
-    path = {"PATH": f"{controller.folder / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run([sys.executable, str(STATUS), word], env=path, capture_output=True, text=True, timeout=30)
+    env = {"PATH": f"{controller.folder / 'bin'}:{os.environ['PATH']}", "OPENSTACK_ETC": str(controller.folder / "etc")}
+    done = subprocess.run([sys.executable, str(STATUS), word], env=env, capture_output=True, text=True, timeout=30)
     return done.returncode, done.stdout.strip()
 
 

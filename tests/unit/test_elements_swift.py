@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import re
-import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -19,7 +17,6 @@ from click.testing import CliRunner
 from test_elements_openstack import (
     ROLES,
     ROOT,
-    STATUS,
     Controller,
     Keystone,
     catalog,
@@ -27,6 +24,7 @@ from test_elements_openstack import (
     keystone,
     metadata,
     rendered,
+    status,
 )
 
 from provisioner.cli.main import main
@@ -298,34 +296,7 @@ class Connection:
         return hashlib.md5(data).hexdigest()
     def delete_object(self, container, name): (TOP / name).unlink()
 '''
-GLANCE_DATABASE = '''
-"""Stands for Glance's database: images by name, with checksum and places."""
-import json, os, pathlib
-PATH = pathlib.Path(os.environ["DATABASE"])
-class err:
-    class MySQLError(Exception): pass
-class connections:
-    class Connection: pass
-def connect(**words):
-    assert words["database"] == words["user"] == "glance" and words["password"] == "secret-glance_database_password"
-    return Connection()
-class Connection:
-    def __enter__(self): return self
-    def __exit__(self, *error): pass
-    def ping(self, reconnect): pass
-    def cursor(self): return self
-    def fetchall(self):
-        known = json.loads(PATH.read_text())
-        return [(name, one["checksum"]) for name, one in known.items() if not any("swift" in at for at in one["at"])]
-    def execute(self, statement, words=()):
-        if words:
-            known = json.loads(PATH.read_text())
-            if words[1] == os.environ.get("DELETED"):
-                return 0
-            known[words[1]]["at"].append(words[0])
-            PATH.write_text(json.dumps(known))
-            return 1
-'''
+GLANCE_DATABASE = Path(__file__).with_name("glance_database.py")
 
 
 def give(controller: Controller, **env: str) -> tuple[int, str, dict[str, list[str]]]:
@@ -339,7 +310,7 @@ def give(controller: Controller, **env: str) -> tuple[int, str, dict[str, list[s
     account = rendered("controller", controller={"swift": True})["/etc/glance/glance-swift.conf"].content
     (folder / "etc/glance/glance-swift.conf").write_text(account)
     (folder / "swiftclient.py").write_text(SWIFTCLIENT)
-    (folder / "pymysql.py").write_text(GLANCE_DATABASE)
+    (folder / "pymysql.py").write_text(GLANCE_DATABASE.read_text())
     code, said, _ = controller.run(str(IMAGES), SWIFT=str(folder / "swift"), **env)
     return code, said, {name: one["at"] for name, one in json.loads(controller.database.read_text()).items()}
 
@@ -379,10 +350,7 @@ def test_probes_ask_for_what_is_configured(controller: Controller, count: int, s
         path = controller.folder / name.strip("/")
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text("")
-    env = {"PATH": f"{controller.folder / 'bin'}:{os.environ['PATH']}", "OPENSTACK_ETC": str(controller.folder / "etc")}
-    words = [sys.executable, str(STATUS), "units"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30)
-    assert done.stdout == "ok\n"
+    assert status(controller, "units") == (0, "ok")
     asked = {unit.removesuffix(".service") for unit in controller.log.read_text().split()}
     named = {unit.removesuffix(".service") for file in wanted.values() for unit in file.services}
     for unit in ("swift-proxy", "swift-object", "swift-object-updater", "swift-object-replicator", "rsync"):
