@@ -173,8 +173,9 @@ def read_properties(host: Host, units: Collection[str], properties: str) -> dict
 
 def in_order(host: Host, units: Collection[str]) -> list[str]:
     """Each behind those that systemd would start before it (systemd.unit(5), After=), this agent's behind all."""
-    known = read_properties(host, units, "After")
-    left = {unit: set(known.get(unit, {}).get("After", "").split()) for unit in units if unit != OWN}
+    others = [unit for unit in units if unit != OWN]
+    known = read_properties(host, others, "After") if len(others) > 1 else {}  # mostly a change is about one
+    left = {unit: set(known.get(unit, {}).get("After", "").split()) for unit in others}
     found: list[str] = []
     while left:
         free = next((unit for unit, before in left.items() if not before & left.keys()), None)
