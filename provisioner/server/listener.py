@@ -1,4 +1,4 @@
-"""The two listening sockets, and the lock that keeps a second service from the same folder."""
+"""The listening sockets, and the lock that keeps a second service from the same folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 from provisioner.errors import Conflict, HostError
+from provisioner.system.settings import Settings
 
 BACKLOG = 128
 LOCK = "serve.lock"
@@ -76,6 +78,37 @@ def open_operator_socket(path: Path) -> socket.socket:
             "the operator socket cannot be opened", where=str(path), cause=str(error), hint="set run_dir to another"
         ) from error
     return listener
+
+
+class OperatorDoors:
+    """Where operators call: the unix socket, and the address of ``[operators] listen`` if one is set.
+
+    They stay open while the service begins anew: who calls then waits for the next round instead of being told that
+    there is no service.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = ExitStack()
+        self._doors: list[socket.socket] = []
+
+    def for_round(self) -> list[socket.socket]:
+        """The unix socket and then the other one, opened by the first call: each a duplicate that the caller closes.
+
+        :raises Conflict: somebody answers on the unix socket. :raises HostError: one of them cannot be opened.
+        """
+        if not self._doors:
+            path, listen = self._settings.socket, self._settings.operators_listen
+            doors = [self._stack.enter_context(open_operator_socket(path))]
+            self._stack.callback(path.unlink, missing_ok=True)
+            if listen:
+                host, _, port = listen.rpartition(":")
+                doors.append(self._stack.enter_context(open_listener(host.strip("[]"), int(port), "operators'")))
+            self._doors = doors
+        return [door.dup() for door in self._doors]
+
+    def close(self) -> None:
+        self._stack.close()
 
 
 def _remove_stale(path: Path) -> None:

@@ -31,7 +31,7 @@ from provisioner.server.desk import Desk, ForGuests, ForOperators
 from provisioner.server.fence import Fence, handover_app
 from provisioner.server.handover import Handover, mode_of
 from provisioner.server.house import build_house
-from provisioner.server.listener import ServiceLock, open_listener, open_operator_socket
+from provisioner.server.listener import OperatorDoors, ServiceLock, open_listener
 from provisioner.server.log import Log, LogHandler
 from provisioner.server.operators import operator_app
 from provisioner.server.provisioning import PathOf, agent_app, boot_app
@@ -108,9 +108,11 @@ def serve(
         lock = ServiceLock(settings.run_dir)
         stack.callback(lock.release)
         stack.enter_context(_library_log(log))
+        operators = OperatorDoors(settings)
+        stack.callback(operators.close)
         # asyncio's own TLS takes a quarter of a megabyte for each agent that waits, uvloop's an eighth of that.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            while runner.run(_serve(settings, build, log, door, told)):
+            while runner.run(_serve(settings, build, log, door, operators, told)):
                 log(Event("serve.turned", "the duty of this service is another; it begins anew"))
     log(Event("serve.ended", "the service has ended"))
 
@@ -159,6 +161,7 @@ async def _serve(
     build: Callable[[Settings, Observer], House],
     log: Log,
     addresses: Addresses,
+    doors: OperatorDoors,
     told: threading.Event,
 ) -> bool:
     """:param told: set when the service is told to end, also between two rounds.
@@ -178,9 +181,7 @@ async def _serve(
     duty = read_own_duty(settings)
     await asyncio.to_thread(take_address, settings, addresses, duty)
     with ExitStack() as stack:
-        operators = open_operator_socket(settings.socket)
-        stack.callback(settings.socket.unlink, missing_ok=True)
-        stack.callback(operators.close)
+        operators, *remote = [stack.enter_context(door) for door in doors.for_round()]
         boots, agents = [], []
         if settings.interface and mode_of(duty) != BURIED:
             for host in dict.fromkeys([settings.host, *_service(settings, duty)]):
@@ -189,11 +190,6 @@ async def _serve(
                     stack.callback(boots[-1].close)
                 agents.append(open_listener(host, settings.https_port, "agents'"))
                 stack.callback(agents[-1].close)
-        remote = None
-        if settings.operators_listen:
-            place, _, number_text = settings.operators_listen.rpartition(":")
-            remote = open_listener(place.strip("[]"), int(number_text), "operators'")
-            stack.callback(remote.close)
         house = await asyncio.to_thread(build, settings, log)
         stack.callback(house.stop)
         desk = Desk()
@@ -224,8 +220,7 @@ async def _serve(
             return await desk.for_operator(house.conductor.recognise, token)
 
         all_served = [Served(OperatorGuard(app, None, note), operators)]
-        if remote is not None:
-            all_served.append(Served(OperatorGuard(app, recognise, note), remote, certify))
+        all_served += [Served(OperatorGuard(app, recognise, note), door, certify) for door in remote]
         if boots:
             boot = boot_app(house.conductor, house.path_of, desk)
             all_served += [Served(boot, door) for door in boots]

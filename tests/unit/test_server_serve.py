@@ -182,6 +182,55 @@ def test_without_an_interface_it_serves_operators_only_and_says_so(
     assert "interface is not set" in capsys.readouterr().err
 
 
+class Turning:
+    """A handover whose duty has changed: the service begins anew."""
+
+    turn: Callable[[], None]
+
+
+class TurningHouse(FakeHouse):
+    """Its first round ends only when somebody has called meanwhile."""
+
+    handover: Any = Turning()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending, self.called = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        self.story.append("started")
+        if self.story.count("started") == 1:
+            self.on_start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.ending.set()
+        assert self.called.wait(10)
+
+
+def test_who_calls_while_it_begins_anew_is_answered_by_the_next_round(tmp_path: Path) -> None:
+    port = free_port()
+    settings = Settings(state_dir=tmp_path, run_dir=tmp_path, operators_listen=f"127.0.0.1:{port}")
+    house = TurningHouse()
+
+    def visit() -> None:
+        house.handover.turn()
+        try:
+            assert house.ending.wait(10)
+            with socket.socket(socket.AF_UNIX) as caller, socket.create_connection(("127.0.0.1", port), 10):
+                caller.settimeout(10)
+                caller.connect(str(settings.socket))
+                caller.sendall(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
+                house.called.set()
+                assert caller.recv(100).startswith(b"HTTP/1.1 200 OK")
+        finally:
+            house.called.set()
+
+    run_service(settings, house, visit)
+    assert house.story == ["built", "started", "stopped"] * 2
+    assert not settings.socket.exists()
+
+
 def test_a_long_poll_does_not_hold_the_end_up(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
     house = FakeHouse()
