@@ -7,6 +7,7 @@ from typing import Any
 
 from provisioner.conductor.orders import build_layout
 from provisioner.conductor.ramdisk_steps import check_power
+from provisioner.conductor.told import doing
 from provisioner.conductor.work import Outcome, Work, done, wait_for_guest
 from provisioner.errors import DeployError
 from provisioner.model.deployment import StepName
@@ -34,9 +35,10 @@ def configure(work: Work) -> Outcome:
             hint=f"provisioner node console {work.node.name} shows how far it came; then provisioner node retry "
             f"{work.node.name}",
         )
-    work.check_deadline(limit, since, f"generation {work.node.generation} was not reported as applied")
+    what = f"generation {work.node.generation} was not reported as applied"
+    work.check_deadline(limit, since, what, doing(report))
     check_power(work, since)
-    return wait_for_guest(reason or "the instance boots and applies its metadata")
+    return wait_for_guest(reason or doing(report) or "the instance boots and applies its metadata")
 
 
 def _check_root(work: Work, report: Mapping[str, Any]) -> str | None:

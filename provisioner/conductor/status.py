@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from provisioner.conductor.instance_steps import red_probes
 from provisioner.conductor.recovery import read_recoveries
-from provisioner.conductor.told import failed_units, is_off
+from provisioner.conductor.told import doing, failed_units, is_off
 from provisioner.errors import NotFound
 from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import DeploymentState, Node
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, InstanceReport, MemberStatus
+from provisioner.store.clouds import ReportRecord
 from provisioner.store.deployments import Slot
 from provisioner.store.store import Store
 
@@ -55,14 +56,14 @@ def _place(store: Store, node: Node) -> str | None:
 
 def ready_roles(store: Store, cloud: str) -> dict[str, str]:
     """Each role: ``ready``, or what is missing for that."""
-    return build_roles(store.clouds.get(cloud), read_members(store, cloud), store.clouds.reports)
+    return build_roles(store.clouds.get(cloud), read_members(store, cloud), store.clouds)
 
 
 def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
     """:raises NotFound: no such cloud was ever applied."""
     desired = store.clouds.get(cloud)
     members = read_members(store, cloud)
-    roles = build_roles(desired, members, store.clouds.reports)
+    roles = build_roles(desired, members, store.clouds)
     departures = [member.departure for member in members if member.departure is not None]
     leaving = {one.hostname: one.what for one in departures if one.going}
     return CloudStatus(
@@ -76,20 +77,27 @@ def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
     )
 
 
-Reports = Mapping[str, Mapping[str, Any]]
-"""What instances last said, by deployment."""
+class Reports(Protocol):
+    """What instances last said. It is long, so it is read late, and of one alone where one is enough."""
+
+    def reports(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of all, by deployment."""
+
+    def report(self, node: str, deployment: str) -> ReportRecord | None: ...
 
 
-def build_roles(desired: Desired, members: Sequence[Member], read_reports: Callable[[], Reports]) -> dict[str, str]:
-    """:param read_reports: called when all of a role is active: they are long, and nothing depends on them before."""
-    reports = cache(read_reports)
+def build_roles(desired: Desired, members: Sequence[Member], reports: Reports) -> dict[str, str]:
+    """Each role: ``ready``, or what is missing for that."""
+    read_all = cache(reports.reports)
     return {
-        name: _role([member for member in members if member.slot.placement.role == name], use.count, reports)
+        name: _role([member for member in members if member.slot.placement.role == name], use.count, reports, read_all)
         for name, use in desired.cloud.roles.items()
     }
 
 
-def _role(members: Sequence[Member], count: int, reports: Callable[[], Reports]) -> str:
+def _role(
+    members: Sequence[Member], count: int, reports: Reports, read_all: Callable[[], Mapping[str, Mapping[str, Any]]]
+) -> str:
     failed = [member.slot.placement.hostname for member in members if _failure(member) is not None]
     if failed:
         return f"failed: {', '.join(failed)}"
@@ -99,14 +107,20 @@ def _role(members: Sequence[Member], count: int, reports: Callable[[], Reports])
     for member in active:
         hostname = member.slot.placement.hostname
         if member.node.applied < member.node.generation:
-            return f"{hostname} applies generation {member.node.generation}"
+            return f"{hostname} applies {_busy(member, reports) or f'generation {member.node.generation}'}"
         if member.node.healthy is not True:
-            return f"{hostname} is not healthy"
-        red = red_probes(reports().get(member.slot.id, {}), "role")
+            why = _busy(member, reports)
+            return f"{hostname} is not healthy" + (f"; it applies {why}" if why else "")
+        red = red_probes(read_all().get(member.slot.id, {}), "role")
         if red:
             name = next(iter(red))
             return f"probe {name} is red on {hostname}: {red[name].get('output', '')}"
     return READY
+
+
+def _busy(member: Member, reports: Reports) -> str | None:
+    record = reports.report(member.node.name, member.slot.id)
+    return None if record is None else doing(record.body)
 
 
 def build_member(member: Member, now: float) -> MemberStatus:

@@ -88,6 +88,11 @@ def find_news(body: Body, before: Body) -> Iterator[tuple[str, str]]:
         yield "instance.clock-over", "its clock is right"
 
 
+def doing(body: Body) -> str | None:
+    """What takes its instance long at the moment."""
+    return f"generation {body['generation']}: {body['doing']}" if body.get("doing") else None
+
+
 def failed_units(body: Body) -> list[str]:
     """Units of managed files that have failed or that there are not, by name."""
     units = body.get("services")

@@ -59,10 +59,10 @@ class Work:
     def detail(self, name: StepName) -> Mapping[str, Any]:
         return next(step.detail for step in self.deployment.steps if step.name is name)
 
-    def check_deadline(self, seconds: float, since: float, what: str) -> None:
+    def check_deadline(self, seconds: float, since: float, what: str, cause: str | None = None) -> None:
         """Raise :class:`DeployError` when ``seconds`` have passed ``since``."""
         if self.now - since > seconds:
-            raise DeployError(f"{what} within {seconds:.0f} s", where=self.node.name)
+            raise DeployError(f"{what} within {seconds:.0f} s", where=self.node.name, cause=cause)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from provisioner_agent.instance import places
 from provisioner_agent.instance.account import build_mask
-from provisioner_agent.instance.apply import APPLIED, BROKEN, FAILED, Applier, Outcome
+from provisioner_agent.instance.apply import APPLIED, APPLYING, BROKEN, FAILED, Applier, Outcome
 from provisioner_agent.instance.collect import Box
 from provisioner_agent.instance.confirm import Confirmer
 from provisioner_agent.instance.document import Document, read_document, write_document
@@ -301,6 +301,17 @@ class Agent:
 
     def holding(self, generation: int) -> None:
         self.record = write_record(self.host, replace(self.record, permit=generation))
+
+    def doing(self, generation: int, what: str) -> None:
+        self.reporter.tell(
+            replace(self.record, about=generation, state=APPLYING, error=None, phases=(), account={}),
+            self.probes,
+            drift=self.drift,
+            units=self.units,
+            settled=False,
+            doing=what,
+            problem=self.box.problem,
+        )
 
     def configured(self, document: Document, phases: list[PhaseResult]) -> None:
         self._interim = replace(

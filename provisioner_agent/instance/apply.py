@@ -30,6 +30,7 @@ from provisioner_agent.instance.phases import (
     BEFORE_SERVICES,
     LAST,
     PhaseResult,
+    Tell,
     failure_of,
     run_after_failure,
     run_phases,
@@ -50,6 +51,7 @@ from provisioner_agent.instance.services import (
 from provisioner_agent.render.problem import RenderError
 
 APPLIED = "applied"
+APPLYING = "applying"
 FAILED = "failed"
 ROLLED_BACK = "rolled-back"
 BROKEN = "broken"
@@ -62,6 +64,9 @@ class Watcher(Protocol):
 
     def holding(self, generation: int) -> None:
         """The permit was granted; remembered so that it is given back even after a crash."""
+
+    def doing(self, generation: int, what: str) -> None:
+        """What takes long at the moment."""
 
     def configured(self, document: Document, phases: list[PhaseResult]) -> None:
         """All phases ended well; the probes come next."""
@@ -235,7 +240,7 @@ class Applier:
             error, cut_off = error or unheard, unheard is not None
         if error is None:
             with account.timed("phases", now):
-                results += run_phases(self.host, env, LAST)
+                results += run_phases(self.host, env, LAST, self._teller(journal))
             error = script_error(results)
         if error is None:
             self.watcher.configured(document, results)
@@ -257,16 +262,17 @@ class Applier:
 
         :param units: of the files that are managed now.
         """
+        tell = self._teller(journal)
         results = read_units(self.host, journal.changed)
         if failure_of(results) is None:
-            results += run_phases(self.host, env, BEFORE_SERVICES)
+            results += run_phases(self.host, env, BEFORE_SERVICES, tell)
         if failure_of(results) is None:
             journal, touched = self._touch(journal, record, units)
             results += touched
             if failure_of(touched) is not None:
                 run_after_failure(self.host, env)
         if failure_of(results) is None:
-            results += run_phases(self.host, env, AFTER_SERVICES)
+            results += run_phases(self.host, env, AFTER_SERVICES, tell)
         return journal, results
 
     def _touch(self, journal: Journal, record: Record, units: Units) -> tuple[Journal, list[PhaseResult]]:
@@ -279,11 +285,16 @@ class Applier:
 
         wanted = split_gone(self.host, units_of(journal.changed, record.units, journal.units), units)
         done = journal.touched if journal.booted == booted else ()
-        results = touch_units(self.host, wanted, done, note)
+        tell = self._teller(journal)
+        results = touch_units(self.host, wanted, done, note, tell)
         if failure_of(results) is None and (not record.applied or record.boot_id != booted):
             others = {unit: how for unit, how in units_of(units, units).items() if unit not in wanted}
-            results += start_units(self.host, others)
+            results += start_units(self.host, others, tell)
         return journal, results
+
+    def _teller(self, journal: Journal) -> Tell:
+        back = "goes back: " if journal.state == journals.RETURNING else ""
+        return lambda what: self.watcher.doing(journal.document.generation, f"{back}{what}")
 
     def _confirm(self, journal: Journal) -> tuple[Journal, dict[str, Any] | None]:
         """The server's word that it hears the node, until the journal's deadline; else what is told."""

@@ -21,6 +21,8 @@ from typing import IO, Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
+SLOW_SECONDS = 5.0
+"""After which it is worth a word what still runs."""
 UNFINISHED = ".unfinished"
 """Names of files that are being written end with it."""
 SYSTEMD = Path("/run/systemd/system")
@@ -83,8 +85,18 @@ class Host(Protocol):
     def real(self, path: str) -> str:
         """The path by which programs find the file."""
 
-    def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
-        """Run a program with nothing on its standard input; after ``limit`` seconds it and its children are killed."""
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limit: float,
+        env: Mapping[str, str] | None = None,
+        slow: Callable[[], None] | None = None,
+    ) -> Finished:
+        """Run a program with nothing on its standard input; after ``limit`` seconds it and its children are killed.
+
+        :param slow: called once when it has run for ``SLOW_SECONDS``, while it runs on.
+        """
 
     def boot_id(self) -> str:
         """Differs after each boot of the kernel."""
@@ -192,7 +204,14 @@ class LinuxHost:
             return []
         return sorted(p.name for p in top.iterdir() if p.is_file() and os.access(p, os.X_OK))
 
-    def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limit: float,
+        env: Mapping[str, str] | None = None,
+        slow: Callable[[], None] | None = None,
+    ) -> Finished:
         base = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
         with _open_unnamed() as output:  # a daemon that a script leaves behind may hold a pipe open
             try:
@@ -207,14 +226,16 @@ class LinuxHost:
                 )
             except OSError as error:
                 return Finished(127, f"{argv[0]}: {error.strerror}")
-            late = False
+            late, end = False, time.monotonic() + limit
             try:
-                code = process.wait(timeout=limit)
+                if slow is not None and not _ends(process, min(SLOW_SECONDS, limit)):
+                    slow()
+                code = process.wait(timeout=max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 code, late = process.wait(), True
-            end = output.seek(0, os.SEEK_END)
-            output.seek(max(0, end - KEPT_OUTPUT))
+            size = output.seek(0, os.SEEK_END)
+            output.seek(max(0, size - KEPT_OUTPUT))
             return Finished(code, output.read().decode(errors="replace"), late)
 
     def boot_id(self) -> str:
@@ -232,6 +253,15 @@ class LinuxHost:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it ends within these seconds."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _open_new(folder: Path, prefix: str) -> tuple[int, Path]:
@@ -305,7 +335,8 @@ Script = Callable[[tuple[str, ...], Mapping[str, str]], Finished]
 class FakeHost:
     """An instance in memory. ``programs`` answers what is run, by the first word; what is not there succeeds.
 
-    ``kill_before`` counts down on each write and removal; at zero the process is :class:`Killed` before it.
+    ``slow``: what is run for long. ``kill_before`` counts down on each write and removal; at zero the process is
+    :class:`Killed` before it.
     """
 
     def __init__(self, files: Mapping[str, FileState] | None = None) -> None:
@@ -317,6 +348,7 @@ class FakeHost:
         self.locks: set[str] = set()
         self.boot = "boot-1"
         self.time = 1_700_000_000.0
+        self.slow: set[tuple[str, ...]] = set()
         self.kill_before: int | None = None
         self.on_sleep: Callable[[float], None] | None = None
 
@@ -366,9 +398,18 @@ class FakeHost:
     def real(self, path: str) -> str:
         return path
 
-    def run(self, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Finished:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limit: float,
+        env: Mapping[str, str] | None = None,
+        slow: Callable[[], None] | None = None,
+    ) -> Finished:
         words = tuple(argv)
         self.runs.append((words, dict(env or {})))
+        if slow is not None and words in self.slow:
+            slow()
         program = self.programs.get(words[0])
         return program(words, dict(env or {})) if program else Finished(0, "")
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,17 @@ class PhaseResult:
         return {"phase": self.phase, "script": self.script, "seconds": round(self.seconds, 3), "code": self.code}
 
 
-def run_phases(host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHASES) -> list[PhaseResult]:
+Tell = Callable[[str], None]
+"""Told what is being done when that takes long."""
+
+
+def silent(what: str) -> None:
+    """Nobody wants to know."""
+
+
+def run_phases(
+    host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHASES, tell: Tell = silent
+) -> list[PhaseResult]:
     """Run the scripts of ``phases``; after a failure those of ``error.d`` run too, and how they end changes nothing.
 
     :returns: one result for each script that ran; only the last can have another code than 0.
@@ -68,7 +78,7 @@ def run_phases(host: Host, env: Mapping[str, str], phases: tuple[str, ...] = PHA
     results: list[PhaseResult] = []
     for phase in phases:
         for script in scripts_of(host, phase):
-            results.append(run_script(host, phase, script, env))
+            results.append(run_script(host, phase, script, env, tell))
             if results[-1].code != 0:
                 run_after_failure(host, env)
                 return results
@@ -88,12 +98,13 @@ def scripts_of(host: Host, phase: str) -> list[str]:
     return [name for name in host.scripts(f"{places.PHASES}/{phase}.d") if NAME.match(name)]
 
 
-def run_script(host: Host, phase: str, script: str, env: Mapping[str, str]) -> PhaseResult:
+def run_script(host: Host, phase: str, script: str, env: Mapping[str, str], tell: Tell = silent) -> PhaseResult:
     """Within its own time limit; what it said goes to the log."""
     path = f"{places.PHASES}/{phase}.d/{script}"
     started = host.monotonic()
     limit = _time_limit(host, path)
-    done = host.run([host.real(path)], limit=limit, env={**env, "PROVISIONER_PHASE": phase})
+    env = {**env, "PROVISIONER_PHASE": phase}
+    done = host.run([host.real(path)], limit=limit, env=env, slow=lambda: tell(f"runs {phase}.d/{script}"))
     seconds = host.monotonic() - started
     lines = done.output.rstrip().splitlines()[-LAST_LINES:]
     if done.timed_out:

@@ -47,6 +47,7 @@ class Reporter:
         drift: Mapping[str, str] = NONE,
         units: Mapping[str, str] = NONE,
         settled: bool = True,
+        doing: str | None = None,
         waiting: str | None = None,
         problem: str | None = None,
         send: bool = True,
@@ -55,10 +56,10 @@ class Reporter:
 
         :param drift: what was changed by hand, by path. :param units: how those of managed files are, by name.
         :param settled: False while a generation is being applied: the node does not count as healthy then.
-        :param waiting: why the agent waits. :param problem: why the server cannot be heard, or what was ignored.
-        :param send: False only keeps the status file true.
+        :param doing: what takes long of that. :param waiting: why the agent waits. :param problem: why the server
+            cannot be heard, or what was ignored. :param send: False only keeps the status file true.
         """
-        now = self.compose(record, probes, drift=drift, units=units, settled=settled, problem=problem)
+        now = self.compose(record, probes, drift=drift, units=units, settled=settled, doing=doing, problem=problem)
         status = now | {"waiting": waiting, "refused": record.refused, "updated": self.host.now()}
         self.host.write(places.RUN_STATUS, FileState(json.dumps(status, indent=1).encode(), 0o600))
         clock = self.host.monotonic()
@@ -74,6 +75,7 @@ class Reporter:
         drift: Mapping[str, str] = NONE,
         units: Mapping[str, str] = NONE,
         settled: bool = True,
+        doing: str | None = None,
         problem: str | None = None,
     ) -> dict[str, Any]:
         """The message, but for what is told once and the clock."""
@@ -82,6 +84,7 @@ class Reporter:
             "generation": record.about,
             "applied": record.applied,
             "state": record.state,
+            "doing": doing,
             "healthy": healthy,
             "probes": {name: result.to_dict() for name, result in probes.items()},
             "phases": list(record.phases),
@@ -120,7 +123,8 @@ def status_text(status: Mapping[str, Any]) -> str:
     health = "healthy" if status["healthy"] else "not healthy"
     lines = [f"generation {status['applied'] or 'none'} is in force; {health}"]
     if status["state"] not in ("", "applied"):
-        lines.append(f"generation {status['generation']}: {status['state']}")
+        doing = f"; {status['doing']}" if status.get("doing") else ""
+        lines.append(f"generation {status['generation']}: {status['state']}{doing}")
     if status["error"]:
         lines += [f"  {status['error']['summary']}", f"  {status['error']['cause']}"]
     drain = status.get(messages.DRAIN) or {}

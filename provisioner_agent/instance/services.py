@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.phases import LAST_LINES, PhaseResult
+from provisioner_agent.instance.phases import LAST_LINES, PhaseResult, Tell, silent
 from provisioner_agent.instance.probes import ProbeResult
 from provisioner_agent.render.tree import PHASE, RELOAD, RESTART
 
@@ -95,12 +95,16 @@ def read_units(host: Host, changed: Collection[str]) -> list[PhaseResult]:
 
 
 def touch_units(
-    host: Host, units: Mapping[str, str], done: Collection[str], note: Callable[[str], None]
+    host: Host,
+    units: Mapping[str, str],
+    done: Collection[str],
+    note: Callable[[str], None],
+    tell: Tell = silent,
 ) -> list[PhaseResult]:
     """Restart or reload units until one fails.
 
     :param units: what is to be done with each. :param done: those with which it was done before. :param note: told of
-        each with which it was done now.
+        each with which it was done now. :param tell: of each that takes long.
     :returns: one result for each, as of a phase script; only the last can have another code than 0.
     """
     results: list[PhaseResult] = []
@@ -115,7 +119,7 @@ def touch_units(
             results.append(_restart_self(host))
         else:
             host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)  # it may have been started too often
-            results.append(_run(host, VERBS[how], unit))
+            results.append(_run(host, VERBS[how], unit, tell))
             if results[-1].code == 0:
                 note(unit)
         if results and results[-1].code != 0:
@@ -123,7 +127,7 @@ def touch_units(
     return results
 
 
-def start_units(host: Host, units: Mapping[str, str]) -> list[PhaseResult]:
+def start_units(host: Host, units: Mapping[str, str], tell: Tell = silent) -> list[PhaseResult]:
     """Start those that do not run, until one fails; those that a phase script sees to are left to it."""
     wanted = [unit for unit, how in units.items() if how != PHASE and unit != OWN]
     results: list[PhaseResult] = []
@@ -131,7 +135,7 @@ def start_units(host: Host, units: Mapping[str, str]) -> list[PhaseResult]:
     for unit in in_order(host, states):
         if not states[unit].runs:
             host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)
-            results.append(_run(host, "start", unit))
+            results.append(_run(host, "start", unit, tell))
             if results[-1].code != 0:
                 break
     return results
@@ -206,16 +210,15 @@ def _state(block: Mapping[str, str]) -> UnitState:
     )
 
 
-def _run(host: Host, verb: str, unit: str = "") -> PhaseResult:
-    started = host.monotonic()
-    done = host.run(["systemctl", verb, unit] if unit else ["systemctl", verb], limit=LIMIT)
+def _run(host: Host, verb: str, unit: str = "", tell: Tell = silent) -> PhaseResult:
+    started, name = host.monotonic(), f"{verb} {unit}".rstrip()
+    done = host.run(["systemctl", *name.split()], limit=LIMIT, slow=lambda: tell(f"waits for systemctl {name}"))
     if unit and done.code != 0 and not done.timed_out and _is_started_again(host, unit):
         # Its own file says Restart=: what it needs may have been away just then.
         LOG.warning("%s/%s %s: code %s, and systemd starts it again", SERVICES, verb, unit, done.code)
         done = host.run(["systemctl", "start", unit], limit=LIMIT)
     seconds = host.monotonic() - started
     code = done.code if not done.timed_out else done.code or -9
-    name = f"{verb} {unit}".rstrip()
     LOG.info("%s/%s: code %s after %.1f s", SERVICES, name, code, seconds)
     said = ""
     if code != 0:

@@ -72,8 +72,9 @@ node's.
 base64; ``images`` says that all are there; ``verified`` has ``checks``, ``failed`` has ``error``, ``master`` has
 ``epoch``.
 
-``state`` of a report: ``applied``, ``failed`` (nothing was changed), ``rolled-back``, ``broken`` or ``unconfirmed`` (it
-is taken back unless this message is answered); ``generation`` is the one that the state speaks of. A report also has
+``state`` of a report: ``applying`` (``doing`` says what takes long), ``applied``, ``failed`` (nothing was changed),
+``rolled-back``, ``broken`` or ``unconfirmed`` (it is taken back unless this message is answered); ``generation`` is the
+one that the state speaks of. A report also has
 ``applied`` (the generation in force, 0 for none), ``warnings`` (texts, such as an answer that was ignored), ``drift``:
 ``{path: diff}`` of files that somebody else has changed, ``services``: ``{unit: state}`` of units that managed files
 name, ``seconds``: ``{step: seconds}`` of the newest change, and ``clock``: the sender's, in seconds since the epoch.

@@ -76,6 +76,7 @@ class Overcloud:
             timeout=4 * WAIT,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        print(done.stderr, end="", flush=True)
         said: dict[str, Any] = {}
         for part in map(json.loads, done.stdout.splitlines()):
             self.seconds[f"  {part.pop('part')}"] = part.pop("seconds")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conductor_rack import GIB, PASSWORD, Rack, Server, cloud, role
 
+from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.walk import LEASE_SECONDS
 from provisioner.errors import BmcSilent, Conflict, GuardFailed, LeaseLost, NotFound, TrustError, UsageError
 from provisioner.model.deployment import StepName, StepState
@@ -458,6 +459,28 @@ def test_a_role_waits_for_the_roles_it_comes_after(tmp_path: Path) -> None:
     assert "base" in str(waiting["web"]) and "ready" in str(waiting["web"])
     rack.play()
     assert set(rack.states().values()) == {"active"}
+
+
+def test_what_takes_an_instance_long_is_what_its_deployment_waits_for(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1)
+    rack.enroll()
+    rack.apply()
+    rack.play(until=lambda: rack.servers["node1"].permit == 1)
+
+    deployment = rack.conductor.node("node1").node.deployment
+    assert deployment is not None
+    ident = str(rack.store.tokens.token(deployment, "instance")).partition(".")[0]
+    said = {"generation": 1, "applied": 0, "state": "applying", "healthy": False, "doing": "runs configure.d/20-b"}
+    rack.conductor.report(ident, said)
+    rack.conductor.tick()
+    (member,) = rack.conductor.cloud_status("lab").members
+    assert (member.step, member.waiting) == ("configure", "generation 1: runs configure.d/20-b")
+    rack.clock.sleep(CONFIGURE_SECONDS + rack.desired.roles["web"].health.wait + 1)
+    rack.conductor.tick()
+    failure = rack.conductor.node("node1").node.failure
+    assert failure is not None
+    assert failure["summary"] == "generation 1 was not reported as applied within 1000 s"
+    assert failure["cause"].startswith("generation 1: runs configure.d/20-b. Last seen: ")
 
 
 def test_a_role_probe_decides_when_the_cloud_is_ready(tmp_path: Path) -> None:

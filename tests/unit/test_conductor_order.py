@@ -17,6 +17,7 @@ from sqlalchemy import create_engine
 
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.order import SILENT, is_away, refuse_behind
+from provisioner.conductor.status import read_status
 from provisioner.model.hardware import Power
 from provisioner.model.policy import Policy
 from provisioner.model.role import Desired, ImageSpec, Role
@@ -50,6 +51,26 @@ def test_a_canary_changes_first_and_the_others_when_it_has_been_green_for_a_whil
     world.finish("web-1")
     assert world.ask("web-2") == "", "once the canary has settled, nobody else is waited for"
     assert world.waiting() == {"web-0": None, "web-1": None, "web-2": None}
+
+
+def test_what_takes_a_member_long_is_what_its_role_waits_for(tmp_path: Path) -> None:
+    world = Members(tmp_path, roles())
+
+    def role_says() -> str:
+        return read_status(world.store, "lab", world.clock.now()).roles["web"]
+
+    def says(generation: int, **more: Any) -> None:
+        about = {"generation": generation, "applied": 1, "healthy": False}
+        world.guests.report(world.members["web-0"].ident, about | more)
+
+    says(1, state="applying", doing="waits for systemctl start web.service")
+    assert role_says() == "web-0 is not healthy; it applies generation 1: waits for systemctl start web.service"
+    world.change("new")
+    assert world.ask("web-0") == ""
+    says(2, state="applying", doing="runs configure.d/20-b")
+    assert role_says() == "web-0 applies generation 2: runs configure.d/20-b"
+    world.finish("web-0")
+    assert role_says() == "web-1 applies generation 2"
 
 
 def test_a_canary_that_turns_red_settles_anew(tmp_path: Path) -> None:

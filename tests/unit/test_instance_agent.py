@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from agent_world import CONF, SECRET, World, applied_world
@@ -69,6 +70,30 @@ def test_a_generation_that_changes_no_file_asks_for_no_permit() -> None:
     world.go()
     assert world.ran() == [] and world.permits == []
     assert (world.reports[-1]["applied"], world.reports[-1]["healthy"]) == (2, True)
+
+
+def test_what_takes_long_is_told_while_it_runs() -> None:
+    world = World()
+    world.control(CONF, '{"services": {"web.service": "restart"}}')
+    script, restart = f"{places.PHASES}/configure.d/20-b", ("systemctl", "restart", "web.service")
+    world.host.slow = {(script,), restart}
+    world.offer(1)
+    world.unit("web.service")
+    world.start()
+    world.go()
+    told = [(r["state"], r["generation"], r["applied"], r["healthy"], r["doing"]) for r in world.reports]
+    assert told[:2] == [
+        ("applying", 1, 0, False, "runs configure.d/20-b"),
+        ("applying", 1, 0, False, "waits for systemctl restart web.service"),
+    ]
+    assert told[-1] == ("applied", 1, 1, True, None)
+    world.forget()
+    world.host.slow = {(script,)}
+    world.units["web.service"].bad = "81"
+    world.offer(2, port=81)
+    world.go()
+    assert [r["doing"] for r in world.reports[:2]] == ["runs configure.d/20-b", "goes back: runs configure.d/20-b"]
+    assert (world.reports[-1]["state"], world.reports[-1]["doing"]) == ("rolled-back", None)
 
 
 def test_a_change_tells_which_files() -> None:
@@ -425,9 +450,9 @@ def test_a_script_asks_for_its_time() -> None:
     limits = {}
     real = world.host.run
 
-    def run(argv: list[str], *, limit: float, env: object = None) -> Finished:
+    def run(argv: list[str], *, limit: float, **more: Any) -> Finished:
         limits[argv[0].rpartition("/")[2]] = limit
-        return real(argv, limit=limit, env=env)  # type: ignore[arg-type]
+        return real(argv, limit=limit, **more)
 
     world.host.run = run  # type: ignore[method-assign,assignment]
     world.script("configure.d/30-slow", "#!/bin/sh\n# time-limit: 1000\n")

@@ -24,6 +24,22 @@ from provisioner_agent.protocol.link import ForgedAnswer, HttpLink, Refused, Ser
 from provisioner_agent.protocol.servers import Servers
 
 
+def test_of_what_runs_long_a_word_is_said_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, go = LinuxHost(tmp_path), tmp_path / "go"
+    os.mkfifo(go)
+    monkeypatch.setattr("provisioner_agent.instance.host.SLOW_SECONDS", 0.0)
+    done = host.run(["sh", "-c", "read word <go; echo $word"], limit=30, slow=lambda: bool(go.write_text("on\n")))
+    assert (done.code, done.output, done.timed_out) == (0, "on\n", False)
+    late = host.run(["sh", "-c", "read word <go"], limit=0.1, slow=lambda: None)
+    assert late.timed_out and late.code == -signal.SIGKILL
+
+
+def test_a_quick_one_is_not_worth_a_word(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert LinuxHost(tmp_path).run(["true"], limit=30, slow=lambda: said.append("slow")).code == 0
+    assert said == []
+
+
 def test_link_both_ways() -> None:
     with served() as server:
         link = HttpLink(Servers(server.url), TOKEN)
