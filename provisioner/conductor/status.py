@@ -13,6 +13,7 @@ from provisioner.conductor.told import doing, failed_units, is_off
 from provisioner.errors import NotFound
 from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import DeploymentState, Node
+from provisioner.model.hardware import Power
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, InstanceReport, MemberStatus
@@ -110,7 +111,8 @@ def _role(
             return f"{hostname} applies {_busy(member, reports) or f'generation {member.node.generation}'}"
         if member.node.healthy is not True:
             why = _busy(member, reports)
-            return f"{hostname} is not healthy" + (f"; it applies {why}" if why else "")
+            how = "is switched off" if member.node.power is Power.OFF else "is not healthy"
+            return f"{hostname} {how}" + (f"; it applies {why}" if why else "")
         red = red_probes(read_all().get(member.slot.id, {}), "role")
         if red:
             name = next(iter(red))

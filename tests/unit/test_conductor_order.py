@@ -53,24 +53,25 @@ def test_a_canary_changes_first_and_the_others_when_it_has_been_green_for_a_whil
     assert world.waiting() == {"web-0": None, "web-1": None, "web-2": None}
 
 
+def role_says(world: Members) -> str:
+    return read_status(world.store, "lab", world.clock.now()).roles["web"]
+
+
 def test_what_takes_a_member_long_is_what_its_role_waits_for(tmp_path: Path) -> None:
     world = Members(tmp_path, roles())
-
-    def role_says() -> str:
-        return read_status(world.store, "lab", world.clock.now()).roles["web"]
 
     def says(generation: int, **more: Any) -> None:
         about = {"generation": generation, "applied": 1, "healthy": False}
         world.guests.report(world.members["web-0"].ident, about | more)
 
     says(1, state="applying", doing="waits for systemctl start web.service")
-    assert role_says() == "web-0 is not healthy; it applies generation 1: waits for systemctl start web.service"
+    assert role_says(world) == "web-0 is not healthy; it applies generation 1: waits for systemctl start web.service"
     world.change("new")
     assert world.ask("web-0") == ""
     says(2, state="applying", doing="runs configure.d/20-b")
-    assert role_says() == "web-0 applies generation 2: runs configure.d/20-b"
+    assert role_says(world) == "web-0 applies generation 2: runs configure.d/20-b"
     world.finish("web-0")
-    assert role_says() == "web-1 applies generation 2"
+    assert role_says(world) == "web-1 applies generation 2"
 
 
 def test_a_canary_that_turns_red_settles_anew(tmp_path: Path) -> None:
@@ -152,6 +153,30 @@ def test_a_member_is_down_when_it_is_switched_off_or_silent(tmp_path: Path) -> N
     world.members["web-2"] = gone
     world.beat()
     assert world.ask("web-0") == ""
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["by our command", "as a sweep saw"])
+def test_what_a_member_said_before_it_was_switched_off_holds_no_more(tmp_path: Path, seen: bool) -> None:
+    world = Members(tmp_path, roles())
+
+    def switch(power: Power) -> None:
+        if seen:
+            world.store.nodes.set_seen("n-web-1", power, None, world.clock.now())
+        else:
+            world.store.nodes.set_power("n-web-1", power, world.clock.now())
+
+    switch(Power.ON)
+    assert role_says(world) == "ready"
+    switch(Power.OFF)
+    assert role_says(world) == "web-1 is switched off"
+    switch(Power.ON)
+    assert role_says(world) == "web-1 is not healthy"
+    world.report("web-1")
+    assert role_says(world) == "ready"
+    switch(Power.OFF)
+    world.report("web-1")
+    switch(Power.OFF)
+    assert role_says(world) == "ready", "whoever speaks runs, whatever its controller says"
 
 
 def test_who_reports_as_seldom_as_agents_do_at_rest_is_not_silent() -> None:
