@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Text, bindparam, case, cast, delete, insert, or_, select, update
+from sqlalchemy import Connection, Select, Text, bindparam, cast, delete, insert, or_, select, update
 
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
@@ -51,11 +51,6 @@ HEARD = (
     .where(NODES.c.name == bindparam("node"), NODES.c.heard < bindparam("now"))
     .values(heard=bindparam("now"))
 )
-
-
-def _unknown_health(power: Power) -> dict[str, Any]:
-    """What an instance said before its node went off holds no more; when it runs again it says how it is."""
-    return {"healthy": case((NODES.c.power != Power.OFF, None), else_=NODES.c.healthy)} if power is Power.OFF else {}
 
 
 class Nodes:
@@ -353,17 +348,23 @@ class Nodes:
             return self.get(node.name)
 
     def set_power(self, name: str, power: Power, now: float) -> None:
-        """The power as we left it, or as our own command found it: what it is from now on expected to be."""
+        """The power as we left it, or as our own command found it: what it is from now on expected to be.
+
+        What an instance said before it went off holds no more; it says how it is when it runs again. A sweep does not
+        take its word from it: whoever speaks runs, whatever its controller says.
+        """
         changed = or_(NODES.c.power != power, NODES.c.drift.is_not(None), NODES.c.bmc_error.is_not(None))
         values = {"power": power, "drift": None, "bmc_error": None, "updated": now}
+        if power is Power.OFF:
+            values["healthy"] = None
         with self._db.write(name) as tx:
-            tx.execute(update(NODES).where(NODES.c.name == name, changed).values(values | _unknown_health(power)))
+            tx.execute(update(NODES).where(NODES.c.name == name, changed).values(values))
 
     def set_seen(self, name: str, power: Power, drift: Mapping[str, Any] | None, now: float) -> None:
         """The power as a sweep saw it, and whether that is other than expected."""
         values = {"power": power, "drift": drift, "bmc_error": None, "updated": now}
         with self._db.write(name) as tx:
-            tx.execute(update(NODES).where(NODES.c.name == name).values(values | _unknown_health(power)))
+            tx.execute(update(NODES).where(NODES.c.name == name).values(values))
 
     def set_bmc_error(self, name: str, error: Mapping[str, Any], now: float) -> None:
         """A sweep could not ask the node's controller."""

@@ -155,15 +155,11 @@ def test_a_member_is_down_when_it_is_switched_off_or_silent(tmp_path: Path) -> N
     assert world.ask("web-0") == ""
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["by our command", "as a sweep saw"])
-def test_what_a_member_said_before_it_was_switched_off_holds_no_more(tmp_path: Path, seen: bool) -> None:
+def test_what_a_member_said_before_it_was_switched_off_holds_no_more(tmp_path: Path) -> None:
     world = Members(tmp_path, roles())
 
     def switch(power: Power) -> None:
-        if seen:
-            world.store.nodes.set_seen("n-web-1", power, None, world.clock.now())
-        else:
-            world.store.nodes.set_power("n-web-1", power, world.clock.now())
+        world.store.nodes.set_power("n-web-1", power, world.clock.now())
 
     switch(Power.ON)
     assert role_says(world) == "ready"
@@ -173,10 +169,6 @@ def test_what_a_member_said_before_it_was_switched_off_holds_no_more(tmp_path: P
     assert role_says(world) == "web-1 is not healthy"
     world.report("web-1")
     assert role_says(world) == "ready"
-    switch(Power.OFF)
-    world.report("web-1")
-    switch(Power.OFF)
-    assert role_says(world) == "ready", "whoever speaks runs, whatever its controller says"
 
 
 def test_who_reports_as_seldom_as_agents_do_at_rest_is_not_silent() -> None:
