@@ -116,6 +116,7 @@ class Agent:
             before = read_document(self.host, places.APPLIED)
             if before is not None:
                 LOG.info("the instance was booted: generation %s is brought up", before.generation)
+                self.doing(before.generation, "comes up after a boot")  # what was said before that holds no more
                 self._settle(self.applier.bring_up(before, self.record))
         if newest is not None and newest.generation > max(self.record.applied, self.record.refused, self.tried):
             outcome = self.applier.apply(newest, self.record)

@@ -375,6 +375,16 @@ def test_a_boot_brings_the_services_up_without_a_server() -> None:
     assert len(world.scripts) == 4
 
 
+def test_after_a_boot_it_is_told_at_once_that_the_services_are_not_up_yet() -> None:
+    world = applied_world()
+    world.reboot()
+    world.go()
+    first, last = world.reports[0], world.reports[-1]
+    assert (first["state"], first["applied"], first["healthy"]) == ("applying", 1, False)
+    assert first["doing"] == "comes up after a boot"
+    assert (last["state"], last["applied"], last["healthy"], last["doing"]) == ("applied", 1, True, None)
+
+
 def test_a_boot_that_fails_is_tried_until_it_succeeds() -> None:
     world = applied_world()
     world.failing["configure.d/20-b"] = 1
