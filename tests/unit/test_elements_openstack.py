@@ -378,13 +378,16 @@ def test_a_new_member_is_told_to_the_cell_by_one_controller(controller: Controll
     assert controller.run(DATABASES, DONE)[2] == []
 
 
-def test_a_boot_waits_for_no_database(controller: Controller) -> None:
+def test_a_boot_waits_for_the_database_and_asks_nothing_of_it(controller: Controller) -> None:
+    away = "the database at galera-0:3306 does not let cloud_admin in: refused"
     code, said, _ = controller.run(DATABASES, {}, PROVISIONER_BOOT="1", down="yes")
-    assert code == 0, said
+    assert code == 1 and away in said
+    code, said, called = controller.run(DATABASES, {}, PROVISIONER_BOOT="1")
+    assert (code, called) == (0, []) and "the node was only booted" in said
     changed = {"PROVISIONER_BOOT": "1", "PROVISIONER_CHANGED": "/etc/nova/nova.conf", "down": "yes"}
     assert controller.run(DATABASES, {}, **changed)[0] == 1
     code, said, _ = controller.run(DATABASES, DO, PROVISIONER_BOOT="1", PROVISIONER_FIRST="1", down="yes")
-    assert code == 1 and "the database at galera-0:3306 does not let cloud_admin in: refused" in said
+    assert code == 1 and away in said
 
 
 def test_keys_are_the_same_on_all_controllers(tmp_path: Path) -> None:
