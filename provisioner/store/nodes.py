@@ -349,14 +349,10 @@ class Nodes:
 
     def set_power(self, name: str, power: Power, now: float) -> None:
         """The power as we left it, or as our own command found it: what it is from now on expected to be.
-
-        What an instance said before it went off holds no more; it says how it is when it runs again. A sweep does not
-        take its word from it: whoever speaks runs, whatever its controller says.
-        """
+        What an instance said before it went off holds no more; to a sweep, whoever speaks runs."""
         changed = or_(NODES.c.power != power, NODES.c.drift.is_not(None), NODES.c.bmc_error.is_not(None))
         values = {"power": power, "drift": None, "bmc_error": None, "updated": now}
-        if power is Power.OFF:
-            values["healthy"] = None
+        values |= {"healthy": None} if power is Power.OFF else {}
         with self._db.write(name) as tx:
             tx.execute(update(NODES).where(NODES.c.name == name, changed).values(values))
 
