@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from provisioner.conductor.instance_steps import red_probes
 from provisioner.conductor.recovery import read_recoveries
@@ -17,7 +17,7 @@ from provisioner.model.hardware import Power
 from provisioner.model.role import Desired
 from provisioner.model.states import NodeState
 from provisioner.model.status import CloudStatus, InstanceReport, MemberStatus
-from provisioner.store.clouds import ReportRecord
+from provisioner.store.clouds import Clouds
 from provisioner.store.deployments import Slot
 from provisioner.store.store import Store
 
@@ -78,26 +78,18 @@ def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
     )
 
 
-class Reports(Protocol):
-    """What instances last said. It is long, so it is read late, and of one alone where one is enough."""
-
-    def reports(self) -> Mapping[str, Mapping[str, Any]]:
-        """Of all, by deployment."""
-
-    def report(self, node: str, deployment: str) -> ReportRecord | None: ...
-
-
-def build_roles(desired: Desired, members: Sequence[Member], reports: Reports) -> dict[str, str]:
-    """Each role: ``ready``, or what is missing for that."""
-    read_all = cache(reports.reports)
+def build_roles(desired: Desired, members: Sequence[Member], clouds: Clouds) -> dict[str, str]:
+    """Each role: ``ready``, or what is missing for that. What instances said is long: read late, and of one alone where
+    one is enough."""
+    read_all = cache(clouds.reports)
     return {
-        name: _role([member for member in members if member.slot.placement.role == name], use.count, reports, read_all)
+        name: _role([member for member in members if member.slot.placement.role == name], use.count, clouds, read_all)
         for name, use in desired.cloud.roles.items()
     }
 
 
 def _role(
-    members: Sequence[Member], count: int, reports: Reports, read_all: Callable[[], Mapping[str, Mapping[str, Any]]]
+    members: Sequence[Member], count: int, clouds: Clouds, read_all: Callable[[], Mapping[str, Mapping[str, Any]]]
 ) -> str:
     failed = [member.slot.placement.hostname for member in members if _failure(member) is not None]
     if failed:
@@ -108,9 +100,9 @@ def _role(
     for member in active:
         hostname = member.slot.placement.hostname
         if member.node.applied < member.node.generation:
-            return f"{hostname} applies {_busy(member, reports) or f'generation {member.node.generation}'}"
+            return f"{hostname} applies {_busy(member, clouds) or f'generation {member.node.generation}'}"
         if member.node.healthy is not True:
-            why = _busy(member, reports)
+            why = _busy(member, clouds)
             how = "is switched off" if member.node.power is Power.OFF else "is not healthy"
             return f"{hostname} {how}" + (f"; it applies {why}" if why else "")
         red = red_probes(read_all().get(member.slot.id, {}), "role")
@@ -120,8 +112,8 @@ def _role(
     return READY
 
 
-def _busy(member: Member, reports: Reports) -> str | None:
-    record = reports.report(member.node.name, member.slot.id)
+def _busy(member: Member, clouds: Clouds) -> str | None:
+    record = clouds.report(member.node.name, member.slot.id)
     return None if record is None else doing(record.body)
 
 

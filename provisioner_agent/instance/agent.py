@@ -22,7 +22,7 @@ from provisioner_agent.instance.journal import SWITCHED, UNCONFIRMED, Journal, c
 from provisioner_agent.instance.permits import Permits, back_off
 from provisioner_agent.instance.phases import PhaseResult
 from provisioner_agent.instance.probes import ProbeResult, pause_after, run_probes
-from provisioner_agent.instance.record import read_record, write_record
+from provisioner_agent.instance.record import Record, read_record, write_record
 from provisioner_agent.instance.report import RETRY, Reporter
 from provisioner_agent.instance.services import read_states
 from provisioner_agent.protocol.link import Link
@@ -295,8 +295,23 @@ class Agent:
 
     def _unconfirmed(self, generation: int) -> Mapping[str, Any]:
         """The message that asks for the server's word: it says that the generation is not in force yet."""
-        record = replace(self.record, about=generation, state=UNCONFIRMED, error=None, phases=(), account={})
+        record = self._on_the_way(generation, UNCONFIRMED)
         return self.reporter.compose(record, self.probes, drift=self.drift, units=self.units, settled=False)
+
+    def _on_the_way(self, generation: int, state: str) -> Record:
+        """The record as it is told, and not kept, while a generation is being applied."""
+        return replace(self.record, about=generation, state=state, error=None, phases=(), account={})
+
+    def _tell_on_the_way(self, record: Record, doing: str | None = None) -> None:
+        self.reporter.tell(
+            record,
+            self.probes,
+            drift=self.drift,
+            units=self.units,
+            settled=False,
+            doing=doing,
+            problem=self.box.problem,
+        )
 
     # What the applier tells on its way.
 
@@ -304,31 +319,16 @@ class Agent:
         self.record = write_record(self.host, replace(self.record, permit=generation))
 
     def doing(self, generation: int, what: str) -> None:
-        self.reporter.tell(
-            replace(self.record, about=generation, state=APPLYING, error=None, phases=(), account={}),
-            self.probes,
-            drift=self.drift,
-            units=self.units,
-            settled=False,
-            doing=what,
-            problem=self.box.problem,
-        )
+        self._tell_on_the_way(self._on_the_way(generation, APPLYING), what)
 
     def configured(self, document: Document, phases: list[PhaseResult]) -> None:
         self._interim = replace(
-            self.record,
+            self._on_the_way(document.generation, APPLIED),
             applied=document.generation,
-            about=document.generation,
-            state=APPLIED,
-            error=None,
             phases=tuple(result.to_dict() for result in phases),
-            account={},
         )
         self.probed({})
 
     def probed(self, results: Mapping[str, ProbeResult]) -> None:
         self.probes = dict(results)
-        problem = self.box.problem
-        self.reporter.tell(
-            self._interim, self.probes, drift=self.drift, units=self.units, settled=False, problem=problem
-        )
+        self._tell_on_the_way(self._interim)

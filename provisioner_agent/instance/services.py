@@ -211,8 +211,9 @@ def _state(block: Mapping[str, str]) -> UnitState:
 
 
 def _run(host: Host, verb: str, unit: str = "", tell: Tell = silent) -> PhaseResult:
-    started, name = host.monotonic(), f"{verb} {unit}".rstrip()
-    done = host.run(["systemctl", *name.split()], limit=LIMIT, slow=lambda: tell(f"waits for systemctl {name}"))
+    words = [verb, unit] if unit else [verb]
+    started, name = host.monotonic(), " ".join(words)
+    done = host.run(["systemctl", *words], limit=LIMIT, slow=lambda: tell(f"waits for systemctl {name}"))
     if unit and done.code != 0 and not done.timed_out and _is_started_again(host, unit):
         # Its own file says Restart=: what it needs may have been away just then.
         LOG.warning("%s/%s %s: code %s, and systemd starts it again", SERVICES, verb, unit, done.code)

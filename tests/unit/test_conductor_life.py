@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conductor_rack import GIB, PASSWORD, Rack, Server, cloud, role
+from test_conductor_permits import instance
 
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.walk import LEASE_SECONDS
@@ -466,12 +467,8 @@ def test_what_takes_an_instance_long_is_what_its_deployment_waits_for(tmp_path: 
     rack.enroll()
     rack.apply()
     rack.play(until=lambda: rack.servers["node1"].permit == 1)
-
-    deployment = rack.conductor.node("node1").node.deployment
-    assert deployment is not None
-    ident = str(rack.store.tokens.token(deployment, "instance")).partition(".")[0]
     said = {"generation": 1, "applied": 0, "state": "applying", "healthy": False, "doing": "runs configure.d/20-b"}
-    rack.conductor.report(ident, said)
+    rack.conductor.report(instance(rack, "node1"), said)
     rack.conductor.tick()
     (member,) = rack.conductor.cloud_status("lab").members
     assert (member.step, member.waiting) == ("configure", "generation 1: runs configure.d/20-b")
