@@ -8,9 +8,10 @@ from provisioner.conductor.departures import Wish, depart
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.effects import build_outlooks, find_effects
 from provisioner.conductor.trees import Common, Trees
+from provisioner.conductor.verbs import retry
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.deployment import Node
-from provisioner.model.plan import Action, Deploy, Move, Plan, Rebuild, Release
+from provisioner.model.plan import Action, Deploy, Move, Plan, Rebuild, Release, Retry
 from provisioner.model.states import NodeState
 from provisioner.plan.build import build_plan
 from provisioner.plan.guard import check_guard, check_places, check_target
@@ -55,6 +56,9 @@ def _begin(doors: Doors, action: Action, node: Node) -> None:
         begin_deployment(doors, doors.store.nodes.get(action.placement.node), action.placement, action.why)
     elif isinstance(action, Move):
         depart(doors, node, Wish(action.why, action.placement, drain=action.drain))
+    elif isinstance(action, Retry):
+        doors.tell("node.retry", f"the cloud is applied again; {action.why}", node.name, node.deployment)
+        retry(doors, node)
 
 
 def _turn(action: Action) -> int:

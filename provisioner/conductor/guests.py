@@ -390,7 +390,7 @@ class Guests:
             failure["hint"] = f"provisioner node retry {node.name}"
             self._store.nodes.move(node, NodeState.FAILED, now=now, deployment=token.deployment, failure=failure)
         else:
-            failure["hint"] = "correct the values in the cloud file, then provisioner apply"
+            failure["hint"] = "correct it, in the cloud file or on the node, then provisioner apply"
             self._store.nodes.set_failure(node.name, failure, now)
         self._doors.tell("configuration.failed", str(failure["summary"]), node.name, token.deployment)
 

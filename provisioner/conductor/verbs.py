@@ -196,8 +196,11 @@ def _ask(doors: Doors, name: str, verb: str) -> Node:
     return node
 
 
-def _retry(doors: Doors, node: Node) -> Node:
-    """Clean again, deploy again from the first step, or hand the same metadata to an instance once more."""
+def retry(doors: Doors, node: Node) -> Node:
+    """Clean again, deploy again from the first step, or hand the same metadata to an instance once more.
+
+    In the transaction that is open.
+    """
     store, now = doors.store, doors.clock.now()
     if node.deployment is None:
         return store.nodes.move(node, NodeState.CLEANING, now=now, deployment=None)
@@ -259,7 +262,7 @@ def _forget(doors: Doors, node: Node) -> Node:
 
 
 VERBS: Mapping[str, Callable[[Doors, Node], Node]] = {
-    "retry": _retry,
+    "retry": retry,
     "abort": _abort,
     "release": _release,
     "forget": _forget,

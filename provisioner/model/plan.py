@@ -135,7 +135,17 @@ class Move(Value):
         return self.placement.hostname
 
 
-Action = Annotated[Deploy | Configure | Release | Rebuild | Move, Field(discriminator="kind")]
+class Retry(Value):
+    """Begin again with what has failed: a deployment from its first step, or the newest generation of an instance."""
+
+    kind: Literal["retry"] = "retry"
+    node: str
+    hostname: str
+    guard: Guard
+    why: str
+
+
+Action = Annotated[Deploy | Configure | Release | Rebuild | Move | Retry, Field(discriminator="kind")]
 
 
 class Observed(Value):

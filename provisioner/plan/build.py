@@ -24,7 +24,7 @@ from provisioner.model.states import NodeState
 from provisioner.model.values import secret_name
 from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
-from provisioner.plan.members import Fate, find_fate, find_rebuilds, free_indices, name_who_goes
+from provisioner.plan.members import Fate, find_fate, find_rebuilds, find_retries, free_indices, name_who_goes
 from provisioner.plan.order import describe_order, describe_rolling
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
 from provisioner.plan.wire import ports_of, wire
@@ -90,6 +90,7 @@ class _Planner:
         deploys: list[Action] = []
         configures: list[Action] = []
         rebuilds: list[Action] = []
+        retries: list[Action] = []
         # Roles that name their nodes choose first, so that the others leave these alone.
         for name, use in sorted(self.desired.cloud.roles.items(), key=lambda item: not item[1].nodes):
             deploys += self._deploy(name, use)
@@ -98,6 +99,8 @@ class _Planner:
             own = [self.own[slot] for slot in sorted(self.own) if slot[0] == name]
             rebuilt, notes = find_rebuilds(self.desired, self.observed, name, own, self.nodes)
             rebuilds += rebuilt
+            mended = {one.node for one in changed} | {one.node for one in rebuilt}
+            retries += find_retries(self.observed, own, self.nodes, mended)
             self.notes += notes
             if rebuilt and (order := describe_rolling(self.desired, name, rebuilt)) is not None:
                 self.notes.append(order)
@@ -107,7 +110,7 @@ class _Planner:
         if self.problems:
             raise ManifestError(self.problems)
         self._check_images([*deploys, *rebuilds])
-        actions: tuple[Any, ...] = (*releases, *deploys, *configures, *rebuilds)
+        actions: tuple[Any, ...] = (*releases, *deploys, *configures, *rebuilds, *retries)
         return Plan(cloud=self.desired.cloud.cloud, desired=self.desired, actions=actions, notes=tuple(self.notes))
 
     def _check_names(self) -> None:
@@ -295,14 +298,14 @@ class _Planner:
             wipe=wipe,
         )
 
-    def _configure(self, name: str, use: RoleUse) -> list[Action]:
-        configures: list[Action] = []
+    def _configure(self, name: str, use: RoleUse) -> list[Configure]:
+        configures: list[Configure] = []
         for slot in sorted(slot for slot in self.own if slot[0] == name):
             deployment = self.own[slot]
             if (departure := self.observed.departures.get(deployment.id)) is not None and departure.going:
                 continue  # it hears nothing else before that is over
             node, hostname = self.nodes[deployment.placement.node], deployment.placement.hostname
-            self._note(deployment, node)
+            self._note(deployment)
             changes = self._compare(self._mix(name, node), self.observed.metadata.get(node.name, {}))
             if self.desired.roles[name].image.disk:
                 changes = self._note_read_once(deployment, node, changes)
@@ -362,15 +365,10 @@ class _Planner:
             lines = compare_ports([port for port in node.spec.ports if port.mac in used], node.hardware)
             self.notes += [f"{node.name}: {line}" for line in lines]
 
-    def _note(self, deployment: Deployment, node: Node) -> None:
+    def _note(self, deployment: Deployment) -> None:
         placement = deployment.placement
         newest = self.observed.images.get(placement.role, placement.image)
-        if deployment.state is DeploymentState.FAILED or node.state is NodeState.FAILED:
-            self.notes.append(
-                f"{placement.hostname} on {node.name} has failed; next: provisioner node show {node.name}, "
-                f"then provisioner node retry {node.name}"
-            )
-        elif newest != placement.image and not self.desired.cloud.roles[placement.role].image:
+        if newest != placement.image and not self.desired.cloud.roles[placement.role].image:
             self.notes.append(f"{placement.hostname} runs {placement.image}; {newest} is newer")
 
     def _check_images(self, deploys: list[Action]) -> None:

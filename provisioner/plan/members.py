@@ -1,13 +1,13 @@
-"""Which members of a role stay, which go, and which get another node. Pure."""
+"""Which members of a role stay, which go, which get another node, and which are tried again. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from provisioner.errors import Problem
+from provisioner.errors import Problem, error_from_dict
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
-from provisioner.model.plan import Observed, Rebuild
+from provisioner.model.plan import Observed, Rebuild, Retry
 from provisioner.model.role import Desired, RoleUse
 from provisioner.model.states import NodeState
 from provisioner.plan.guard import build_guard
@@ -85,3 +85,28 @@ def find_rebuilds(
         why = f"it runs {placement.image}"
         rebuilds.append(Rebuild(placement=place, before=placement.image, kept=kept, guard=build_guard(node), why=why))
     return rebuilds, notes
+
+
+def find_retries(
+    observed: Observed, members: Sequence[Deployment], nodes: Mapping[str, Node], mended: Collection[str]
+) -> list[Retry]:
+    """Of those that have failed: a deployment begins again, an instance gets its newest generation once more.
+
+    :param members: of the role, those that stay, by number. :param nodes: all, by name.
+    :param mended: nodes whose instance gets another generation, or another image, anyway.
+    """
+    retries = list[Retry]()
+    for member in members:
+        placement, node = member.placement, nodes[member.placement.node]
+        departure = observed.departures.get(member.id)
+        if node.deployment != member.id or node.maintenance is not None or (departure is not None and departure.going):
+            continue
+        refused = node.state is NodeState.ACTIVE and node.failure is not None
+        if not refused and node.state is not NodeState.FAILED:
+            continue
+        if member.state is DeploymentState.ACTIVE and node.name in mended:
+            continue
+        said = "" if node.failure is None else f": {error_from_dict(node.failure).summary}"
+        why = f"{'a change' if refused else 'it'} failed{said}"
+        retries.append(Retry(node=node.name, hostname=placement.hostname, guard=build_guard(node), why=why))
+    return retries

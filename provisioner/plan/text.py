@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from provisioner.model.plan import Change, Configure, Deploy, Effect, Move, Plan, Rebuild, Release
+from provisioner.model.plan import Change, Configure, Deploy, Effect, Move, Plan, Rebuild, Release, Retry
 from provisioner.model.values import secret_name
 from provisioner.plan.effects import describe_files
 from provisioner.plan.pick import natural
@@ -25,7 +25,7 @@ def render_plan(plan: Plan) -> str:
     lines = [f"cloud {plan.cloud}", *_actions(plan), *_effects(plan), *(f"  note: {note}" for note in plan.notes)]
     if plan.empty:
         return "\n".join([*lines[1:], "Nothing to change."])
-    always, kinds = ("deploy", "configure", "release"), ("deploy", "configure", "release", "rebuild", "move")
+    always, kinds = ("deploy", "configure", "release"), ("deploy", "configure", "release", "rebuild", "move", "retry")
     counts = {kind: sum(1 for action in plan.actions if action.kind == kind) for kind in kinds}
     said = [f"{count} to {kind}" for kind, count in counts.items() if count or kind in always]
     return "\n".join([*lines, f"{', '.join(said)}."])
@@ -57,6 +57,8 @@ def _actions(plan: Plan) -> Iterator[str]:
             yield f"      {placement.image}, {addresses}{wipe}"
             if action.lost:
                 yield f"      {action.node} is not waited for; it is switched off if its controller answers"
+        elif isinstance(action, Retry):
+            yield f"  ~ retry      {action.hostname} on {action.node}: {action.why}"
     for lines, actions in told.items():
         yield f"  ~ configure  {_names(actions)}"
         yield from (f"      {line}" for line in lines)

@@ -150,11 +150,12 @@ def test_a_smaller_count_releases_and_powers_off(tmp_path: Path) -> None:
     assert rack.conductor.node("node1").node.generation == 2, "its peers have changed"
 
 
+@pytest.mark.parametrize("how", ["retry", "apply"])
 @pytest.mark.parametrize(
     ("step", "word"), [("storage", "cannot write"), ("write-image", "hash"), ("boot-loader", "no EFI")]
 )
 def test_an_order_that_fails_fails_the_node_with_reason_and_a_retry_succeeds(
-    tmp_path: Path, step: str, word: str
+    tmp_path: Path, step: str, word: str, how: str
 ) -> None:
     rack = Rack(tmp_path, 1)
     rack.enroll()
@@ -168,7 +169,11 @@ def test_an_order_that_fails_fails_the_node_with_reason_and_a_retry_succeeds(
     status = rack.conductor.cloud_status("lab")
     assert status.failed and status.members[0].step == step and status.roles["web"] == "failed: web-0"
     rack.servers["node1"].fail_orders = {}
-    assert rack.conductor.verb("node1", "retry").state is NodeState.DEPLOYING
+    if how == "retry":
+        assert rack.conductor.verb("node1", "retry").state is NodeState.DEPLOYING
+    else:
+        rack.apply()
+        assert rack.states() == {"node1": "deploying"} and rack.conductor.plan(rack.desired).empty
     rack.play()
     assert rack.states() == {"node1": "active"}
     deployment = rack.conductor.node("node1").deployment

@@ -190,6 +190,27 @@ def test_a_change_that_is_rolled_back_stops_at_the_first_member_and_a_better_one
     assert [(node.applied, node.generation, node.failure) for node in rack.conductor.nodes()] == [(3, 3, None)] * 3
 
 
+def test_a_change_that_failed_for_a_reason_that_is_gone_is_tried_again_by_apply(tmp_path: Path) -> None:
+    """A full disk, say: the values are right, so there is nothing to correct in the cloud file."""
+    rack = once_rack(tmp_path)
+    rack.apply()
+    rack.play()
+    for server in rack.servers.values():
+        server.bad_generations = {2}
+    changed = cloud(3, (role(once=("bootstrap",)),), values={"web": {"word": "good"}})
+    rack.apply(changed)
+    rack.play()
+    assert rack.conductor.cloud_status("lab").failed
+    for server in rack.servers.values():
+        server.bad_generations = set()
+    (action,) = rack.conductor.plan(changed).actions
+    assert action.kind == "retry" and "it did not start" in action.why
+    rack.apply(changed)
+    rack.play()
+    assert all(node.applied == node.generation for node in rack.conductor.nodes())
+    assert rack.conductor.cloud_status("lab").ready and rack.conductor.plan(changed).empty
+
+
 def test_a_broken_instance_is_a_failed_node_that_can_be_retried(tmp_path: Path) -> None:
     rack = once_rack(tmp_path, 1)
     rack.apply()

@@ -219,16 +219,34 @@ def test_a_pool_that_is_used_up_is_refused() -> None:
         build_plan(make_desired(pool=pool), done.model_copy(update={"deployments": foreign}))
 
 
-def test_notes_name_failures_and_newer_images() -> None:
+def test_notes_name_newer_images() -> None:
     nodes = make_nodes(2)
     done = observe(
         build_plan(make_desired(), Observed(nodes=nodes, images=IMAGES)), nodes, images=IMAGES | {"db": "db-2"}
     )
+    plan = build_plan(make_desired(), done)
+    assert plan.empty and "db-1 runs db-1; db-2 is newer" in plan.notes
+
+
+def kinds(plan: Plan) -> list[tuple[str, str]]:
+    return [(action.kind, "" if isinstance(action, Deploy) else action.node) for action in plan.actions]
+
+
+def test_a_deployment_that_failed_begins_again_with_new_values_too() -> None:
+    nodes = make_nodes(2)
+    done = observe(build_plan(make_desired(), Observed(nodes=nodes, images=IMAGES)), nodes)
+    broken = done.nodes[0].model_copy(update={"state": NodeState.FAILED})
     failed = done.deployments["d-n1"].model_copy(update={"state": DeploymentState.FAILED})
-    plan = build_plan(make_desired(), done.model_copy(update={"deployments": done.deployments | {"d-n1": failed}}))
-    assert plan.empty
-    assert any("provisioner node retry n1" in note for note in plan.notes)
-    assert "db-1 runs db-1; db-2 is newer" in plan.notes
+    done = done.model_copy(
+        update={"nodes": (broken, *done.nodes[1:]), "deployments": done.deployments | {"d-n1": failed}}
+    )
+    assert kinds(build_plan(make_desired(), done)) == [("retry", "n1")]
+    changed = make_desired("{db: {count: 2, values: {db: {connections: 7}}}}")
+    assert kinds(build_plan(changed, done)) == [
+        ("configure", "n1"),
+        ("configure", "n2"),
+        ("retry", "n1"),
+    ]
 
 
 def test_a_plan_says_in_which_order_a_change_goes() -> None:
