@@ -132,6 +132,8 @@ def _check_schema(schema: Schema, layer: Layer, at: Path) -> Iterator[Problem]:
         yield wrong("x-merge", f"x-merge is {schema.merge!r}", f"of this type it may be {allowed}")
     if schema.alone and kind in ("object", "array"):
         yield wrong("x-alone", "x-alone stands at a map or a list", "write it at a single value")
+    if schema.outside_pools and kind != "string":
+        yield wrong("x-outside-pools", "x-outside-pools stands at what is no string", "write it at an address")
     if schema.pattern is not None:
         try:
             re.compile(python_pattern(schema.pattern))

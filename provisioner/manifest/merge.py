@@ -151,3 +151,12 @@ def find_lonely(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Pat
     if rule.is_map and isinstance(value, Mapping):
         for key, inner in value.items():
             yield from find_lonely(inner, rule.under(key) or ANYTHING, (*path, key))
+
+
+def find_unpooled(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Addresses that no pool may give out, each where it stands."""
+    if rule.outside_pools and isinstance(value, str):
+        yield path, value
+    if rule.is_map and isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from find_unpooled(inner, rule.under(key) or ANYTHING, (*path, key))

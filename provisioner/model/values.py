@@ -43,6 +43,7 @@ class Schema(Value):
     replaced, or its items are added behind (``append``), before (``prepend``), or behind if they are not there yet
     (``unique``). Anything else is replaced.
     ``x-alone``: values that only the one member of a role may have, since with two of them they do not go together.
+    ``x-outside-pools``: an address that no pool of the cloud's networks may give to a node.
     Other than there, a key that ``properties`` does not name is wrong unless ``additionalProperties`` allows it, and
     where there are ``properties`` the type ``object`` need not be said.
     """
@@ -62,6 +63,7 @@ class Schema(Value):
         default=None, validation_alias=AliasChoices("x-merge", "merge")
     )
     alone: tuple[str | int | float | bool, ...] = Field(default=(), validation_alias=AliasChoices("x-alone", "alone"))
+    outside_pools: bool = Field(default=False, validation_alias=AliasChoices("x-outside-pools", "outside_pools"))
 
     @field_validator("additional", mode="before")
     @classmethod

@@ -5,28 +5,24 @@ Pure: nothing is looked at but the two arguments, and the same arguments give th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from provisioner.errors import ImageError, ManifestError, Problem
-from provisioner.manifest.certificates import check_names
-from provisioner.manifest.check import dotted, suggest
+from provisioner.manifest.check import suggest
 from provisioner.manifest.explain import find_place
-from provisioner.manifest.layer import Path
-from provisioner.manifest.merge import find_lonely
 from provisioner.manifest.values import CLOUD_CONFIG, Mixture, Values, build_shared
 from provisioner.model.departure import Departure
 from provisioner.model.deployment import Deployment, DeploymentState, Node, Placement
 from provisioner.model.plan import Action, Change, Configure, Deploy, Guard, Move, Observed, Plan, Rebuild, Release
 from provisioner.model.role import Desired, Role, RoleUse
 from provisioner.model.states import NodeState
-from provisioner.model.values import secret_name
 from provisioner.plan.compare import compare_ports
 from provisioner.plan.guard import build_guard
 from provisioner.plan.members import Fate, find_fate, find_rebuilds, find_retries, free_indices, name_who_goes
 from provisioner.plan.order import describe_order, describe_rolling
 from provisioner.plan.pick import Addresses, natural, wasted, why_not
+from provisioner.plan.values import check_values, diff_shared
 from provisioner.plan.wire import ports_of, wire
 
 RAMDISK = "ramdisk"
@@ -106,7 +102,8 @@ class _Planner:
                 self.notes.append(order)
             if changed and (order := describe_order(self.desired, name, self._running(name))) is not None:
                 self.notes.append(order)
-        self._check_values()
+        mixed = list(self.mixtures.values())
+        self.problems += check_values(self.desired, self.values, mixed, self.strays, self.observed.secrets)
         if self.problems:
             raise ManifestError(self.problems)
         self._check_images([*deploys, *rebuilds])
@@ -132,45 +129,13 @@ class _Planner:
                         self.problems.append(Problem(where, f"there is no node {name!r} on record", instead))
 
     def _mix(self, role: str, node: Node) -> Mixture:
-        """The values of a member, which are then looked at by :meth:`_check_values`."""
+        """The values of a member, which are then looked at by :func:`~provisioner.plan.values.check_values`."""
         zone = node.spec.location.zone
         if zone and self.desired.zones and zone not in self.desired.zones:
             self.strays.setdefault(zone, []).append(node.name)
         mixture = self.values.of(role, zone, node.name)
         self.mixtures[mixture.key] = mixture
         return mixture
-
-    def _check_values(self) -> None:
-        """What only shows when all layers are together: secrets that do not exist, values that nobody gives."""
-        for zone, names in self.strays.items():
-            more = f", and {len(names) - 1} more nodes are in it" if len(names) > 1 else ""
-            what = f"there is no file of its zone {zone!r}{more}"
-            instead = f"{suggest(zone, self.desired.zones)} Correct location.zone in the hardware file and enroll again"
-            self.problems.append(Problem(f"node {names[0]}", what, instead))
-        declared = {name for role in self.desired.roles.values() for name in role.secrets}
-        for mixture in self.mixtures.values():
-            layers, rule = self.values.layers(*mixture.key), self.values.rule(mixture.role)
-            for path, name in mixture.references:
-                if self.observed.secrets is not None and name not in declared | self.observed.secrets:
-                    where = find_place(self.desired, layers, rule, path) or mixture.role
-                    store = f"provisioner cloud secret {self.desired.cloud.cloud} {name} --set-file FILE"
-                    known = suggest(name, declared | self.observed.secrets)
-                    instead = f"store it: {store}" if known is None else f"{known} Or store it: {store}"
-                    self.problems.append(Problem(where, f"{dotted(path)} refers to no secret {name!r}", instead))
-            for path, what in check_names(self.desired.roles[mixture.role], mixture):
-                self.problems.append(Problem(find_place(self.desired, layers, rule, path) or mixture.role, what))
-            for path in mixture.missing:
-                where = self.desired.place(f"roles.{mixture.role}")
-                instead = f"write it under roles.{mixture.role}.values"
-                self.problems.append(Problem(where, f"{mixture.role} needs a value {dotted(path)}", instead))
-            use = self.desired.cloud.roles.get(mixture.role)
-            count = 0 if use is None else use.count
-            for path, value in find_lonely(mixture.values, rule) if count > 1 else ():
-                where, name = self.desired.place(f"roles.{mixture.role}.count"), dotted(path)
-                what = f"{mixture.role} has {count} members, and {name} is {json.dumps(value)}, which is for one"
-                instead = f"write another under roles.{mixture.role}.values, or count: 1"
-                self.problems.append(Problem(where, what, instead))
-        self.problems = list(dict.fromkeys(self.problems))
 
     def _release(self, slot: Slot) -> Action | None:
         """Of a member that does not stay where it is; who gets another node is noted for :meth:`_deploy`."""
@@ -389,49 +354,3 @@ class _Planner:
                 where=self.desired.cloud.cloud,
                 hint="; ".join(hints),
             )
-
-
-Place = Callable[[Path], str | None]
-"""Where a value comes from, by its path."""
-
-
-def _nowhere(path: Path) -> None:
-    """Nobody kept it."""
-
-
-def diff_shared(old: dict[str, Any], new: dict[str, Any], place: Place = _nowhere) -> tuple[Change, ...]:
-    """What differs between two results of :func:`~provisioner.manifest.values.build_shared`, values first.
-
-    The number of members is left out: it changes with the deployments and releases that the plan shows.
-    """
-    rest = [diff_values({key: _but_count(old.get(key))}, {key: _but_count(new.get(key))}) for key in ("role", "health")]
-    values = diff_values(old.get("values", {}), new["values"], place)
-    return values + tuple(change for found in rest for change in found)
-
-
-def _but_count(part: Any) -> dict[str, Any]:
-    return {key: value for key, value in (part or {}).items() if key != "count"}
-
-
-def diff_values(old: Mapping[str, Any], new: Mapping[str, Any], place: Place = _nowhere) -> tuple[Change, ...]:
-    """What differs, by dotted path; ``None`` stands for absent. A reference to a secret is one value."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    return tuple(
-        Change(path=".".join(map(str, path)), old=before.get(path), new=after.get(path), place=place(path))
-        for path in sorted(before.keys() | after.keys(), key=str)
-        if path and _text(before.get(path)) != _text(after.get(path))
-    )
-
-
-def _text(value: Any) -> str:
-    """To a template true is not 1, and 1 is not 1.0."""
-    return json.dumps(value, sort_keys=True)
-
-
-def _leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every part that is not a mapping with something in it."""
-    if isinstance(data, Mapping) and data and secret_name(data) is None:
-        for key, value in data.items():
-            yield from _leaves(value, (*path, key))
-    else:
-        yield path, data

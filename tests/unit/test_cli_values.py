@@ -173,6 +173,18 @@ def test_a_value_that_is_for_one_member_alone(bench: Bench) -> None:
         assert done.exit_code == 0, done.output
 
 
+def test_an_address_that_a_pool_may_give_to_a_node(bench: Bench) -> None:
+    values = bench.folder / "elements" / "db" / "values.yaml"
+    values.write_text(VALUES + "      front: {type: string, x-outside-pools: true}\n")
+    for front, code in (("10.0.0.25", 1), ("10.0.0.5", 0), ("2001:db8::5", 0), ("db.example", 0)):
+        bench.cloud.write_text(CLOUD.replace("{password: {secret", f"{{front: '{front}', password: {{secret"))
+        done = bench.call("config", "render", str(bench.cloud), "db-0")
+        assert done.exit_code == code, done.output
+        if code:
+            said = "db.front is 10.0.0.25, which the network main may give to a node"
+            assert f"{bench.cloud}:7: {said}" in done.stderr and "outside of its pool 10.0.0." in done.stderr
+
+
 def test_a_node_on_record(bench: Bench, conductor: FakeConductor) -> None:
     done = bench.call("config", "explain", "node1", "galera.max_connections")
     assert done.exit_code == 0, done.output

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from provisioner.manifest.values import build_shared
 from provisioner.model.firewall import Firewall, join_ports, parse_ports
 from provisioner.model.role import Desired
-from provisioner.plan.build import diff_shared
+from provisioner.plan.values import diff_shared
 
 CASES = sorted((Path(__file__).parent / "cases" / "firewall").glob("*.case"))
 GALERA = {

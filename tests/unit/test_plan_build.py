@@ -18,9 +18,10 @@ from provisioner.model.plan import Configure, Deploy, Observed, Plan, Release
 from provisioner.model.policy import Policy
 from provisioner.model.role import Desired, Match
 from provisioner.model.states import NodeState
-from provisioner.plan.build import build_plan, diff_values
+from provisioner.plan.build import build_plan
 from provisioner.plan.guard import check_guard
 from provisioner.plan.text import render_plan
+from provisioner.plan.values import diff_values
 
 IMAGES = {"db": "db-1", "web": "web-1", "ramdisk": "ramdisk-1"}
 ROLES = {
