@@ -226,7 +226,7 @@ class Database:
                 cause=cause,
                 hint="see to it that the database answers; what is under way goes on by itself"
                 if self.shared
-                else "check the space and the rights of the folder, then run provisioner serve again",
+                else "check the space and the rights of the folder; a service that runs goes on by itself",
             ) from None
 
 
