@@ -11,12 +11,11 @@ from pydantic import ValidationError
 
 from provisioner.boot.ipxe import render_boot_script, render_local_script
 from provisioner.conductor.doors import Doors
-from provisioner.conductor.instance_steps import BAD_STATES, report_error
 from provisioner.conductor.metadata import Answer, Ask, answer_metadata
 from provisioner.conductor.permits import Applicant, acquire
 from provisioner.conductor.presence import alive, guest_urls
 from provisioner.conductor.recovery import Speaker, answer, note_healthy, parse_position
-from provisioner.conductor.told import check_report, find_news, split_report
+from provisioner.conductor.told import BAD_STATES, check_report, find_news, report_error, split_report
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import TrustError, UsageError
 from provisioner.model.departure import DepartureState

@@ -7,7 +7,7 @@ from typing import Any
 
 from provisioner.conductor.orders import build_layout
 from provisioner.conductor.ramdisk_steps import check_power
-from provisioner.conductor.told import doing
+from provisioner.conductor.told import BAD_STATES, doing, red_probes, report_error
 from provisioner.conductor.work import Outcome, Work, done, wait_for_guest
 from provisioner.errors import DeployError
 from provisioner.model.deployment import StepName
@@ -15,8 +15,6 @@ from provisioner.model.deployment import StepName
 CONFIGURE_SECONDS = 900.0
 PROBE_SLACK = 120.0
 """Seconds until a waiting step has failed; the agent's own waiting for a probe is the role's, and some more."""
-BAD_STATES = frozenset({"failed", "rolled-back", "broken"})
-"""States of a report that say: the generation is not in force."""
 
 
 def configure(work: Work) -> Outcome:
@@ -89,20 +87,3 @@ def _report(work: Work) -> Mapping[str, Any]:
     if report.get("state") in BAD_STATES and int(report.get("generation", 0)) >= work.node.generation:
         raise report_error(work.node.name, report)
     return report
-
-
-def report_error(node: str, report: Mapping[str, Any]) -> DeployError:
-    error = report.get("error") or {}
-    return DeployError(
-        f"generation {report.get('generation')} {report.get('state')}: {error.get('summary') or 'no reason was given'}",
-        where=node,
-        cause=error.get("cause"),
-        hint=error.get("hint"),
-    )
-
-
-def red_probes(report: Mapping[str, Any], scope: str) -> dict[str, Mapping[str, Any]]:
-    probes: Mapping[str, Mapping[str, Any]] = report.get("probes") or {}
-    return {
-        name: probe for name, probe in probes.items() if probe.get("scope") == scope and probe.get("ok") is not True
-    }

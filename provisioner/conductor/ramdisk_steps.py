@@ -11,12 +11,25 @@ from pydantic import ValidationError
 from provisioner.conductor.disk import choose_disks, guid_of_disk, mbr_of_disk
 from provisioner.conductor.line import Fetch, why_wait
 from provisioner.conductor.orders import build_order
-from provisioner.conductor.work import BMC_SECONDS, DARK, LATER, SOON, Outcome, Work, done, wait, wait_for_guest
+from provisioner.conductor.status import READY, ready_roles
+from provisioner.conductor.work import (
+    BMC_SECONDS,
+    DARK,
+    LATER,
+    SOON,
+    TOKEN_SECONDS,
+    Outcome,
+    Work,
+    done,
+    wait,
+    wait_for_guest,
+)
 from provisioner.errors import BmcError, DeployError, ImageError, NotFound
 from provisioner.model.deployment import TESTS, StepName
 from provisioner.model.hardware import HardwareReport, HardwareTest, Power, Verdict
 from provisioner.model.storage import ROOT_DISK
 from provisioner.store.deployments import Order
+from provisioner.store.tokens import BOOT
 
 AGENT_SECONDS = 1800.0
 TEST_SECONDS = 3 * 3600.0
@@ -193,6 +206,35 @@ def _fetches(work: Work) -> list[Fetch]:
         left = 0 if detail.get("phase") == "read back" else round(size * (1 - min(1.0, done / total)))
         found.append(Fetch(ident, since, left, begun, detail.get("remaining")))
     return found
+
+
+def seed_instance(work: Work) -> Outcome:
+    """An order like the others, once the roles that come before are ready: they were not waited for until here, so that
+    the disk is written meanwhile. Its deadlines begin with the order."""
+    store, ident, name = work.doors.store, work.deployment.id, work.step.name
+    order = store.deployments.order(ident)
+    if order is not None and order.step is name:
+        return order_agent(work)
+    reason = _missing_roles(work)
+    if reason is None:
+        store.deployments.set_detail(ident, name, {"resumed": work.now}, touched=work.now)
+        return order_agent(work)
+    check_alone(work)
+    touched = store.deployments.touched(ident, name)
+    if work.now - touched > TOKEN_SECONDS / 4:
+        store.deployments.set_detail(ident, name, {}, touched=work.now)
+        store.tokens.extend(ident, BOOT, work.now + TOKEN_SECONDS)
+    check_power(work, touched)
+    return Outcome(False, {}, reason, LATER)
+
+
+def _missing_roles(work: Work) -> str | None:
+    """Why the deployment has to wait for other roles."""
+    if not work.role.after:
+        return None
+    ready = ready_roles(work.doors.store, work.deployment.placement.cloud)
+    missing = [f"{name} ({ready.get(name, 'not deployed')})" for name in work.role.after if ready.get(name) != READY]
+    return f"waits until these roles are ready: {', '.join(missing)}" if missing else None
 
 
 def inspect(work: Work) -> Outcome:

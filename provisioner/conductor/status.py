@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from provisioner.conductor.instance_steps import red_probes
 from provisioner.conductor.recovery import read_recoveries
-from provisioner.conductor.told import doing, failed_units, is_off
+from provisioner.conductor.told import doing, failed_units, is_off, red_probes
 from provisioner.errors import NotFound
 from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import DeploymentState, Node

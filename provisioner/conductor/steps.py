@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 
 from provisioner.conductor.boot_steps import boot_device, boot_disk, boot_files, hello, power, reserve, restart
 from provisioner.conductor.instance_steps import configure, probe
-from provisioner.conductor.ramdisk_steps import choose, erase, inspect, order_agent, rescue, test, write_image
+from provisioner.conductor.ramdisk_steps import (
+    choose,
+    erase,
+    inspect,
+    order_agent,
+    rescue,
+    seed_instance,
+    test,
+    write_image,
+)
 from provisioner.conductor.work import Outcome, Work
 from provisioner.model.deployment import TESTS, StepName
 
@@ -19,7 +28,7 @@ ACTIONS: Mapping[StepName, Callable[[Work], Outcome]] = {
     StepName.CHOOSE_DISK: choose,
     StepName.STORAGE: order_agent,
     StepName.WRITE_IMAGE: write_image,
-    StepName.SEED_INSTANCE: order_agent,
+    StepName.SEED_INSTANCE: seed_instance,
     StepName.BOOT_LOADER: order_agent,
     StepName.BOOT_DISK: boot_disk,
     StepName.RESTART: restart,

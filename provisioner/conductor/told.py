@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from provisioner.errors import UsageError
+from provisioner.errors import DeployError, UsageError
 from provisioner.store.clouds import ReportRecord
 
 SKEW_SECONDS = 2.0
@@ -21,6 +21,9 @@ OURS = frozenset({"diff", "validators", "clock", "confirming", *SKEW})
 
 LARGEST = (1 << 31) - 1
 """Generation that a column holds."""
+
+BAD_STATES = frozenset({"failed", "rolled-back", "broken"})
+"""States of a report that say: the generation is not in force."""
 
 Body = Mapping[str, Any]
 
@@ -108,3 +111,20 @@ def is_off(body: Body) -> bool:
 
 def _names(found: object) -> list[str]:
     return sorted(str(name) for name in found) if isinstance(found, Mapping) else []
+
+
+def report_error(node: str, report: Body) -> DeployError:
+    error = report.get("error") or {}
+    return DeployError(
+        f"generation {report.get('generation')} {report.get('state')}: {error.get('summary') or 'no reason was given'}",
+        where=node,
+        cause=error.get("cause"),
+        hint=error.get("hint"),
+    )
+
+
+def red_probes(report: Body, scope: str) -> dict[str, Body]:
+    probes: Mapping[str, Body] = report.get("probes") or {}
+    return {
+        name: probe for name, probe in probes.items() if probe.get("scope") == scope and probe.get("ok") is not True
+    }

@@ -14,7 +14,6 @@ from provisioner.conductor.doors import Doors
 from provisioner.conductor.evidence import build_failure
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.presence import LEASE_SECONDS
-from provisioner.conductor.status import ready_roles
 from provisioner.conductor.steps import ACTIONS
 from provisioner.conductor.tapes import Tapes
 from provisioner.conductor.work import DARK, LATER, SOON, Outcome, Work
@@ -138,10 +137,6 @@ class Walker:
         if work.now < not_before:
             return not_before - work.now
         if work.step.state is StepState.WAITING:
-            reason = self._not_yet(work) if work.step.name is StepName.RESERVE else None
-            if reason is not None:
-                self._waits(work, Outcome(False, {}, reason))
-                return LATER
             work = self._begin_alone(work)
         if work.step.name not in BEFORE_POWER:
             self._tapes.ensure(work.node)
@@ -150,16 +145,6 @@ class Walker:
             self._waits(work, outcome)
             return outcome.again
         return self._end(work, outcome.detail)
-
-    def _not_yet(self, work: Work) -> str | None:
-        """Why the deployment has to wait for other roles."""
-        if not work.role.after:
-            return None
-        ready = ready_roles(self._doors.store, work.deployment.placement.cloud)
-        missing = [
-            f"{name} ({ready.get(name, 'not deployed')})" for name in work.role.after if ready.get(name) != "ready"
-        ]
-        return f"waits until these roles are ready: {', '.join(missing)}" if missing else None
 
     def _begin_alone(self, work: Work) -> Work:
         with self._store.transaction():

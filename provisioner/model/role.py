@@ -133,9 +133,9 @@ class Role(Value):
     the ramdisk's own kernel (``kexec``), which saves a second start of the firmware.
     ``recover``: the members hold one state together. When all of them are down at once, the one that had come furthest
     begins again, and is named by the server when all have said how far that was.
-    ``after``: roles that must be ready before this one is deployed. ``change``: in which order members change and join
-    (permits). ``at_a_time``: that of ``change``, as older role files say it. ``firewall``: who may reach the members;
-    without it nobody is kept out.
+    ``after``: roles that must be ready before instances of this one start; disks are written before that.
+    ``change``: in which order members change and join (permits). ``at_a_time``: that of ``change``, as older role files
+    say it. ``firewall``: who may reach the members; without it nobody is kept out.
     """
 
     role: str

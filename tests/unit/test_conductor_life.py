@@ -455,16 +455,43 @@ def test_a_failed_node_is_forgotten_with_all_it_had(tmp_path: Path) -> None:
     assert rack.conductor.boot_script(rack.servers["node1"].mac)
 
 
-def test_a_role_waits_for_the_roles_it_comes_after(tmp_path: Path) -> None:
-    roles = (role("web", after=("base",)), role("base"))
-    rack = Rack(tmp_path, 2, desired=cloud(1, roles))
+def waits_for_a_role(folder: Path) -> tuple[Rack, str]:
+    """(a rack in which web waits in its ramdisk for base, whose probe is red; the node of web)."""
+    rack = Rack(folder, 2, desired=cloud(1, (role("web", after=("base",)), role("base"))))
     rack.enroll()
     rack.apply()
-    rack.play(until=lambda: "active" in rack.states().values())
-    waiting = {m.role: m.waiting for m in rack.conductor.cloud_status("lab").members}
-    assert "base" in str(waiting["web"]) and "ready" in str(waiting["web"])
+    nodes = {member.role: member.node for member in rack.conductor.cloud_status("lab").members}
+    rack.servers[nodes["base"]].red = True
+    rack.play(until=lambda: "waits until" in str(waiting(rack, nodes["web"])))
+    return rack, nodes["web"]
+
+
+def waiting(rack: Rack, node: str) -> str | None:
+    return next(m.waiting for m in rack.conductor.cloud_status("lab").members if m.node == node)
+
+
+def test_a_role_waits_for_the_roles_it_comes_after_when_its_disk_is_written(tmp_path: Path) -> None:
+    rack, web = waits_for_a_role(tmp_path)
+    (member,) = [m for m in rack.conductor.cloud_status("lab").members if m.role == "web"]
+    assert (member.step, member.state) == ("seed-instance", "deploying")
+    assert "waits until these roles are ready: base (" in str(member.waiting)
+    assert "write-image" in rack.servers[web].orders and "seed-instance" not in rack.servers[web].orders
+    for _ in range(20):  # longer than the ramdisk's token holds, and than any of its work may take
+        rack.clock.sleep(3600)
+        rack.conductor.tick()
+    assert rack.states()[web] == "deploying" and "base (failed: base-0)" in str(waiting(rack, web))
+    for server in rack.servers.values():
+        server.red = False
+    rack.apply()
     rack.play()
     assert set(rack.states().values()) == {"active"}
+
+
+def test_a_node_that_loses_its_power_while_it_waits_for_a_role_is_named(tmp_path: Path) -> None:
+    rack, web = waits_for_a_role(tmp_path)
+    rack.servers[web].power = Power.OFF
+    rack.play(until=lambda: rack.states()[web] == "failed")
+    assert "the node's power is off" in str(rack.conductor.node(web).node.failure)
 
 
 def test_what_takes_an_instance_long_is_what_its_deployment_waits_for(tmp_path: Path) -> None:
