@@ -264,10 +264,11 @@ class Applier:
         """
         tell = self._teller(journal)
         results = read_units(self.host, journal.changed)
+        begun = self.host.monotonic()
         if failure_of(results) is None:
             results += run_phases(self.host, env, BEFORE_SERVICES, tell)
         if failure_of(results) is None:
-            journal, touched = self._touch(journal, record, units)
+            journal, touched = self._touch(journal, record, units, begun)
             results += touched
             if failure_of(touched) is not None:
                 run_after_failure(self.host, env)
@@ -275,8 +276,11 @@ class Applier:
             results += run_phases(self.host, env, AFTER_SERVICES, tell)
         return journal, results
 
-    def _touch(self, journal: Journal, record: Record, units: Units) -> tuple[Journal, list[PhaseResult]]:
-        """Restart or reload the units of what changed; after a boot, and at first, start those that do not run."""
+    def _touch(self, journal: Journal, record: Record, units: Units, since: float) -> tuple[Journal, list[PhaseResult]]:
+        """Restart or reload the units of what changed; after a boot, and at first, start those that do not run.
+
+        :param since: when the files were as they are now, by the clock that never goes back.
+        """
         booted = self.host.boot_id()
 
         def note(unit: str) -> None:
@@ -286,7 +290,7 @@ class Applier:
         wanted = split_gone(self.host, units_of(journal.changed, record.units, journal.units), units)
         done = journal.touched if journal.booted == booted else ()
         tell = self._teller(journal)
-        results = touch_units(self.host, wanted, done, note, tell)
+        results = touch_units(self.host, wanted, done, since, note, tell)
         if failure_of(results) is None and (not record.applied or record.boot_id != booted):
             others = {unit: how for unit, how in units_of(units, units).items() if unit not in wanted}
             results += start_units(self.host, others, tell)
@@ -342,7 +346,7 @@ class Applier:
             previous = read_document(self.host, places.APPLIED)
             if previous is None:
                 read_units(self.host, journal.changed)
-                journal, _ = self._touch(journal, record, record.units)
+                journal, _ = self._touch(journal, record, record.units, self.host.monotonic())
                 return _outcome(BROKEN, journal, record.managed, results, error)
             env = self._environment(journal, previous, record) | {"PROVISIONER_ROLLBACK": "1"}
             journal, back = self._bring_in(journal, record, env, record.units)

@@ -57,6 +57,10 @@ class Host(Protocol):
     def has_units(self) -> bool:
         """Whether systemd runs here, and its units are this instance's and may be restarted."""
 
+    @property
+    def processors(self) -> int:
+        """How many this instance may use; at least 1."""
+
     def read(self, path: str) -> FileState | None:
         """A file; None when there is none, but maybe a folder, or a file where a folder should be."""
 
@@ -127,6 +131,10 @@ class LinuxHost:
     @property
     def has_units(self) -> bool:
         return self.owns and SYSTEMD.is_dir()
+
+    @property
+    def processors(self) -> int:
+        return len(os.sched_getaffinity(0))
 
     def _at(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -342,6 +350,7 @@ class FakeHost:
     def __init__(self, files: Mapping[str, FileState] | None = None) -> None:
         self.owns = True
         self.has_units = True
+        self.processors = 1
         self.files: dict[str, FileState] = dict(files or {})
         self.programs: dict[str, Script] = {}
         self.runs: list[tuple[tuple[str, ...], dict[str, str]]] = []

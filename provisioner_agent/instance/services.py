@@ -1,19 +1,22 @@
 """Units of systemd whose files changed: each is restarted or reloaded once, and all are watched until they run.
 
 A unit of which several files changed is restarted if one of them asks for that; if one leaves it to a phase script, it
-is left to that script, which is told all the paths. Units are touched in the order in which systemd would start them.
-What starts anew at the end of its own restart, this agent, comes last: the journal says before it that it was done, so
-that the agent that starts does not do it again.
+is left to that script, which is told all the paths. Units are touched in the order in which systemd would start them,
+as many at once as there are processors; one that a phase script has started just before runs with the new files
+already. What starts anew at the end of its own restart, this agent, comes last: the journal says before it that it was
+done, so that the agent that starts does not do it again.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from provisioner_agent.instance.host import Host
-from provisioner_agent.instance.phases import LAST_LINES, PhaseResult, Tell, silent
+from provisioner_agent.instance.parallel import do_each
+from provisioner_agent.instance.phases import LAST_LINES, PhaseResult, Tell, failure_of, silent
 from provisioner_agent.instance.probes import ProbeResult
 from provisioner_agent.render.tree import PHASE, RELOAD, RESTART
 
@@ -37,6 +40,9 @@ STOP = "stop"
 """What becomes of a unit that has no unit file any more."""
 VERBS = {RESTART: "restart", RELOAD: "reload-or-restart", STOP: "stop"}
 PROPERTIES = "LoadState,ActiveState,Result,Type"
+BEGUN = ("InactiveExitTimestampMonotonic", "ExecMainStartTimestampMonotonic")
+"""When systemd began to start a unit, and when its main process began (org.freedesktop.systemd1(5)): microseconds of
+the clock that never goes back; 0 for never."""
 
 LOG = logging.getLogger("provisioner-agent")
 
@@ -98,47 +104,67 @@ def touch_units(
     host: Host,
     units: Mapping[str, str],
     done: Collection[str],
+    since: float,
     note: Callable[[str], None],
     tell: Tell = silent,
 ) -> list[PhaseResult]:
     """Restart or reload units until one fails.
 
-    :param units: what is to be done with each. :param done: those with which it was done before. :param note: told of
-        each with which it was done now. :param tell: of each that takes long.
+    :param units: what is to be done with each. :param done: those with which it was done before. :param since: when the
+        files were as they are now, by the clock that never goes back: who was started later runs with them.
+    :param note: told of each with which it was done now. :param tell: of each that takes long.
     :returns: one result for each, as of a phase script; only the last can have another code than 0.
     """
-    results: list[PhaseResult] = []
-    for unit in in_order(host, units):
-        how = units[unit]
-        if not host.has_units:
+    if not host.has_units:
+        for unit in units:
             LOG.warning("%s is left alone: this is no instance whose units systemd keeps", unit)
-        elif how == PHASE or unit in done:
-            continue
-        elif unit == OWN:
-            note(unit)
-            results.append(_restart_self(host))
-        else:
-            host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)  # it may have been started too often
-            results.append(_run(host, VERBS[how], unit, tell))
-            if results[-1].code == 0:
-                note(unit)
-        if results and results[-1].code != 0:
-            break
+        return []
+    due = {unit: VERBS[how] for unit, how in units.items() if how != PHASE and unit not in done}
+    for unit in _begun_since(host, [unit for unit in due if unit != OWN], since):
+        LOG.info("%s/%s: it was started after its files had changed", SERVICES, unit)
+        del due[unit]
+    results = _run_all(host, {unit: verb for unit, verb in due.items() if unit != OWN}, note, tell)
+    if OWN in due and failure_of(results) is None:
+        note(OWN)
+        results.append(_restart_self(host))
     return results
 
 
 def start_units(host: Host, units: Mapping[str, str], tell: Tell = silent) -> list[PhaseResult]:
     """Start those that do not run, until one fails; those that a phase script sees to are left to it."""
     wanted = [unit for unit, how in units.items() if how != PHASE and unit != OWN]
-    results: list[PhaseResult] = []
     states = read_states(host, wanted)
-    for unit in in_order(host, states):
-        if not states[unit].runs:
-            host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)
-            results.append(_run(host, "start", unit, tell))
-            if results[-1].code != 0:
-                break
-    return results
+    return _run_all(host, {unit: "start" for unit, state in states.items() if not state.runs}, lambda unit: None, tell)
+
+
+def _run_all(host: Host, verbs: Mapping[str, str], note: Callable[[str], None], tell: Tell) -> list[PhaseResult]:
+    """One result for each as it ends, those that failed behind the others."""
+    one_at_a_time = threading.Lock()
+
+    def say(what: str) -> None:
+        with one_at_a_time:
+            tell(what)
+
+    def work(unit: str) -> PhaseResult:
+        host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)  # it may have been started too often
+        return _run(host, verbs[unit], unit, say)
+
+    results: list[PhaseResult] = []
+    for unit, result in do_each(in_order(host, verbs), work, host.processors):
+        results.append(result)
+        if result.code == 0:
+            note(unit)
+    return sorted(results, key=lambda result: result.code != 0)
+
+
+def _begun_since(host: Host, units: Collection[str], when: float) -> list[str]:
+    """Those that run, and were started by somebody after that time."""
+    found = read_properties(host, units, ",".join(("ActiveState", *BEGUN)))
+    return [
+        unit
+        for unit, block in found.items()
+        if block.get("ActiveState") in RUNNING and min(int(block.get(word) or 0) for word in BEGUN) > when * 1_000_000
+    ]
 
 
 def start_watch(host: Host) -> str | None:
@@ -175,17 +201,16 @@ def read_properties(host: Host, units: Collection[str], properties: str) -> dict
     return dict(zip(units, blocks))  # noqa: B905 - Python 3.9
 
 
-def in_order(host: Host, units: Collection[str]) -> list[str]:
-    """Each behind those that systemd would start before it (systemd.unit(5), After=), this agent's behind all."""
-    others = [unit for unit in units if unit != OWN]
-    known = read_properties(host, others, "After") if len(others) > 1 else {}  # mostly a change is about one
-    left = {unit: set(known.get(unit, {}).get("After", "").split()) for unit in others}
-    found: list[str] = []
+def in_order(host: Host, units: Collection[str]) -> dict[str, set[str]]:
+    """Each, behind those of them that systemd would start before it (systemd.unit(5), After=), with these."""
+    known = read_properties(host, units, "After") if len(units) > 1 else {}  # mostly a change is about one
+    left = {unit: set(known.get(unit, {}).get("After", "").split()) for unit in units}
+    found: dict[str, set[str]] = {}
     while left:
         free = next((unit for unit, before in left.items() if not before & left.keys()), None)
-        found.append(free or next(iter(left)))  # systemd, too, breaks a ring somewhere
-        del left[found[-1]]
-    return found + [unit for unit in units if unit == OWN]
+        unit = free or next(iter(left))  # systemd, too, breaks a ring somewhere
+        found[unit] = left.pop(unit) & found.keys()
+    return found
 
 
 def watch_units(host: Host, units: Collection[str]) -> dict[str, ProbeResult]:

@@ -48,7 +48,7 @@ class Unit:
 
     ``bad``: a word in that file with which it does not start; ``dies``: one with which it starts, and dies. ``misses``:
     of how many starts nothing comes, whatever the file says. ``again``: systemd starts it anew after that (Restart=).
-    ``after``: units that come before it (After=).
+    ``after``: units that come before it (After=). ``begun``: when somebody else started it, in microseconds.
     """
 
     active: str = "active"
@@ -62,6 +62,7 @@ class Unit:
     misses: int = 0
     again: bool = False
     after: str = ""
+    begun: int = 0
 
 
 @dataclass
@@ -166,7 +167,9 @@ class World:
     def _show(unit: Unit) -> str:
         load = "loaded" if unit.found else "not-found"
         after = f"After={unit.after}\n"
-        return f"Type={unit.kind}\nLoadState={load}\nActiveState={unit.active}\nResult={unit.result}\n{after}"
+        begun = f"InactiveExitTimestampMonotonic={unit.begun}\nExecMainStartTimestampMonotonic={unit.begun}\n"
+        state = f"LoadState={load}\nActiveState={unit.active}\nResult={unit.result}\n"
+        return f"Type={unit.kind}\n{state}{begun}{after}"
 
     def open_link(self) -> FakeLink:
         """A new connection."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from agent_world import CONF, SECRET, World, applied_world
 
 from provisioner_agent.instance import places
-from provisioner_agent.instance.host import FileState, Killed
+from provisioner_agent.instance.host import FileState, Finished, Killed
 from provisioner_agent.instance.record import read_record
 
 EXTRA = "/etc/extra.conf"
@@ -67,6 +69,66 @@ def test_after_a_boot_they_start_in_that_order_and_a_ring_of_them_in_any() -> No
     world.reboot()
     world.go()
     assert sorted(world.systemctl) == [f"start {name}.service" for name in ("api", "back", "call")]
+
+
+def test_as_many_units_start_at_once_as_there_are_processors() -> None:
+    """Each of two waits, within its own start, for the other's."""
+    world = controlled(api_service="restart", back_service="restart", last_service="restart")
+    world.units["last.service"].after = "api.service back.service"
+    world.host.processors = 2
+    both, run = threading.Barrier(2), world.host.programs["systemctl"]
+
+    def together(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        if argv[1:] in (("restart", "api.service"), ("restart", "back.service")):
+            both.wait(timeout=30)
+        return run(argv, env)
+
+    world.host.programs["systemctl"] = together
+    change(world)
+    assert sorted(world.systemctl[:2]) == ["restart api.service", "restart back.service"]
+    assert world.systemctl[2:] == ["restart last.service"] and world.reports[-1]["state"] == "applied"
+
+
+def test_what_starts_beside_a_unit_that_fails_is_waited_for_and_nothing_else_begun() -> None:
+    world = controlled(api_service="restart", back_service="restart", last_service="restart")
+    world.host.processors = 2
+    world.units["api.service"].bad = "81"
+    failed, run = threading.Event(), world.host.programs["systemctl"]
+
+    def later(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        if argv[1:] == ("restart", "back.service") and not failed.is_set():
+            assert failed.wait(timeout=30)
+        done = run(argv, env)
+        if done.code != 0:
+            failed.set()
+        return done
+
+    world.host.programs["systemctl"] = later
+    change(world)
+    assert world.systemctl[:2] == ["restart api.service", "restart back.service"]
+    back = [f"restart {name}.service" for name in ("api", "back", "last")]
+    assert sorted(world.systemctl[2:]) == back, "with the files of before"
+    report = world.reports[-1]
+    assert report["error"]["summary"] == "systemctl restart api.service ended with code 1"
+    assert {unit.read for unit in world.units.values()} == {"port=80\n"}
+
+
+def test_a_unit_that_a_script_has_started_meanwhile_is_not_started_again() -> None:
+    world = controlled(api_service="restart", back_service="reload", call_service="restart", dead_service="restart")
+    world.units["back.service"].begun = 7  # long ago
+    run = world.host.run
+
+    def starts(argv: list[str], **more: object) -> object:
+        if argv[0].endswith("configure.d/20-b"):
+            for name in ("api", "dead"):
+                world.units[f"{name}.service"].begun = int((world.host.monotonic() + 1) * 1e6)
+            world.units["dead.service"].active = "failed"
+        return run(argv, **more)  # type: ignore[arg-type]
+
+    world.host.run = starts  # type: ignore[method-assign,assignment]
+    change(world)
+    assert world.systemctl == ["reload-or-restart back.service", "restart call.service", "restart dead.service"]
+    assert world.reports[-1]["state"] == "applied"
 
 
 def test_units_come_between_configure_and_post_configure() -> None:
