@@ -150,6 +150,19 @@ def test_apis_listen_at_the_nodes_own_address_and_the_front_at_its() -> None:
     assert "listen" not in rendered("controller")["/etc/haproxy/conf.d/openstack.cfg"].content
 
 
+def test_apis_with_green_threads_have_one_thread_and_several_processes() -> None:
+    """With more, a request of Neutron's never ends whose semaphore is given back in another one's thread."""
+    files = rendered("controller", 3)
+    found = {path: file.content for path, file in files.items() if path.endswith("-uwsgi.ini")}
+    green = {path for path in found if "/nova" in path or "/neutron" in path}
+    assert len(green) == 3
+    for path, content in found.items():
+        threads = re.findall(r"^threads = (\d+)$", content, re.MULTILINE)
+        (processes,) = re.findall(r"^processes = (\d+)$", content, re.MULTILINE)
+        assert (threads == []) is (path in green), path
+        assert path not in green or int(processes) > 1, path
+
+
 def test_with_tls_all_ask_by_https_and_know_who_has_signed() -> None:
     given: dict[str, Any] = {"frontend": {"address": "10.0.0.99"}, "openstack": {"address": "10.0.0.99", "tls": True}}
     for role in ("controller", "compute"):
