@@ -138,7 +138,7 @@ def start_units(host: Host, units: Mapping[str, str], tell: Tell = silent) -> li
 
 
 def _run_all(host: Host, verbs: Mapping[str, str], note: Callable[[str], None], tell: Tell) -> list[PhaseResult]:
-    """One result for each as it ends, those that failed behind the others."""
+    """One result for each that was begun, in their order, those that failed behind the others."""
     one_at_a_time = threading.Lock()
 
     def say(what: str) -> None:
@@ -149,12 +149,12 @@ def _run_all(host: Host, verbs: Mapping[str, str], note: Callable[[str], None], 
         host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)  # it may have been started too often
         return _run(host, verbs[unit], unit, say)
 
-    results: list[PhaseResult] = []
-    for unit, result in do_each(in_order(host, verbs), work, host.processors):
-        results.append(result)
+    order, found = in_order(host, verbs), dict[str, PhaseResult]()
+    for unit, result in do_each(order, work, host.processors):
+        found[unit] = result
         if result.code == 0:
             note(unit)
-    return sorted(results, key=lambda result: result.code != 0)
+    return sorted((found[unit] for unit in order if unit in found), key=lambda result: result.code != 0)
 
 
 def _begun_since(host: Host, units: Collection[str], when: float) -> list[str]:

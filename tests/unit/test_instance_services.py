@@ -76,17 +76,24 @@ def test_as_many_units_start_at_once_as_there_are_processors() -> None:
     world = controlled(api_service="restart", back_service="restart", last_service="restart")
     world.units["last.service"].after = "api.service back.service"
     world.host.processors = 2
-    both, run = threading.Barrier(2), world.host.programs["systemctl"]
+    both, run, ended = threading.Barrier(2), world.host.programs["systemctl"], threading.Event()
 
     def together(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
         if argv[1:] in (("restart", "api.service"), ("restart", "back.service")):
             both.wait(timeout=30)
-        return run(argv, env)
+        if argv[1:] == ("restart", "api.service"):
+            assert ended.wait(timeout=30)
+        done = run(argv, env)
+        if argv[1:] == ("restart", "back.service"):
+            ended.set()
+        return done
 
     world.host.programs["systemctl"] = together
     change(world)
-    assert sorted(world.systemctl[:2]) == ["restart api.service", "restart back.service"]
-    assert world.systemctl[2:] == ["restart last.service"] and world.reports[-1]["state"] == "applied"
+    report, order = world.reports[-1], ["api", "back", "last"]
+    assert world.systemctl == [f"restart {name}.service" for name in ("back", "api", "last")]
+    told = [phase["script"] for phase in report["phases"] if phase["phase"] == "services"]
+    assert told == [f"restart {name}.service" for name in order] and report["state"] == "applied"
 
 
 def test_what_starts_beside_a_unit_that_fails_is_waited_for_and_nothing_else_begun() -> None:
