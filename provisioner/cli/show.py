@@ -64,14 +64,14 @@ def clock_time(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch))
 
 
-SAID_ELSEWHERE = frozenset({"waiting", "not_before", "looked"})
-"""Parts of a step's detail that have a column or a word of their own."""
+UNSAID = frozenset({"waiting", "not_before", "looked", "fetch", "resumed", "contact", "seen_off", "dark"})
+"""Parts of a step's detail that have a column or a word of their own, or that the service notes for itself."""
 
 
 def describe(detail: dict[str, Any]) -> str:
     """What a step says of itself; bytes, rate and rest in words, all else as ``name=value``."""
     words = []
-    rest = {name: value for name, value in detail.items() if name not in SAID_ELSEWHERE and value != ""}
+    rest = {name: value for name, value in detail.items() if name not in UNSAID and value != ""}
     if phase := rest.pop("phase", None):
         words.append(str(phase))
     done, total = rest.pop("bytes", None), rest.pop("total", None)
