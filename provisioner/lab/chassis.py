@@ -57,6 +57,7 @@ def press_power_button(folder: Path) -> None:
         for command in ("qmp_capabilities", "system_powerdown"):
             monitor.recv(65536)
             monitor.sendall(json.dumps({"execute": command}).encode() + b"\n")
+        monitor.recv(65536)  # who hangs up before the answer may not have been heard
 
 
 def answer(folder: Path, word: str) -> str:

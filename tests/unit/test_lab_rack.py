@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -279,6 +280,29 @@ def test_commands_at_once_start_one_machine(chassis_of: Chassis) -> None:
     several = [subprocess.Popen(program) for _ in range(4)]
     assert [process.wait(timeout=30) for process in several] == [0] * 4
     assert (chassis_of.folder / "started").read_text() == "x"
+
+
+def test_the_power_button_is_held_until_it_was_heard(chassis_of: Chassis) -> None:
+    """QEMU forgets what it was told by somebody who has hung up."""
+    chassis_of("set", "power", "1")
+    program = [sys.executable, "-I", str(chassis.__file__), str(chassis_of.folder), "set", "shutdown", "1"]
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(chassis_of.folder / "qmp.sock"))
+        door.listen()
+        door.settimeout(30)
+        with subprocess.Popen(program) as pressing:
+            monitor, _ = door.accept()
+            with monitor:
+                monitor.settimeout(30)
+                heard = []
+                for _ in range(2):
+                    monitor.sendall(b"{}\n")
+                    heard.append(json.loads(monitor.recv(4096))["execute"])
+                with pytest.raises(subprocess.TimeoutExpired):
+                    pressing.wait(timeout=0.5)
+                monitor.sendall(b"{}\n")
+            assert pressing.wait(timeout=30) == 0
+    assert heard == ["qmp_capabilities", "system_powerdown"]
 
 
 def test_a_strangers_process_is_not_the_machine(chassis_of: Chassis) -> None:
