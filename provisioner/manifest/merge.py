@@ -133,30 +133,28 @@ def find_references(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple
             yield from find_references(inner, rule.items or ANYTHING, (*path, number))
 
 
-def find_missing(value: Any, rule: Schema, path: Path = ()) -> Iterator[Path]:
+def find_missing(value: Any, rule: Schema) -> Iterator[Path]:
     """What the elements require, and no layer gives."""
-    if not rule.is_map or not isinstance(value, Mapping):
-        return
-    for key in rule.required:
-        if key not in value:
-            yield (*path, key)
-    for key, inner in value.items():
-        yield from find_missing(inner, rule.under(key) or ANYTHING, (*path, key))
+    for path, found, known in _walk(value, rule):
+        if known.is_map and isinstance(found, Mapping):
+            yield from ((*path, key) for key in known.required if key not in found)
 
 
-def find_lonely(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def find_lonely(value: Any, rule: Schema) -> Iterator[tuple[Path, Any]]:
     """What only the one member of a role may have, and the value."""
-    if any(same(value, one) for one in rule.alone):
-        yield path, value
-    if rule.is_map and isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from find_lonely(inner, rule.under(key) or ANYTHING, (*path, key))
+    return ((path, found) for path, found, known in _walk(value, rule) if any(same(found, one) for one in known.alone))
 
 
-def find_unpooled(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def find_unpooled(value: Any, rule: Schema) -> Iterator[tuple[Path, str]]:
     """Addresses that no pool may give out, each where it stands."""
-    if rule.outside_pools and isinstance(value, str):
-        yield path, value
+    return (
+        (path, found) for path, found, known in _walk(value, rule) if known.outside_pools and isinstance(found, str)
+    )
+
+
+def _walk(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Path, Any, Schema]]:
+    """A value and all in its maps, each with what may stand there; what is outside comes first."""
+    yield path, value, rule
     if rule.is_map and isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from find_unpooled(inner, rule.under(key) or ANYTHING, (*path, key))
+            yield from _walk(inner, rule.under(key) or ANYTHING, (*path, key))

@@ -120,11 +120,12 @@ def touch_units(
             LOG.warning("%s is left alone: this is no instance whose units systemd keeps", unit)
         return []
     due = {unit: VERBS[how] for unit, how in units.items() if how != PHASE and unit not in done}
-    for unit in _begun_since(host, [unit for unit in due if unit != OWN], since):
+    own = due.pop(OWN, None)
+    for unit in _begun_since(host, due, since):
         LOG.info("%s/%s: it was started after its files had changed", SERVICES, unit)
         del due[unit]
-    results = _run_all(host, {unit: verb for unit, verb in due.items() if unit != OWN}, note, tell)
-    if OWN in due and failure_of(results) is None:
+    results = _run_all(host, due, note, tell)
+    if own is not None and failure_of(results) is None:
         note(OWN)
         results.append(_restart_self(host))
     return results

@@ -44,7 +44,7 @@ def test_no_deployment_fails_for_a_full_disk_of_the_seed(tmp_path: Path, site: S
     with site.fleet(NODES, *SLOW):
         site.run("node", "enroll", str(site.manifests / "hardware.yaml"))
         site.run("apply", str(site.manifests / "cloud.yaml"), "--no-wait")
-        site.wait("some write their image", lambda: any(n["deployment"] for n in site.nodes()))
+        site.wait("a deployment has begun", lambda: any(n["deployment"] for n in site.nodes()))
         name = site.nodes()[0]["spec"]["name"]
         fill(ballast)
         site.wait("it is noticed", lambda: "the records cannot be read or written" in log.read_text())
