@@ -278,7 +278,7 @@ class Conductor(Guests):
 
     def cloud_status(self, name: str) -> CloudStatus:
         """:raises NotFound: no such cloud was ever applied."""
-        return read_status(self._store, name, self._doors.clock.now())
+        return read_status(self._doors, name)
 
     def plan_replacement(self, cloud: str, member: str, by: str | None, drain: bool = False) -> Plan:
         """What has to be done for another node to take a member's place; see :mod:`.replace`."""
@@ -294,7 +294,7 @@ class Conductor(Guests):
 
     def cloud_reports(self, name: str) -> list[InstanceReport]:
         """What is unusual in what its instances last said. :raises NotFound: no such cloud was ever applied."""
-        return read_instances(self._store, name)
+        return read_instances(self._doors, name)
 
     def instance_report(self, name: str) -> InstanceReport:
         """What a node's instance last said. :raises NotFound: there is none, or it said nothing."""

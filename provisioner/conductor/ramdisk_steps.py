@@ -232,7 +232,7 @@ def _missing_roles(work: Work) -> str | None:
     """Why the deployment has to wait for other roles."""
     if not work.role.after:
         return None
-    ready = ready_roles(work.doors.store, work.deployment.placement.cloud)
+    ready = ready_roles(work.doors, work.deployment.placement.cloud)
     missing = [f"{name} ({ready.get(name, 'not deployed')})" for name in work.role.after if ready.get(name) != READY]
     return f"waits until these roles are ready: {', '.join(missing)}" if missing else None
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from provisioner.conductor.doors import Doors
+from provisioner.conductor.order import SILENT
 from provisioner.conductor.recovery import read_recoveries
 from provisioner.conductor.told import doing, failed_units, is_off, red_probes
 from provisioner.errors import NotFound
@@ -25,23 +27,34 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Member:
-    """What is on record of one member. ``waiting``: why its instance waits. ``departure``: when it is to leave."""
+    """What is on record of one member. ``waiting``: why its instance waits. ``departure``: when it is to leave.
+
+    ``silent``: its instance was not heard for so long that nobody can say how it is.
+    """
 
     node: Node
     slot: Slot
     waiting: str | None
     departure: Departure | None = None
+    silent: bool = False
+
+    @property
+    def healthy(self) -> bool | None:
+        """What its instance last said, while that holds."""
+        return None if self.silent or self.node.power is Power.OFF else self.node.healthy
 
 
-def read_members(store: Store, cloud: str) -> list[Member]:
+def read_members(doors: Doors, cloud: str) -> list[Member]:
     """The members of a cloud by host name, as one consistent view."""
+    store, since = doors.store, doors.clock.now() - SILENT
     with store.view():
         nodes = {_place(store, node): node for node in store.nodes.all() if node.deployment is not None}
         waiting = store.nodes.all_waiting()
         slots = store.deployments.slots(cloud)
         leaving = {departure.deployment: departure for departure in store.departures.all(cloud)}
+        silent = store.clouds.silent(since) if doors.opened < since else ()  # before that nobody could hear them
     return [
-        Member(node, slot, waiting.get(node.name), leaving.get(slot.id))
+        Member(node, slot, waiting.get(node.name), leaving.get(slot.id), slot.id in silent)
         for slot in slots
         if (node := nodes.get(slot.id)) is not None
     ]
@@ -54,15 +67,16 @@ def _place(store: Store, node: Node) -> str | None:
     return store.deployments.placement(node.deployment).rescues or node.deployment
 
 
-def ready_roles(store: Store, cloud: str) -> dict[str, str]:
+def ready_roles(doors: Doors, cloud: str) -> dict[str, str]:
     """Each role: ``ready``, or what is missing for that."""
-    return build_roles(store.clouds.get(cloud), read_members(store, cloud), store.clouds)
+    return build_roles(doors.store.clouds.get(cloud), read_members(doors, cloud), doors.store.clouds)
 
 
-def read_status(store: Store, cloud: str, now: float) -> CloudStatus:
+def read_status(doors: Doors, cloud: str) -> CloudStatus:
     """:raises NotFound: no such cloud was ever applied."""
+    store, now = doors.store, doors.clock.now()
     desired = store.clouds.get(cloud)
-    members = read_members(store, cloud)
+    members = read_members(doors, cloud)
     roles = build_roles(desired, members, store.clouds)
     departures = [member.departure for member in members if member.departure is not None]
     leaving = {one.hostname: one.what for one in departures if one.going}
@@ -100,9 +114,10 @@ def _role(
         hostname = member.slot.placement.hostname
         if member.node.applied < member.node.generation:
             return f"{hostname} applies {_busy(member, clouds) or f'generation {member.node.generation}'}"
-        if member.node.healthy is not True:
+        if member.healthy is not True:
             why = _busy(member, clouds)
-            how = "is switched off" if member.node.power is Power.OFF else "is not healthy"
+            off = member.node.power is Power.OFF
+            how = "is switched off" if off else "is silent" if member.silent else "is not healthy"
             return f"{hostname} {how}" + (f"; it applies {why}" if why else "")
         red = red_probes(read_all().get(member.slot.id, {}), "role")
         if red:
@@ -132,7 +147,7 @@ def build_member(member: Member, now: float) -> MemberStatus:
         generation=node.generation,
         heard=node.heard,
         applied=node.applied,
-        healthy=node.healthy,
+        healthy=member.healthy,
         waiting=_drained(member) or member.waiting or detail.get("waiting"),
         failure=_failure(member),
         addresses=tuple(address.address for address in placement.addresses),
@@ -154,10 +169,10 @@ def read_instance(store: Store, name: str) -> InstanceReport:
     )
 
 
-def read_instances(store: Store, cloud: str) -> list[InstanceReport]:
+def read_instances(doors: Doors, cloud: str) -> list[InstanceReport]:
     """What is unusual in what the members of a cloud last said; no bodies. :raises NotFound: no such cloud."""
-    store.clouds.get(cloud)
-    members, reports = read_members(store, cloud), store.clouds.reports()
+    doors.store.clouds.get(cloud)
+    members, reports = read_members(doors, cloud), doors.store.clouds.reports()
     return [
         _build_report(member.node, member.slot.placement.hostname, reports[member.slot.id])
         for member in members

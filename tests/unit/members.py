@@ -190,7 +190,7 @@ class Members:
         self.report(name, generation=self.node(name).applied)
 
     def waiting(self) -> dict[str, str | None]:
-        return {member.hostname: member.waiting for member in read_status(self.store, "lab", self.clock.now()).members}
+        return {member.hostname: member.waiting for member in read_status(self.doors, "lab").members}
 
     def events(self, kind: str) -> list[str]:
         found = self.store.events.since(0, 10_000)

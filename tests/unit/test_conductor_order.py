@@ -54,7 +54,7 @@ def test_a_canary_changes_first_and_the_others_when_it_has_been_green_for_a_whil
 
 
 def role_says(world: Members) -> str:
-    return read_status(world.store, "lab", world.clock.now()).roles["web"]
+    return read_status(world.doors, "lab").roles["web"]
 
 
 def test_what_takes_a_member_long_is_what_its_role_waits_for(tmp_path: Path) -> None:
@@ -169,6 +169,34 @@ def test_what_a_member_said_before_it_was_switched_off_holds_no_more(tmp_path: P
     assert role_says(world) == "web-1 is not healthy"
     world.report("web-1")
     assert role_says(world) == "ready"
+
+
+def test_a_role_is_not_ready_while_a_member_is_seen_off_or_is_silent(tmp_path: Path) -> None:
+    """Whatever it said last: power failed without our command, or its instance hangs."""
+    world = Members(tmp_path, roles())
+
+    def healthy() -> list[bool | None]:
+        return [member.healthy for member in read_status(world.doors, "lab").members]
+
+    assert (role_says(world), healthy()) == ("ready", [True, True, True])
+    drift = {"expected": "on", "since": world.clock.now()}
+    world.store.nodes.set_seen("n-web-2", Power.OFF, drift, world.clock.now())
+    assert (role_says(world), healthy()) == ("web-2 is switched off", [True, True, None])
+    world.store.nodes.set_seen("n-web-2", Power.ON, None, world.clock.now())
+    assert role_says(world) == "ready"
+    world.members.pop("web-2")
+    world.sleep(SILENT + 20)
+    assert (role_says(world), healthy()) == ("web-2 is silent", [True, True, None])
+
+
+def test_nobody_is_silent_before_the_service_could_have_heard_it(tmp_path: Path) -> None:
+    world = Members(tmp_path, roles())
+    world.clock.sleep(SILENT + 20)  # the service was away
+    assert role_says(world) == "web-0 is silent"
+    world.doors = replace(world.doors, opened=world.clock.now())
+    assert role_says(world) == "ready"
+    world.clock.sleep(SILENT + 20)
+    assert role_says(world) == "web-0 is silent"
 
 
 def test_who_reports_as_seldom_as_agents_do_at_rest_is_not_silent() -> None:

@@ -37,7 +37,7 @@ class Cluster(Members):
         return self.say(name, sequence)[0]
 
     def outage(self) -> RecoveryStatus | None:
-        return read_status(self.store, "lab", self.clock.now()).recoveries.get("web")
+        return read_status(self.doors, "lab").recoveries.get("web")
 
     def power(self, name: str, power: Power) -> None:
         self.store.nodes.set_power(self.members[name].node, power, self.clock.now())
