@@ -12,13 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from galera_rig import ADDRESS, WIRE, Member, Rig, in_namespace, start_front, started_rig
+from inserts import TABLE, inserting, rows
 from rack import ROOT
 
 sys.path.append(str(ROOT / "tests" / "unit"))
@@ -96,7 +95,7 @@ class Service:
 
     def outage(self) -> RecoveryStatus | None:
         with self._lock:
-            return read_status(self.records.store, "lab", self.records.clock.now()).recoveries.get("galera")
+            return read_status(self.records.doors, "lab").recoveries.get("galera")
 
     def leave_out(self, name: str) -> None:
         with self._lock:
@@ -109,57 +108,6 @@ class Service:
         for door in self._doors:
             door.close()
         self.records.store.close()
-
-
-class Writer(threading.Thread):
-    """Inserts one row after another at the virtual address, each until it is acknowledged.
-
-    ``acknowledged``: their numbers. ``longest``: seconds between two of them. :param first: a number that no row has; a
-        row that is there already changes nothing, and no member gets ahead of another by it.
-    """
-
-    def __init__(self, rig: Rig, first: int) -> None:
-        super().__init__(daemon=True)
-        self._rig = rig
-        self._first = first
-        self._over = threading.Event()
-        self.acknowledged: list[int] = []
-        self.longest = 0.0
-
-    def run(self) -> None:
-        number, before = self._first - 1, time.monotonic()
-        while not self._over.is_set():
-            number += 1
-            # A client that was cut off cannot know whether its row is there: it asks with the same number again.
-            statement = f"INSERT INTO app.rows VALUES ({number}) ON DUPLICATE KEY UPDATE number = number"
-            while self._rig.client(statement, 2).returncode != 0:
-                if self._over.wait(0.1):
-                    return
-            self.acknowledged.append(number)
-            self.longest = max(self.longest, time.monotonic() - before)
-            before = time.monotonic()
-
-    def stop(self) -> list[int]:
-        self._over.set()
-        self.join(60)
-        assert not self.is_alive()
-        return self.acknowledged
-
-
-@contextmanager
-def writing(rig: Rig) -> Iterator[Writer]:
-    writer = Writer(rig, max(rows(rig), default=0) + 1)
-    writer.start()
-    try:
-        yield writer
-    finally:
-        writer.stop()
-
-
-def rows(rig: Rig) -> set[int]:
-    done = rig.client("SELECT number FROM app.rows")
-    assert done.returncode == 0, done.stderr
-    return set(map(int, done.stdout.split()))
 
 
 def writer_of(rig: Rig) -> Member:
@@ -190,7 +138,7 @@ def begin_cluster(rig: Rig) -> None:
         rig.wait(f"{member.name} is synced", lambda member=member: synced(member))
         start_front(member)
     rig.wait("the address answers", lambda: rig.client("SELECT 1").returncode == 0)
-    assert rig.client("CREATE TABLE app.rows (number INT PRIMARY KEY)").returncode == 0
+    assert rig.client(TABLE).returncode == 0
 
 
 def check_encryption(rig: Rig) -> None:
@@ -227,23 +175,23 @@ def lose_the_writer(rig: Rig) -> None:
         rig.wait("the writer has the address", lambda: holders(rig) == [dead])
         for member in rig.members:
             assert member.run("systemctl", "start", "keepalived.service").returncode == 0
-    with writing(rig) as writer:
-        rig.wait("rows are written", lambda: len(writer.acknowledged) > 20)
-        writer.longest = 0.0
+    with inserting(rig.client) as inserts:
+        rig.wait("rows are written", lambda: len(inserts.acknowledged) > 20)
+        inserts.longest = 0.0
         dead.cut_power()
-        written = len(writer.acknowledged)
-        rig.wait("writes go on", lambda: len(writer.acknowledged) > written + 50)
-        print(f"the writer died: {writer.longest:.1f} s between two rows")
+        written = len(inserts.acknowledged)
+        rig.wait("writes go on", lambda: len(inserts.acknowledged) > written + 50)
+        print(f"the writer died: {inserts.longest:.1f} s between two rows")
         left = [member for member in rig.members if member is not dead]
         following = writer_of(rig)
         assert following in left and holders(rig)[0] in left
         assert bring_up(rig, dead).returncode == 0
         rig.wait(f"{dead.name} is synced", lambda: synced(dead))
         start_front(dead)
-        written = len(writer.acknowledged)
-        rig.wait("writes go on", lambda: len(writer.acknowledged) > written + 50)
+        written = len(inserts.acknowledged)
+        rig.wait("writes go on", lambda: len(inserts.acknowledged) > written + 50)
         assert writer_of(rig) is following, "who comes back takes nothing away from whom it works with"
-    assert set(writer.acknowledged) <= rows(rig)
+    assert set(inserts.acknowledged) <= rows(rig.client)
 
 
 def bring_up(rig: Rig, member: Member) -> subprocess.CompletedProcess[str]:
@@ -261,13 +209,13 @@ def bring_back(
 
 
 def cut_the_power_of_all(rig: Rig, service: Service) -> None:
-    with writing(rig) as writer:
-        rig.wait("rows are written", lambda: len(writer.acknowledged) > 50)
+    with inserting(rig.client) as inserts:
+        rig.wait("rows are written", lambda: len(inserts.acknowledged) > 50)
         # One falls back first, so that not all are as good as any.
         behind = next(member for member in rig.members if member is not writer_of(rig))
         behind.cut_power()
-        written = len(writer.acknowledged)
-        rig.wait("writes go on", lambda: len(writer.acknowledged) > written + 50)
+        written = len(inserts.acknowledged)
+        rig.wait("writes go on", lambda: len(inserts.acknowledged) > written + 50)
         for member in rig.members:
             member.cut_power()
     with ThreadPoolExecutor(6) as pool:
@@ -275,7 +223,7 @@ def cut_the_power_of_all(rig: Rig, service: Service) -> None:
     assert all(run.returncode == 0 for run in done.values()), [run.stdout for run in done.values()]
     assert ["begins again, fence" in run.stdout for run in done.values()].count(True) == 1
     assert "begins again, fence" not in done[behind.name].stdout
-    come_back(rig, service, set(writer.acknowledged))
+    come_back(rig, service, set(inserts.acknowledged))
 
 
 def come_back(rig: Rig, service: Service, acknowledged: set[int]) -> None:
@@ -286,19 +234,19 @@ def come_back(rig: Rig, service: Service, acknowledged: set[int]) -> None:
     assert {member.status("wsrep_cluster_size") for member in rig.members} == {str(len(rig.members))}
     assert service.outage() is None
     rig.wait("the address answers", lambda: rig.client("SELECT 1").returncode == 0)
-    assert acknowledged <= rows(rig)
+    assert acknowledged <= rows(rig.client)
 
 
 def stop_in_order_and_lose_one(rig: Rig, service: Service) -> None:
     """The last one to go is the one that had come furthest. It is waited for, until it is given up or speaks."""
-    with writing(rig) as writer:
-        rig.wait("rows are written", lambda: len(writer.acknowledged) > 20)
+    with inserting(rig.client) as inserts:
+        rig.wait("rows are written", lambda: len(inserts.acknowledged) > 20)
         last = writer_of(rig)
         others = [member for member in rig.members if member is not last]
         for member in others:
             member.run("systemctl", "stop", "mariadb.service")
-            written = len(writer.acknowledged)
-            rig.wait("writes go on", lambda written=written: len(writer.acknowledged) > written + 20)
+            written = len(inserts.acknowledged)
+            rig.wait("writes go on", lambda written=written: len(inserts.acknowledged) > written + 20)
     last.run("systemctl", "stop", "mariadb.service")
     for member in rig.members:
         member.cut_power()
@@ -316,7 +264,7 @@ def stop_in_order_and_lose_one(rig: Rig, service: Service) -> None:
         late = pool.submit(bring_up, rig, last).result()
         assert "begins again, fence" in late.stdout, late.stdout + late.stderr
         assert all(run.returncode == 0 for run in back.result().values())
-    come_back(rig, service, set(writer.acknowledged))
+    come_back(rig, service, set(inserts.acknowledged))
 
 
 def looks(member: Member) -> bool:
@@ -327,7 +275,7 @@ def give_one_up(rig: Rig, service: Service) -> None:
     """It does not come back: the others go on without it when an operator says so, and it is made anew."""
     gone = writer_of(rig)
     others = [member for member in rig.members if member is not gone]
-    before = rows(rig)
+    before = rows(rig.client)
     for member in rig.members:
         member.cut_power()
     service.away = True  # its power was cut as well
