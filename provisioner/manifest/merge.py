@@ -153,8 +153,11 @@ def find_unpooled(value: Any, rule: Schema) -> Iterator[tuple[Path, str]]:
 
 
 def _walk(value: Any, rule: Schema, path: Path = ()) -> Iterator[tuple[Path, Any, Schema]]:
-    """A value and all in its maps, each with what may stand there; what is outside comes first."""
+    """A value and all in its maps and lists, each with what may stand there; what is outside comes first."""
     yield path, value, rule
     if rule.is_map and isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _walk(inner, rule.under(key) or ANYTHING, (*path, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _walk(inner, rule.items or ANYTHING, (*path, number))

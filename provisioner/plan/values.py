@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from provisioner.manifest.values import Mixture, Values
 from provisioner.model.plan import Change
 from provisioner.model.role import Desired
 from provisioner.model.values import secret_name
+
+LIKE_AN_ADDRESS = re.compile(r"[0-9./]+|.*:.*")
+"""What is no host name."""
 
 
 def check_values(
@@ -70,7 +74,17 @@ class _Check:
         for path, what in check_names(self.desired.roles[role], mixture):
             wrong(path, what)
         for path, value in find_unpooled(mixture.values, rule):
-            for network in self._pools_with(value):
+            try:
+                address = ipaddress.ip_address(value)
+            except ValueError:
+                if LIKE_AN_ADDRESS.fullmatch(value):
+                    wrong(
+                        path,
+                        f"{dotted(path)} is {value!r}, which is no address",
+                        "write one of IPv4 or IPv6, or a name",
+                    )
+                continue
+            for network in self._pools_with(address):
                 pool = self.desired.cloud.networks[network].pool
                 what = f"{dotted(path)} is {value}, which the network {network} may give to a node"
                 wrong(path, what, f"write an address outside of its pool {pool}")
@@ -85,12 +99,8 @@ class _Check:
             instead = f"write another under roles.{role}.values, or count: 1"
             self.problems.append(Problem(where, what, instead))
 
-    def _pools_with(self, text: str) -> Iterator[str]:
-        """Networks whose pool has an address; of what is no address, none."""
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            return
+    def _pools_with(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Iterator[str]:
+        """Networks whose pool has an address."""
         for name, first, last in self.pools:
             if address.version == first.version and int(first) <= int(address) <= int(last):
                 yield name

@@ -175,14 +175,25 @@ def test_a_value_that_is_for_one_member_alone(bench: Bench) -> None:
 
 def test_an_address_that_a_pool_may_give_to_a_node(bench: Bench) -> None:
     values = bench.folder / "elements" / "db" / "values.yaml"
-    values.write_text(VALUES + "      front: {type: string, x-outside-pools: true}\n")
-    for front, code in (("10.0.0.25", 1), ("10.0.0.5", 0), ("2001:db8::5", 0), ("db.example", 0)):
-        bench.cloud.write_text(CLOUD.replace("{password: {secret", f"{{front: '{front}', password: {{secret"))
+    inside = "is 10.0.0.25, which the network main may give to a node"
+    cases = {
+        "front: 10.0.0.25": f"db.front {inside}",
+        "front: 10.0.0.025": "db.front is '10.0.0.025', which is no address",
+        "front: 10.0.0.5/24": "db.front is '10.0.0.5/24', which is no address",
+        "fronts: [10.0.0.5, 10.0.0.25]": f"db.fronts[1] {inside}",
+        "front: 10.0.0.5": "",
+        "front: '2001:db8::5'": "",
+        "front: db.example": "",
+        "fronts: [10.0.0.5]": "",
+    }
+    rule = "{type: string, x-outside-pools: true}"
+    values.write_text(f"{VALUES}      front: {rule}\n      fronts: {{type: array, items: {rule}}}\n")
+    for given, said in cases.items():
+        bench.cloud.write_text(CLOUD.replace("{password: {secret", f"{{{given}, password: {{secret"))
         done = bench.call("config", "render", str(bench.cloud), "db-0")
-        assert done.exit_code == code, done.output
-        if code:
-            said = "db.front is 10.0.0.25, which the network main may give to a node"
-            assert f"{bench.cloud}:7: {said}" in done.stderr and "outside of its pool 10.0.0." in done.stderr
+        assert done.exit_code == (1 if said else 0), done.output
+        assert not said or f"{bench.cloud}:7: {said}" in done.stderr, done.stderr
+        assert inside not in said or "outside of its pool 10.0.0." in done.stderr
 
 
 def test_a_node_on_record(bench: Bench, conductor: FakeConductor) -> None:
