@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from provisioner_agent.instance.host import Host
 from provisioner_agent.instance.parallel import do_each
@@ -124,7 +125,10 @@ def touch_units(
     for unit in _begun_since(host, due, since):
         LOG.info("%s/%s: it was started after its files had changed", SERVICES, unit)
         del due[unit]
-    results = _run_all(host, due, note, tell)
+    gone = {unit: verb for unit, verb in due.items() if units[unit] == STOP}  # they may hold what others are to have
+    results = _run_all(host, gone, note, tell)
+    if failure_of(results) is None:
+        results += _run_all(host, {unit: verb for unit, verb in due.items() if unit not in gone}, note, tell)
     if own is not None and failure_of(results) is None:
         note(OWN)
         results.append(_restart_self(host))
@@ -140,15 +144,20 @@ def start_units(host: Host, units: Mapping[str, str], tell: Tell = silent) -> li
 
 def _run_all(host: Host, verbs: Mapping[str, str], note: Callable[[str], None], tell: Tell) -> list[PhaseResult]:
     """One result for each that was begun, in their order, those that failed behind the others."""
-    one_at_a_time = threading.Lock()
+    one_at_a_time, waited = threading.Lock(), dict[str, str]()
 
-    def say(what: str) -> None:
+    def say(unit: str, what: str) -> None:
         with one_at_a_time:
+            waited[unit] = what
             tell(what)
 
     def work(unit: str) -> PhaseResult:
         host.run(["systemctl", "reset-failed", unit], limit=LOOK_LIMIT)  # it may have been started too often
-        return _run(host, verbs[unit], unit, say)
+        result = _run(host, verbs[unit], unit, partial(say, unit))
+        with one_at_a_time:
+            if waited.pop(unit, None) is not None and waited:
+                tell(next(reversed(waited.values())))
+        return result
 
     order, found = in_order(host, verbs), dict[str, PhaseResult]()
     for unit, result in do_each(order, work, host.processors):

@@ -120,6 +120,57 @@ def test_what_starts_beside_a_unit_that_fails_is_waited_for_and_nothing_else_beg
     assert {unit.read for unit in world.units.values()} == {"port=80\n"}
 
 
+def test_of_those_that_take_long_one_that_is_still_waited_for_is_told() -> None:
+    world = controlled(api_service="restart", back_service="restart")
+    world.host.processors = 2
+    world.host.slow |= {("systemctl", "restart", "api.service"), ("systemctl", "restart", "back.service")}
+    begun, never, run, seen = threading.Event(), threading.Event(), world.host.programs["systemctl"], set[object]()
+
+    def later(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        if argv[1:] == ("restart", "back.service"):
+            assert begun.wait(timeout=30)
+        if argv[1:] == ("restart", "api.service"):
+            begun.set()
+            for _ in range(3000):  # until back has ended, and it is told what is left
+                seen.add(world.reports[-1]["doing"])
+                ended = "restart back.service" in world.systemctl
+                if (ended and world.reports[-1]["doing"].endswith("api.service")) or never.wait(timeout=0.01):
+                    break
+            else:
+                raise AssertionError(f"told was {world.reports[-1]['doing']}")
+        return run(argv, env)
+
+    world.host.programs["systemctl"] = later
+    change(world)
+    assert world.reports[-1]["state"] == "applied" and "waits for systemctl restart api.service" in seen
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_what_is_gone_is_stopped_before_anything_starts(processors: int) -> None:
+    """The unit that comes in its place may want the same port."""
+    world = controlled(api_service="restart")
+    world.host.processors = processors
+    world.units["api.service"].found = False
+    world.control(CONF, json.dumps({"services": {"later.service": "restart"}}))
+    world.unit("later.service")
+    run, begun, taken = world.host.programs["systemctl"], threading.Event(), list[bool]()
+
+    def slow(argv: tuple[str, ...], env: Mapping[str, str]) -> Finished:
+        if argv[1:] == ("stop", "api.service"):
+            begun.wait(timeout=0.2)  # for whoever starts beside it
+            world.systemctl.append("stop api.service")
+            world.units["api.service"].active = "inactive"
+            return Finished(0, "")
+        if argv[1:] == ("restart", "later.service"):
+            begun.set()
+            taken.append(world.units["api.service"].active == "active")
+        return run(argv, env)
+
+    world.host.programs["systemctl"] = slow
+    change(world)
+    assert taken == [False] and world.systemctl == ["stop api.service", "restart later.service"]
+
+
 def test_a_unit_that_a_script_has_started_meanwhile_is_not_started_again() -> None:
     world = controlled(api_service="restart", back_service="reload", call_service="restart", dead_service="restart")
     world.units["back.service"].begun = 7  # long ago
