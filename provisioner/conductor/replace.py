@@ -5,7 +5,7 @@ from __future__ import annotations
 from provisioner.conductor.clouds import plan_cloud
 from provisioner.conductor.doors import Doors
 from provisioner.errors import Conflict, NotFound
-from provisioner.model.plan import Move, Plan
+from provisioner.model.plan import Move, Plan, Retry
 from provisioner.model.states import NodeState
 
 
@@ -51,6 +51,7 @@ def plan_replacement(doors: Doors, cloud: str, member: str, by: str | None, *, d
         if isinstance(action, Move) and action.node == node.name
         else action
         for action in plan.actions
+        if not isinstance(action, Retry)  # of others, who have failed: nobody asked for that here
     )
     notes = plan.notes
     if node.healthy is True and not drain:

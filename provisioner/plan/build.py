@@ -95,9 +95,11 @@ class _Planner:
             own = [self.own[slot] for slot in sorted(self.own) if slot[0] == name]
             rebuilt, notes = find_rebuilds(self.desired, self.observed, name, own, self.nodes)
             rebuilds += rebuilt
-            mended = {one.node for one in changed} | {one.node for one in rebuilt}
-            retries += find_retries(self.observed, own, self.nodes, mended)
-            self.notes += notes
+            # What is broken takes no generation before it is tried again.
+            mended = {one.node for one in changed if self.nodes[one.node].state is NodeState.ACTIVE}
+            again, failed = find_retries(self.observed, own, self.nodes, mended | {one.node for one in rebuilt})
+            retries += again
+            self.notes += [*notes, *failed]
             if rebuilt and (order := describe_rolling(self.desired, name, rebuilt)) is not None:
                 self.notes.append(order)
             if changed and (order := describe_order(self.desired, name, self._running(name))) is not None:

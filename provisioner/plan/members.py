@@ -89,24 +89,31 @@ def find_rebuilds(
 
 def find_retries(
     observed: Observed, members: Sequence[Deployment], nodes: Mapping[str, Node], mended: Collection[str]
-) -> list[Retry]:
+) -> tuple[list[Retry], list[str]]:
     """Of those that have failed: a deployment begins again, an instance gets its newest generation once more.
 
     :param members: of the role, those that stay, by number. :param nodes: all, by name.
     :param mended: nodes whose instance gets another generation, or another image, anyway.
+    :returns: and notes on those that are let alone, with what to do.
     """
-    retries = list[Retry]()
+    retries, notes = list[Retry](), list[str]()
     for member in members:
         placement, node = member.placement, nodes[member.placement.node]
         departure = observed.departures.get(member.id)
-        if node.deployment != member.id or node.maintenance is not None or (departure is not None and departure.going):
-            continue
         refused = node.state is NodeState.ACTIVE and node.failure is not None
-        if not refused and node.state is not NodeState.FAILED:
+        if (departure is not None and departure.going) or (not refused and node.state is not NodeState.FAILED):
+            continue
+        who = f"{placement.hostname} on {node.name}"
+        if node.maintenance is not None:
+            command = f"provisioner node maintenance {node.name} --off"
+            notes.append(f"{who} has failed and is in maintenance; next: {command}")
+            continue
+        if node.deployment != member.id:
+            notes.append(f"the rescue of {who} has failed; next: provisioner node show {node.name}")
             continue
         if member.state is DeploymentState.ACTIVE and node.name in mended:
             continue
         said = "" if node.failure is None else f": {error_from_dict(node.failure).summary}"
         why = f"{'a change' if refused else 'it'} failed{said}"
         retries.append(Retry(node=node.name, hostname=placement.hostname, guard=build_guard(node), why=why))
-    return retries
+    return retries, notes

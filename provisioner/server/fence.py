@@ -29,8 +29,8 @@ TAKES_AWAY = re.compile(
     r"^/v1/nodes/([^/]+)/(power|boot-device|release|rebuild|rescue|erase|inspect|test|abort|retry|forget)$"
 )
 HARMLESS_POWER = (None, "on")
-TAKES = ("deploy", "release", "rebuild", "move")
-"""Actions of plans that take a node away, or write it anew."""
+TAKES = ("deploy", "release", "rebuild", "move", "retry")
+"""Actions of plans that take a node away, write it anew, or may do so."""
 
 
 class HandoverRequest(Value):

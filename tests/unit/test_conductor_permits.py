@@ -228,6 +228,45 @@ def test_a_broken_instance_is_a_failed_node_that_can_be_retried(tmp_path: Path) 
     assert rack.conductor.node("node1").node.applied == 3 and rack.servers["node1"].boots == 1
 
 
+def test_a_broken_instance_is_tried_again_with_values_that_were_corrected(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 1)
+    rack.apply()
+    rack.play()
+    rack.apply(cloud(1, (role(once=("bootstrap",)),), values={"web": {"word": "bad"}}))
+    rack.report(rack.servers["node1"], instance(rack, "node1"), 2, "broken", False, error={"summary": "no migration"})
+    corrected = cloud(1, (role(once=("bootstrap",)),), values={"web": {"word": "good"}})
+    assert {action.kind for action in rack.conductor.plan(corrected).actions} == {"configure", "retry"}
+    rack.apply(corrected)
+    assert not rack.conductor.cloud_status("lab").failed
+    rack.play()
+    assert rack.conductor.cloud_status("lab").ready and rack.conductor.plan(corrected).empty
+
+
+def test_who_failed_and_is_let_alone_is_named_by_the_plan(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 1)
+    rack.servers["node1"].fail_orders["boot-loader"] = "no room"
+    rack.apply()
+    rack.play()
+    rack.conductor.maintenance("node1", "a fan")
+    plan = rack.conductor.plan(rack.desired)
+    assert plan.actions == ()
+    assert plan.notes == (
+        "web-0 on node1 has failed and is in maintenance; next: provisioner node maintenance node1 --off",
+    )
+
+
+def test_a_rescue_that_failed_is_named_by_the_plan(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path, 1)
+    rack.apply()
+    rack.play()
+    rack.servers["node1"].fail_orders["rescue"] = "no key"
+    rack.conductor.rescue("node1", [])
+    rack.play(until=lambda: rack.states() == {"node1": "failed"})
+    plan = rack.conductor.plan(rack.desired)
+    assert plan.actions == ()
+    assert plan.notes == ("the rescue of web-0 on node1 has failed; next: provisioner node show node1",)
+
+
 def test_an_active_instance_that_never_takes_a_generation_has_failed(tmp_path: Path) -> None:
     rack = once_rack(tmp_path, 1)
     rack.apply()

@@ -39,6 +39,17 @@ def test_another_node_takes_the_place_and_all_members_are_told(tmp_path: Path) -
     assert rack.conductor.plan(rack.desired).empty
 
 
+def test_another_member_that_has_failed_is_left_alone(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 4, cloud(2, (role(),)))
+    rack.enroll()
+    rack.servers["node1"].fail_orders["boot-loader"] = "no room"
+    rest = ("node3", "node4")
+    rack.apply()
+    rack.play(until=lambda: rack.states() == {"node1": "failed", "node2": "active"} | dict.fromkeys(rest, "available"))
+    plan = rack.conductor.plan_replacement("lab", "web-1", None)
+    assert [action.kind for action in plan.actions] == ["move"]
+
+
 def test_without_a_name_any_that_matches(tmp_path: Path) -> None:
     rack = running(tmp_path)
     plan = rack.conductor.plan_replacement("lab", "node2", None)
