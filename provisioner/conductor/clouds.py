@@ -12,6 +12,7 @@ from provisioner.conductor.certificates import Certified, Issuer
 from provisioner.conductor.doors import RAMDISK, Doors
 from provisioner.conductor.effects import Outlook, build_outlooks, find_effects
 from provisioner.conductor.masker import Masker
+from provisioner.conductor.told import stays
 from provisioner.conductor.trees import Common, Trees
 from provisioner.errors import ImageError, NotFound, UsageError
 from provisioner.events import Event
@@ -119,7 +120,7 @@ def find_silent(doors: Doors, desired: Desired, deployments: Iterable[Deployment
         mine = placement.cloud == desired.cloud.cloud and role is not None and bool(role.image.disk)
         if mine and deployment.state is DeploymentState.ACTIVE:
             report = doors.store.clouds.report(placement.node, deployment.id)
-            if report is not None and "services" not in report.body:
+            if report is not None and not stays(report.body):
                 found.add(placement.node)
     return frozenset(found)
 
@@ -235,6 +236,9 @@ def _seeded_values(doors: Doors, deployment: Deployment) -> Mapping[str, Any] | 
     newest = doors.store.clouds.newest(deployment.placement.node)
     if deployment.state is DeploymentState.FAILED or seed.state is StepState.WAITING or newest is None:
         return None
+    order = doors.store.deployments.order(deployment.id) if seed.state is StepState.RUNNING else None
+    if seed.state is StepState.RUNNING and (order is None or order.step is not seed.name):
+        return None  # it waits for other roles
     values: Mapping[str, Any] = read_shared(doors.store.clouds.shared(newest))["values"]
     return values
 

@@ -232,7 +232,9 @@ def _missing_roles(work: Work) -> str | None:
     """Why the deployment has to wait for other roles."""
     if not work.role.after:
         return None
-    ready = ready_roles(work.doors, work.deployment.placement.cloud)
+    # Who brought a permit along is itself what those may wait for with their newest generation.
+    held = work.doors.store.permits.held_by(work.deployment.id) is not None
+    ready = ready_roles(work.doors, work.deployment.placement.cloud, newest=not held)
     missing = [f"{name} ({ready.get(name, 'not deployed')})" for name in work.role.after if ready.get(name) != READY]
     return f"waits until these roles are ready: {', '.join(missing)}" if missing else None
 

@@ -10,7 +10,7 @@ from typing import Any
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.order import SILENT
 from provisioner.conductor.recovery import read_recoveries
-from provisioner.conductor.told import doing, failed_units, is_off, red_probes
+from provisioner.conductor.told import doing, failed_units, is_off, red_probes, stays
 from provisioner.errors import NotFound
 from provisioner.model.departure import Departure, DepartureState
 from provisioner.model.deployment import DeploymentState, Node
@@ -29,35 +29,56 @@ READY = "ready"
 class Member:
     """What is on record of one member. ``waiting``: why its instance waits. ``departure``: when it is to leave.
 
-    ``silent``: its instance was not heard for so long that nobody can say how it is.
+    ``heard``: when its instance last spoke, in seconds since the epoch; None for never. ``silent``: so long ago that
+    nobody can say how it is.
     """
 
     node: Node
     slot: Slot
     waiting: str | None
     departure: Departure | None = None
+    heard: float | None = None
     silent: bool = False
+
+    @property
+    def off(self) -> bool:
+        """Whether it is switched off. A sweep's word is not taken against whoever has spoken since: controllers err."""
+        drift = self.node.drift
+        return self.node.power is Power.OFF and (
+            self.node.healthy is not True or (drift is not None and (self.heard or 0.0) <= drift["since"])
+        )
 
     @property
     def healthy(self) -> bool | None:
         """What its instance last said, while that holds."""
-        return None if self.silent or self.node.power is Power.OFF else self.node.healthy
+        return None if self.silent or self.off else self.node.healthy
 
 
 def read_members(doors: Doors, cloud: str) -> list[Member]:
     """The members of a cloud by host name, as one consistent view."""
-    store, since = doors.store, doors.clock.now() - SILENT
+    store = doors.store
     with store.view():
         nodes = {_place(store, node): node for node in store.nodes.all() if node.deployment is not None}
         waiting = store.nodes.all_waiting()
         slots = store.deployments.slots(cloud)
         leaving = {departure.deployment: departure for departure in store.departures.all(cloud)}
-        silent = store.clouds.silent(since) if doors.opened < since else ()  # before that nobody could hear them
+        heard = store.clouds.heard()
+    silent = _silent(doors, heard)
     return [
-        Member(node, slot, waiting.get(node.name), leaving.get(slot.id), slot.id in silent)
+        Member(node, slot, waiting.get(node.name), leaving.get(slot.id), heard.get(slot.id), slot.id in silent)
         for slot in slots
         if (node := nodes.get(slot.id)) is not None
     ]
+
+
+def _silent(doors: Doors, heard: Mapping[str, float]) -> frozenset[str]:
+    """Of those deployments the ones from which there should have been a word. :param heard: see :class:`Member`."""
+    since = doors.clock.now() - SILENT
+    if doors.opened >= since:  # before that nobody could hear them
+        return frozenset()
+    found = {ident for ident, at in heard.items() if at < since}
+    said = doors.store.clouds.reports() if found else {}
+    return frozenset(ident for ident in found if stays(said.get(ident, {})))
 
 
 def _place(store: Store, node: Node) -> str | None:
@@ -67,9 +88,10 @@ def _place(store: Store, node: Node) -> str | None:
     return store.deployments.placement(node.deployment).rescues or node.deployment
 
 
-def ready_roles(doors: Doors, cloud: str) -> dict[str, str]:
-    """Each role: ``ready``, or what is missing for that."""
-    return build_roles(doors.store.clouds.get(cloud), read_members(doors, cloud), doors.store.clouds)
+def ready_roles(doors: Doors, cloud: str, *, newest: bool = True) -> dict[str, str]:
+    """Each role: ``ready``, or what is missing for that. :param newest: whether its members must have their newest
+    generation in force."""
+    return build_roles(doors.store.clouds.get(cloud), read_members(doors, cloud), doors.store.clouds, newest=newest)
 
 
 def read_status(doors: Doors, cloud: str) -> CloudStatus:
@@ -91,18 +113,23 @@ def read_status(doors: Doors, cloud: str) -> CloudStatus:
     )
 
 
-def build_roles(desired: Desired, members: Sequence[Member], clouds: Clouds) -> dict[str, str]:
-    """Each role: ``ready``, or what is missing for that. What instances said is long: read late, and of one alone where
-    one is enough."""
+def build_roles(desired: Desired, members: Sequence[Member], clouds: Clouds, *, newest: bool = True) -> dict[str, str]:
+    """As :func:`ready_roles`. What instances said is long: read late, and of one alone where one is enough."""
     read_all = cache(clouds.reports)
     return {
-        name: _role([member for member in members if member.slot.placement.role == name], use.count, clouds, read_all)
+        name: _role(
+            [member for member in members if member.slot.placement.role == name], use.count, clouds, read_all, newest
+        )
         for name, use in desired.cloud.roles.items()
     }
 
 
 def _role(
-    members: Sequence[Member], count: int, clouds: Clouds, read_all: Callable[[], Mapping[str, Mapping[str, Any]]]
+    members: Sequence[Member],
+    count: int,
+    clouds: Clouds,
+    read_all: Callable[[], Mapping[str, Mapping[str, Any]]],
+    newest: bool,
 ) -> str:
     failed = [member.slot.placement.hostname for member in members if _failure(member) is not None]
     if failed:
@@ -112,12 +139,11 @@ def _role(
         return f"{len(active)} of {count} active"
     for member in active:
         hostname = member.slot.placement.hostname
-        if member.node.applied < member.node.generation:
+        if newest and member.node.applied < member.node.generation:
             return f"{hostname} applies {_busy(member, clouds) or f'generation {member.node.generation}'}"
         if member.healthy is not True:
             why = _busy(member, clouds)
-            off = member.node.power is Power.OFF
-            how = "is switched off" if off else "is silent" if member.silent else "is not healthy"
+            how = "is switched off" if member.off else "is silent" if member.silent else "is not healthy"
             return f"{hostname} {how}" + (f"; it applies {why}" if why else "")
         red = red_probes(read_all().get(member.slot.id, {}), "role")
         if red:

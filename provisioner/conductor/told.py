@@ -103,6 +103,12 @@ def failed_units(body: Body) -> list[str]:
     return sorted(str(unit) for unit, state in found if str(state).startswith(("failed", "not found")))
 
 
+def stays(body: Body) -> bool:
+    """Whether its agent goes on after the first boot, and is heard again: in whole disks, that of a release before did
+    not. Those that do say how the units of their files are."""
+    return "services" in body
+
+
 def is_off(body: Body) -> bool:
     """Whether its clock differs too much from ours."""
     skew = body.get("skew")

@@ -128,7 +128,7 @@ class FleetInstance:
     async def _report(self, link: GuestLink, generation: int, *, healthy: bool) -> None:
         report = {
             "generation": generation, "applied": generation, "state": "applied", "healthy": healthy, "probes": {},
-            "phases": [], "error": None, "boot_id": self._boot, "root": self._root, "warnings": [],
+            "services": {}, "phases": [], "error": None, "boot_id": self._boot, "root": self._root, "warnings": [],
             DRAIN: {"scripts": 0},
         }  # fmt: skip
         await link.say(self._seed.token, "POST", REPORT, report)

@@ -366,15 +366,13 @@ class Clouds:
         with self._db.read() as tx:
             return {row.deployment: row.body for row in tx.execute(select(REPORTS.c.deployment, REPORTS.c.body))}
 
-    def silent(self, since: float) -> frozenset[str]:
-        """The deployments whose instances have neither reported nor asked since then, though they had before."""
-        query = (
-            select(REPORTS.c.deployment)
-            .join(NODES, (NODES.c.uuid == REPORTS.c.node) & (NODES.c.deployment == REPORTS.c.deployment))
-            .where(REPORTS.c.at < since, NODES.c.spoke < since)
+    def heard(self) -> dict[str, float]:
+        """When the instance of each deployment last reported, or asked for a permit, in seconds since the epoch."""
+        query = select(REPORTS.c.deployment, REPORTS.c.at, NODES.c.spoke).join(
+            NODES, (NODES.c.uuid == REPORTS.c.node) & (NODES.c.deployment == REPORTS.c.deployment)
         )
         with self._db.read() as tx:
-            return frozenset(tx.execute(query).scalars())
+            return {row.deployment: max(row.at, row.spoke) for row in tx.execute(query)}
 
     def drop_report(self, node: str) -> None:
         uuid = select(NODES.c.uuid).where(NODES.c.name == node).scalar_subquery()

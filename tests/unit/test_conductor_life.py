@@ -14,6 +14,7 @@ from provisioner.conductor.walk import LEASE_SECONDS
 from provisioner.errors import BmcSilent, Conflict, GuardFailed, LeaseLost, NotFound, TrustError, UsageError
 from provisioner.model.deployment import StepName, StepState
 from provisioner.model.hardware import Port, Power
+from provisioner.model.policy import Policy
 from provisioner.model.role import Health
 from provisioner.model.states import NodeState
 from provisioner.model.status import EnrollItem
@@ -464,6 +465,29 @@ def waits_for_a_role(folder: Path) -> tuple[Rack, str]:
     rack.servers[nodes["base"]].red = True
     rack.play(until=lambda: "waits until" in str(waiting(rack, nodes["web"])))
     return rack, nodes["web"]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_who_holds_a_permit_while_it_waits_does_not_wait_for_those_who_want_one(tmp_path: Path, moved: bool) -> None:
+    """Web keeps the permit with which it was drained; base, which keeps apart from it, gets another generation."""
+
+    web_role = role("web", after=("base",), change=Policy(after=("base",), apart=("quorum",)))
+    wanted = cloud(1, (web_role, role("base", change=Policy(apart=("quorum",)))))
+    rack = Rack(tmp_path, 3 if moved else 2, wanted)
+    for server in rack.servers.values():
+        server.drain_scripts = 1
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    web = next(member.node for member in rack.conductor.cloud_status("lab").members if member.role == "web")
+    if moved:  # all are told of its new address
+        rack.apply(wanted.with_use("web", nodes=("node3",)))
+    else:
+        rack.conductor.rebuild(web)
+        rack.play(until=lambda: rack.servers[web].running == "ramdisk")
+        rack.apply(wanted.with_use("base", values={"web": {"word": "other"}}))
+    rack.play(rounds=2500)
+    assert rack.conductor.cloud_status("lab").ready
 
 
 def waiting(rack: Rack, node: str) -> str | None:

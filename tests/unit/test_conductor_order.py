@@ -18,6 +18,7 @@ from sqlalchemy import create_engine
 from provisioner.conductor.guests import Guests
 from provisioner.conductor.order import SILENT, is_away, refuse_behind
 from provisioner.conductor.status import read_status
+from provisioner.errors import BmcSilent
 from provisioner.model.hardware import Power
 from provisioner.model.policy import Policy
 from provisioner.model.role import Desired, ImageSpec, Role
@@ -187,6 +188,16 @@ def test_a_role_is_not_ready_while_a_member_is_seen_off_or_is_silent(tmp_path: P
     world.members.pop("web-2")
     world.sleep(SILENT + 20)
     assert (role_says(world), healthy()) == ("web-2 is silent", [True, True, None])
+
+
+def test_who_has_spoken_since_a_sweep_saw_it_off_is_on(tmp_path: Path) -> None:
+    world = Members(tmp_path, roles())
+    drift = {"expected": "on", "since": world.clock.now()}
+    world.store.nodes.set_seen("n-web-2", Power.OFF, drift, world.clock.now())
+    world.store.nodes.set_bmc_error("n-web-2", BmcSilent("no answer").to_dict(), world.clock.now())
+    assert role_says(world) == "web-2 is switched off"
+    world.sleep(60)
+    assert role_says(world) == "ready"
 
 
 def test_nobody_is_silent_before_the_service_could_have_heard_it(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from conductor_rack import DISK_TABLE, PARTITION, SIGNER, Rack, cloud, read_agent_config, role
 
 from provisioner.conductor.cloudinit import MOST
+from provisioner.conductor.order import SILENT
 from provisioner.errors import ImageError
 from provisioner.model.deployment import StepName, StepState
 from provisioner.model.plan import Configure
@@ -45,8 +46,8 @@ def rack(tmp_path: Path) -> Rack:
     return rack
 
 
-def user_data(rack: Rack) -> dict[str, Any]:
-    text = rack.servers["node1"].files["/user-data"]
+def user_data(rack: Rack, node: str = "node1") -> dict[str, Any]:
+    text = rack.servers[node].files["/user-data"]
     assert text.startswith("#cloud-config\n")
     found: dict[str, Any] = json.loads(text.partition("\n")[2])
     return found
@@ -191,6 +192,32 @@ def test_the_agent_of_a_release_before_is_gone_and_nobody_waits_for_it(dressed: 
     generation = dressed.conductor.node("node1").node.generation
     dressed.conductor.apply(plan)
     assert dressed.conductor.node("node1").node.generation == generation
+    dressed.servers["node1"].running = "nothing"
+    dressed.clock.sleep(SILENT + 20)
+    assert dressed.conductor.cloud_status("lab").ready, "nothing is heard of it, and all the same it serves"
+
+
+def test_cloud_config_that_is_corrected_while_it_waits_for_a_role_is_what_it_gets(tmp_path: Path) -> None:
+    def wanted(**more: Any) -> Desired:
+        web = desired().roles["web"].model_copy(update={"after": ("base",)})
+        return cloud(1, (web, role("base")), **more)
+
+    rack = Rack(tmp_path, 2, wanted())
+    rack.enroll()
+    rack.apply()
+    nodes = {member.role: member.node for member in rack.conductor.cloud_status("lab").members}
+    rack.servers[nodes["base"]].red = True
+
+    def waits() -> bool:
+        return any("waits until" in str(member.waiting) for member in rack.conductor.cloud_status("lab").members)
+
+    rack.play(until=waits)
+    changed = wanted(values=packages("vim"))
+    rack.apply(changed)
+    assert rack.conductor.plan(changed).empty
+    rack.servers[nodes["base"]].red = False
+    rack.play()
+    assert user_data(rack, nodes["web"])["packages"] == ["vim"]
 
 
 def test_an_image_without_what_the_agent_needs_is_told_with_the_way_on(rack: Rack) -> None:
