@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 JSON, BYTES = "application/json", "application/octet-stream"
+ANSWER, GATEWAY_TIMEOUT = 600.0, 504
+"""Seconds for one answer, as the front gives the services; and what it says of one that has not come by then."""
 GUEST = "guest"
 SLEEPS = "console=ttyS0 rdinit=/bin/sleep -- 1000000000"
 """What the guest's kernel is told: a guest that does nothing leaves the emulated processor to the cloud."""
@@ -47,13 +49,15 @@ class Cloud:
         if version:
             request.add_header("OpenStack-API-Version", version)
         try:
-            with urllib.request.urlopen(request, timeout=600, context=self.context) as answer:
+            with urllib.request.urlopen(request, timeout=ANSWER, context=self.context) as answer:
                 text = answer.read()
                 self.token = answer.headers.get("X-Subject-Token") or self.token
                 return json.loads(text) if text.lstrip()[:1] in (b"{", b"[") else text.decode()
         except urllib.error.HTTPError as error:
             said = error.read(600).decode(errors="replace")
             raise CloudError(f"{method} {path}: {error.code} {said}", error.code) from None
+        except TimeoutError:
+            raise CloudError(f"{method} {path}: no answer within {ANSWER:g} s", GATEWAY_TIMEOUT) from None
 
 
 def log_in(cloud: Cloud, password: str) -> None:

@@ -54,6 +54,8 @@ def test_members_of_the_role_are_peers_and_nobody_else() -> None:
 def test_a_member_that_is_alone_has_nobody_to_name() -> None:
     config = rendered("10.0.0.99", 1)[KEEPALIVED].content
     assert "unicast" not in config and "mcast_src_ip 10.0.0.1\n" in config
+    assert "track_script" not in config, "nobody could take the address over"
+    assert "track_script" in rendered("10.0.0.99")[KEEPALIVED].content
 
 
 def test_without_an_address_there_is_no_instance() -> None:
