@@ -105,10 +105,12 @@ def _tell(doors: Doors, who: Speaker, verdict: str, why: str, fence: int) -> dic
 
 
 def _settle(doors: Doors, recovery: RecoveryRecord) -> tuple[RecoveryRecord, Decision]:
-    """Name who begins again, if that can be said now. Whoever was named stays it while it is a member, and not lost."""
+    """Name who begins again, if that can be said now. Whoever was named stays it while it is a member, and not lost;
+    before it is told so, only while all that was said holds: others may have been up meanwhile, and have gone on."""
     voices = read_voices(doors.store, recovery, doors.clock.now())
     leader = next((voice for voice in voices if voice.deployment == recovery.leader and not voice.lost), None)
-    if leader is not None and recovery.state in (NAMED, LEADS):
+    holds = recovery.state == LEADS or all(voice.position is not None or voice.lost for voice in voices)
+    if leader is not None and recovery.state in (NAMED, LEADS) and holds:
         return recovery, Decision(leader, f"{leader} begins again from {leader.position}")
     if recovery.state == LEADS:
         lost = [voice for voice in voices if voice.deployment == recovery.leader]
@@ -132,7 +134,7 @@ def read_voices(store: Store, recovery: RecoveryRecord, now: float) -> list[Voic
     voices = []
     for index, member in enumerate(store.permits.members(recovery.cloud, recovery.role)):
         known = said.get(member.deployment)
-        if known is None and not (member.deployed or member.rebuilds):
+        if known is None and not (member.deployed or member.rebuilds or member.applied):
             continue
         # Who asked and is silent since may be up where we cannot see it, and have gone on.
         silent = member.heard is not None and now - member.heard > UNHEARD_SECONDS

@@ -17,7 +17,9 @@ from provisioner.conductor.guests import Guests
 from provisioner.conductor.recovery import leave_out
 from provisioner.conductor.status import read_status
 from provisioner.errors import Conflict, NotFound, UsageError
+from provisioner.model.deployment import DeploymentState
 from provisioner.model.hardware import Power
+from provisioner.model.states import NodeState
 from provisioner.model.status import RecoveryStatus
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
@@ -291,3 +293,27 @@ def test_whatever_happens_nobody_begins_without_what_was_acknowledged(tmp_path: 
                 begun += 1
     if seed == 0:
         assert begun, "the walk came nowhere"
+
+
+def test_who_was_named_and_not_told_begins_only_while_all_that_was_said_holds(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    for name, sequence in (("web-1", 9), ("web-0", 7), ("web-2", 8)):
+        assert cluster.verdict(name, sequence) == "wait"
+    cluster.clock.sleep(86400)  # the service was away; the others were up meanwhile, and have gone on
+    assert cluster.verdict("web-1", 9) == "wait"
+    assert cluster.verdict("web-0", 200) == "wait"
+    assert cluster.verdict("web-2", 200) == "wait"
+    assert cluster.verdict("web-0", 200) == "lead"
+
+
+def test_a_member_that_runs_though_its_deployment_failed_is_waited_for(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, active=False)
+    for name in ("web-0", "web-1"):
+        cluster.activate(name)
+    slow, now, said = cluster.members["web-2"], cluster.clock.now(), {"summary": "its probe was not green in time"}
+    running, failed = (DeploymentState.RUNNING,), DeploymentState.FAILED
+    cluster.store.deployments.set_state(slow.deployment, running, failed, now=now, failure=said)
+    cluster.store.nodes.move(cluster.node("web-2"), NodeState.FAILED, now=now, deployment=slow.deployment, failure=said)
+    cluster.report("web-2")
+    for name, sequence in (("web-0", 3), ("web-1", 2), ("web-0", 3)):
+        assert cluster.verdict(name, sequence) == "wait"
