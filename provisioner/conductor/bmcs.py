@@ -8,7 +8,7 @@ from provisioner.bmc.contract import Console, PowerWord
 from provisioner.bmc.driver import READINGS
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.enroll import BMC_SECONDS
-from provisioner.conductor.sweep import note_power
+from provisioner.conductor.sweep import expect_end, note_power
 from provisioner.errors import BmcError, Conflict, UsageError
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import BootDevice, Firmware, Power
@@ -38,6 +38,8 @@ def set_power(doors: Doors, name: str, want: str | None) -> Power:
         power = doors.bmcs.set_power(node.bmc, doors.store.nodes.password(name), want, seconds)
     except BmcError as error:
         error.hint = (error.hint or "").replace("{node}", name) or None
+        if want == "soft":
+            expect_end(doors, node)  # its system may take longer than anybody waits
         raise
     with doors.store.transaction():
         doors.store.nodes.set_power(name, power, doors.clock.now())

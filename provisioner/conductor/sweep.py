@@ -19,6 +19,8 @@ from provisioner.model.status import SweepResult
 SWEEP_SECONDS = 8.0
 """A controller that has not answered by then is silent."""
 RESTORE_SECONDS = 20.0
+SOFT = "soft"
+"""In a drift: the operating system was asked to end, so nothing is done about it."""
 
 LOG = logging.getLogger(__name__)
 
@@ -67,7 +69,10 @@ def note_power(doors: Doors, node: Node, before: Node, power: Power) -> dict[str
     if (power, drift, None) == (node.power, node.drift, node.bmc_error):
         return drift
     with doors.store.transaction():
-        doors.store.nodes.set_seen(node.name, power, drift, doors.clock.now())
+        if drift is None and (node.drift or {}).get(SOFT):
+            doors.store.nodes.set_power(node.name, power, doors.clock.now())  # it has ended, by our command
+        else:
+            doors.store.nodes.set_seen(node.name, power, drift, doors.clock.now())
         if node.bmc_error is not None:
             doors.tell("bmc.back", "its BMC answers again", node.name)
         if drift is not None and node.drift is None:
@@ -75,6 +80,13 @@ def note_power(doors: Doors, node: Node, before: Node, power: Power) -> dict[str
         elif drift is None and node.drift is not None:
             doors.tell("power.drift-over", f"the power is {power} again", node.name)
     return drift
+
+
+def expect_end(doors: Doors, node: Node) -> None:
+    """Its operating system was asked to end, and may yet: then it is off as was wished, and not switched on again."""
+    if node.power is Power.ON:
+        now = doors.clock.now()
+        doors.store.nodes.set_seen(node.name, node.power, {"expected": str(Power.OFF), "since": now, SOFT: True}, now)
 
 
 def _note_dark(doors: Doors, node: Node) -> None:
@@ -101,7 +113,7 @@ def restore_power(doors: Doors, name: str) -> None:
     node = doors.store.nodes.find(name)
     if node is None or node.drift is None or node.state in AT_WORK or node.maintenance is not None:
         return
-    if node.spec.power_policy is not PowerPolicy.RESTORE:
+    if node.spec.power_policy is not PowerPolicy.RESTORE or node.drift.get(SOFT):
         return
     expected = node.drift["expected"]
     password = doors.store.nodes.password(name)

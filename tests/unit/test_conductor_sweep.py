@@ -8,7 +8,7 @@ import pytest
 from conductor_rack import Rack
 
 from provisioner.conductor.sweep import restore_power
-from provisioner.errors import BmcSilent
+from provisioner.errors import BmcError, BmcSilent
 from provisioner.model.deployment import Node
 from provisioner.model.hardware import Power, PowerPolicy
 from provisioner.model.states import NodeState
@@ -124,3 +124,23 @@ def test_a_node_forgotten_meanwhile_is_left_out(rack: Rack) -> None:
     next(results)
     rack.conductor.verb("node2", "forget")
     assert list(results) == []
+
+
+def test_who_was_asked_to_end_and_took_long_is_not_switched_on_again(rack: Rack) -> None:
+    spec = rack.servers["node1"].spec.model_copy(update={"power_policy": PowerPolicy.RESTORE})
+    list(rack.conductor.enroll([EnrollItem(spec=spec, password=rack.bmcs.password)]))
+    rack.conductor.set_power("node1", "on")
+    rack.bmcs.ignores_soft = True
+    with pytest.raises(BmcError):
+        rack.conductor.set_power("node1", "soft")
+
+    def look() -> Power:
+        for seen in sweep(rack).values():
+            if seen.drift is not None:
+                restore_power(rack.conductor._doors, seen.node)
+        return rack.servers["node1"].power
+
+    assert look() is Power.ON, "its power is not taken away either"
+    rack.servers["node1"].power = Power.OFF
+    assert (look(), look()) == (Power.OFF, Power.OFF)
+    assert node(rack).drift is None and node(rack).power is Power.OFF
