@@ -25,7 +25,7 @@ def switch_off(doors: Doors, node: Node, before: str | None, password: str) -> P
 def _keeps(doors: Doors, node: Node, before: str) -> bool:
     """Whether the instance that ran there has volumes that the next one gets: what it has in memory is theirs."""
     store = doors.store
-    ident = store.deployments.last_of(node.name, before)
+    ident = store.deployments.last_of(node.name, before, of_cloud=True)
     if ident is None or ident in store.deployments.never_active(node.name):
         return False
     placement = store.deployments.get(ident).placement

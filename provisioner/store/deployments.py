@@ -234,9 +234,11 @@ class Deployments:
             found: str | None = tx.execute(select(DEPLOYMENTS.c.console).where(DEPLOYMENTS.c.id == ident)).scalar()
         return found
 
-    def last_of(self, node: str, before: str | None = None) -> str | None:
-        """The id of a node's newest deployment, but for ``before``."""
+    def last_of(self, node: str, before: str | None = None, *, of_cloud: bool = False) -> str | None:
+        """The id of a node's newest deployment, but for ``before``. :param of_cloud: that had a place in one."""
         query = select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.node == node, DEPLOYMENTS.c.id != (before or ""))
+        if of_cloud:
+            query = query.where(DEPLOYMENTS.c.cloud != "")
         with self._db.read() as tx:
             found: str | None = tx.execute(query.order_by(DEPLOYMENTS.c.created.desc()).limit(1)).scalar()
         return found

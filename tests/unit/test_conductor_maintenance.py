@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conductor_rack import DISK_TABLE, Rack, cloud, role
+from test_conductor_rescue import KEY, is_open
 
 from provisioner.errors import Conflict, ManifestError, NotFound, UsageError
 from provisioner.model.deployment import StepName
@@ -176,3 +177,19 @@ def test_a_rebuild_that_cannot_be_changes_nothing(rack: Rack) -> None:
     with pytest.raises(UsageError):
         rack.conductor.rebuild("node1", rack.images.known["ramdisk"].id)
     assert rack.states() == {"node1": "active"} and rack.settled()
+
+
+def test_after_a_rescue_what_is_kept_is_shut_down_first_as_ever(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 1, cloud(1, (role(storage=kept()),)))
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    said = []
+    for _ in range(2):
+        rack.bmcs.calls.clear()
+        rack.conductor.rescue("node1", [KEY])
+        rack.play(until=lambda: is_open(rack))
+        said.append([call for _, call in rack.bmcs.calls if call in ("soft", "off")])
+        rack.conductor.end_rescue("node1")
+        rack.play()
+    assert said == [["soft"], ["soft"]]
