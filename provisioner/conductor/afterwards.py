@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from provisioner.conductor.departures import go_on
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.evidence import build_failure
 from provisioner.conductor.shutdown import switch_off
@@ -108,5 +109,6 @@ class Afterwards:
         with self._store.transaction():
             self._store.nodes.set_power(node.name, Power.ON, now)
             self._store.nodes.move(node, state, now=now, deployment=node.deployment, failure=failure)
+            go_on(self._doors, node.deployment)
             self._store.leases.end(node.name, self._doors.holder)
             self._doors.tell(f"node.{state}", "back from its rescue", node.name, node.deployment)

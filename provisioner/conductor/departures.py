@@ -205,9 +205,11 @@ def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deploymen
 def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | None:
     """In the order of their numbers, and canaries first; beside what the policy says of every change.
 
-    Whoever is let alone, or rescued, holds up nobody.
+    Whoever is let alone, or rescued, holds up nobody; whoever has a permit already would be waited for by the others.
     """
     store = doors.store
+    if store.permits.held_by(departure.deployment) is not None:
+        return None
     canaries = store.departures.canaries(departure, policy.canary) if departure.rolls and policy.canary else []
     for canary in canaries if departure not in canaries else ():
         if canary.going:
@@ -223,6 +225,13 @@ def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | Non
 def may_leave(node: Node) -> bool:
     """Whether the instance of a node is its own master: no operator, no ramdisk has it."""
     return node.maintenance is None and node.state in STANDS
+
+
+def go_on(doors: Doors, deployment: str) -> None:
+    """Nobody else has the node of an instance any more: it may be drained for as long as from the beginning."""
+    departure = doors.store.departures.of(deployment)
+    if departure is not None and departure.state is DepartureState.DRAINING:
+        doors.store.departures.put(departure.model_copy(update={"begun": doors.clock.now()}))
 
 
 def _check_target(doors: Doors, departure: Departure) -> None:

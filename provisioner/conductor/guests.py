@@ -362,7 +362,9 @@ class Guests:
         if self._is_leaving(token):
             return
         permit = self._store.permits.held_by(token.deployment)
-        if permit is not None and generation >= permit.generation:
+        if permit is not None:
+            if generation < permit.generation:
+                return  # how it was before the change for which it holds that
             self._store.permits.give_back(token.deployment)
         run = self._store.deployments.run_of(token.deployment)
         for name in self._store.permits.finish_once(token.deployment, run):

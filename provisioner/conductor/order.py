@@ -35,7 +35,7 @@ def refuse_leave(role: str, width: int, others: Sequence[Standing], now: float) 
         which has a limit of its own; what joins was never there.
     """
     changing = sum(other.permit == HELD for other in others)
-    gone = [other for other in others if other.permit == FREE and (other.deployed or other.rebuilds)]
+    gone = [other for other in others if other.permit == FREE and (other.deployed or other.rebuilds or other.replaces)]
     lost = [(other, why) for other in gone if (why := is_away(other, now)) is not None]
     if not lost or changing + len(lost) < width:
         return None

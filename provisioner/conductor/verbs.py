@@ -13,7 +13,7 @@ from provisioner.conductor.clouds import (
     image_of,
     renew_metadata,
 )
-from provisioner.conductor.departures import Wish, begin_run, clean, depart
+from provisioner.conductor.departures import Wish, begin_run, clean, depart, go_on
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.work import TOKEN_SECONDS
 from provisioner.errors import Conflict, DeployError, UsageError
@@ -87,6 +87,7 @@ def set_maintenance(doors: Doors, name: str, reason: str | None) -> Node:
         said = "ended" if reason is None else f"nothing is done to it by itself: {reason}"
         doors.tell("node.maintenance", said, name, node.deployment)
         if reason is None and node.deployment is not None:
+            go_on(doors, node.deployment)
             doors.store.tokens.extend(node.deployment, BOOT, now + TOKEN_SECONDS)
             for step in doors.store.deployments.get(node.deployment).steps:
                 if step.state is StepState.RUNNING:

@@ -63,7 +63,7 @@ class Walker:
                     return self._afterwards.return_from_rescue(node, fence)
                 return self._deploy(node.name, fence)
             leaves = advance(self._doors, name)
-            if leaves is None and node.state is NodeState.ACTIVE and node.generation > node.applied:
+            if leaves is None and node.state is NodeState.ACTIVE and self._changes(node):
                 self._watch(node)
                 return LATER
             return leaves
@@ -268,6 +268,11 @@ class Walker:
             end_deployment(self._doors, node, NodeState.AVAILABLE if stays else NodeState.CLEANING, what)
             self._store.leases.end(node.name, self._doors.holder)
 
+    def _changes(self, node: Node) -> bool:
+        """Whether an active node has not its newest generation, or was not healthy with it yet."""
+        held = None if node.deployment is None else self._store.permits.held_by(node.deployment)
+        return held is not None or node.generation > node.applied
+
     def _watch(self, node: Node) -> None:
         """An active node whose newest generation does not come into force: not for ever."""
         newest = self._store.clouds.newest(node.name)
@@ -283,9 +288,8 @@ class Walker:
         now = self._doors.clock.now()
         if now - since <= limit:
             return
-        error = DeployError(
-            f"generation {newest.generation} was not reported as applied within {limit:.0f} s", where=node.name
-        )
+        what = "reported as applied" if node.applied < newest.generation else "healthy"
+        error = DeployError(f"generation {newest.generation} was not {what} within {limit:.0f} s", where=node.name)
         with self._store.transaction():
             failure = build_failure(self._doors, node.name, error, now)
             self._store.permits.fail(deployment.id)

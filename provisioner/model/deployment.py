@@ -127,6 +127,7 @@ class Placement(Value):
     ``burn_seconds``: for how long a hardware test loads the processors. ``stays``: the ramdisk runs on afterwards.
     ``erase``: what is done to the disks when this stands in the place of a slot; None for nothing.
     ``rebuilds``: the deployment whose place this one takes on the same node: what that wrote may be overwritten.
+    ``replaces``: the deployment whose place this one takes from another node.
     ``rescues``: the deployment whose instance is left alone meanwhile. ``keys``: of SSH, that are let in then.
     """
 
@@ -143,6 +144,7 @@ class Placement(Value):
     stays: bool = False
     erase: EraseLevel | None = None
     rebuilds: str | None = None
+    replaces: str | None = None
     rescues: str | None = None
     keys: tuple[str, ...] = ()
 
@@ -224,7 +226,8 @@ class Node(Value):
     """A node on record. ``failure`` and ``bmc_error`` are errors as :meth:`ProvisionerError.to_dict` gives them.
 
     ``tests``: the newest result of each hardware test that was made.
-    ``drift``: ``{"expected": "on", "since": epoch}`` while the power is not what we left it at.
+    ``drift``: ``{"expected": "on", "since": epoch}`` while the power is not what we left it at; with ``"soft": true``
+    while an operating system that was asked to end has not yet.
     ``maintenance``: ``{"reason": text, "since": epoch}`` while nothing is done to the node by itself.
     ``bmc_error``: why the controller could not be asked; None when it answered last.
     ``generation``: the newest of its metadata; ``heard`` the one that its instance has, ``applied`` the one in force.

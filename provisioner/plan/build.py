@@ -227,7 +227,7 @@ class _Planner:
     def _move(self, placement: Placement, target: Guard, deployment: Deployment, fate: Fate) -> Move:
         return Move(
             node=deployment.placement.node,
-            placement=placement,
+            placement=placement.model_copy(update={"replaces": deployment.id}),
             guard=build_guard(self.nodes[deployment.placement.node]),
             target=target,
             why=fate.why,

@@ -73,7 +73,7 @@ def find_rebuilds(
     for member in members:
         placement, node = member.placement, nodes[member.placement.node]
         departure = observed.departures.get(member.id)
-        if placement.image == wanted or (departure is not None and departure.failure is None):
+        if placement.image == wanted or (departure is not None and departure.going and departure.failure is None):
             continue
         if member.state is not DeploymentState.ACTIVE:
             continue  # whether it comes up is seen before another image is tried

@@ -14,7 +14,8 @@ from provisioner.model.deployment import Node
 from provisioner.model.hardware import BmcAddress, HardwarePart, HardwareReport, HardwareTest, NodeSpec, Port, Power
 from provisioner.model.states import AT_WORK, NodeState, check_move
 from provisioner.store.database import Cipher, Database
-from provisioner.store.schema import DEPARTURES, GENERATIONS, LEASES, NODES, PORTS
+from provisioner.store.permits import HELD
+from provisioner.store.schema import DEPARTURES, GENERATIONS, LEASES, NODES, NULL, PERMITS, PORTS
 
 ANY_MAC = "*:*:*:*:*:*"
 """In the place of a port while a node's ports are found out; the words by which dnsmasq means any (dhcp-host)."""
@@ -37,8 +38,6 @@ def bmc_key(bmc: BmcAddress) -> str:
     return f"{bmc.driver}://{bmc.address}:{bmc.port}"
 
 
-NULL = "null"
-"""How JSON says that there is nothing, in a column of text."""
 KEPT = 20_000
 """Parsed hardware files and reports that are kept: a node is read several times for each of its steps."""
 PARSED = ("spec", "hardware")
@@ -81,7 +80,8 @@ class Nodes:
 
         Those on which another one works are left out.
 
-        :param late: seconds after which there is something to do with an instance that has not its newest generation.
+        :param late: seconds after which there is something to do with an instance that has not its newest generation,
+            or holds a permit.
         """
         old = select(GENERATIONS.c.node).where(
             GENERATIONS.c.node == NODES.c.uuid,
@@ -89,10 +89,12 @@ class Nodes:
             GENERATIONS.c.created < now - late,
         )
         behind = (NODES.c.state == NodeState.ACTIVE) & (NODES.c.generation > NODES.c.applied) & old.exists()
+        permits = select(PERMITS.c.deployment).where(PERMITS.c.state == HELD, PERMITS.c.granted < now - late)
+        holding = (NODES.c.state == NodeState.ACTIVE) & NODES.c.deployment.in_(permits)
         leaving = NODES.c.deployment.in_(select(DEPARTURES.c.deployment))
         free = or_(LEASES.c.holder.in_(("", holder)), LEASES.c.expiry < now)
         query = select(NODES.c.name).join(LEASES, LEASES.c.node == NODES.c.uuid).where(free)
-        query = query.where(or_(NODES.c.state.in_(AT_WORK), behind, leaving), NODES.c.maintenance.is_(None))
+        query = query.where(or_(NODES.c.state.in_(AT_WORK), behind, holding, leaving), NODES.c.maintenance.is_(None))
         if names is not None:
             query = query.where(NODES.c.name.in_(names))
         with self._db.read() as tx:

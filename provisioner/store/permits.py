@@ -13,8 +13,7 @@ from provisioner.model.hardware import Power
 from provisioner.model.states import NodeState
 from provisioner.store.database import Database
 from provisioner.store.deployments import LIVE
-from provisioner.store.nodes import NULL
-from provisioner.store.schema import DEPLOYMENTS, NODES, ONCE, PERMITS, REPORTS
+from provisioner.store.schema import DEPLOYMENTS, NODES, NULL, ONCE, PERMITS, REPORTS
 
 ANY_PERMIT = "permits"
 """The topic of changes of permits."""
@@ -26,6 +25,7 @@ DONE = "done"
 MEMBERS = (
     select(DEPLOYMENTS.c.id, DEPLOYMENTS.c.hostname, DEPLOYMENTS.c.state.label("deployed"), REPORTS.c.at)
     .add_columns(DEPLOYMENTS.c.placement["rebuilds"].as_string().label("rebuilds"), PERMITS.c.state.label("permit"))
+    .add_columns(DEPLOYMENTS.c.placement["replaces"].as_string().label("replaces"))
     .add_columns(NODES.c.name, NODES.c.state, NODES.c.power, NODES.c.generation, NODES.c.applied, NODES.c.healthy)
     .add_columns(NODES.c.since, NODES.c.spoke, NODES.c.maintenance, NODES.c.failure)
     .join(NODES, NODES.c.name == DEPLOYMENTS.c.node)
@@ -64,7 +64,8 @@ class OnceRecord:
 class Standing:
     """How a member of a role is, as far as it decides about changes of others.
 
-    ``deployed``: it was active once, since it was deployed. ``rebuilds``: it takes the place of one that was.
+    ``deployed``: it was active once, since it was deployed. ``rebuilds``: it takes the place of one that was, with what
+    that kept; ``replaces``: the place of one on another node, which it does not have.
     ``permit``: ``free``, ``held`` or ``failed``. ``since``: when what it has in force, or its health, last changed;
     ``heard``: when its instance last reported or asked, None for never; both in seconds since the epoch.
     ``maintenance`` and ``failure`` say why.
@@ -75,6 +76,7 @@ class Standing:
     node: str
     deployed: bool
     rebuilds: bool
+    replaces: bool
     state: NodeState
     power: Power
     generation: int
@@ -263,6 +265,7 @@ def _standing(row: Row[Any]) -> Standing:
         node=row.name,
         deployed=row.deployed == DeploymentState.ACTIVE,
         rebuilds=row.rebuilds is not None,
+        replaces=row.replaces is not None,
         state=NodeState(row.state),
         power=Power(row.power),
         generation=row.generation,

@@ -27,6 +27,8 @@ METADATA = MetaData(
     }
 )
 """``*_sealed`` columns hold what only the site's key opens."""
+NULL = "null"
+"""How JSON says that there is nothing, in a column of text."""
 
 NODES = Table(
     "nodes",

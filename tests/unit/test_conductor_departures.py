@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conductor_rack import Killed, Rack, Server, cloud, role
+from test_conductor_rescue import KEY, is_open
 
 from provisioner.conductor.instance_steps import CONFIGURE_SECONDS
 from provisioner.conductor.order import SILENT
@@ -601,3 +602,129 @@ def test_an_image_whose_templates_cannot_be_rendered_is_refused_before_anybody_l
         rack.conductor.plan_rebuild("lab", "web")
     rack.images.trees["web"] = {"etc/web.conf": "word={{web.word}}\n"}
     assert [action.kind for action in rack.conductor.plan_rebuild("lab", "web").actions] == ["rebuild"]
+
+
+def test_who_has_a_permit_already_does_not_wait_for_those_who_wait_for_it(tmp_path: Path) -> None:
+    """It hangs in a change when a new image is asked for: it has failed some time; nobody waits for ever."""
+    rack = ready(tmp_path, 3)
+    rack.apply(desired(rack, 3, values={"web": {"size": 7}}))
+    rack.play(lambda: rack.servers["node2"].permit > 0, 50)
+    rack.servers["node2"].running = "nothing"
+    live(rack, 3)
+    new_image(rack)
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    for _ in range(20):
+        rack.clock.sleep(600)
+        rack.conductor.tick()
+        for name in ("node1", "node3"):
+            rack.live(rack.servers[name])
+    assert rack.conductor.cloud_status("lab").failed
+
+
+def test_a_member_that_went_on_without_a_drain_has_its_turn_though_another_is_back(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3)
+    new_image(rack)
+    rack.servers["node2"].drain = "never"
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.conductor.maintenance("node1", "a fan")
+    rack.play(lambda: bool(rack.servers["node2"].drains), 100)
+    rack.conductor.maintenance("node1", None)
+    rack.servers["node2"].running = "nothing"
+    rack.conductor.resume("lab", ["node2"])
+    rack.play(lambda: images(rack)["web-1"] == NEW, 200)
+
+
+def test_of_a_role_no_more_are_away_while_one_is_deployed_on_another_node(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3, 4)
+    dead = rack.servers["node3"]
+    rack.bmcs.silent.add(dead.spec.bmc.address)
+    dead.running = "nothing"
+    for _ in range(30):
+        rack.clock.sleep(60)
+        rack.conductor.tick()
+        for name in ("node1", "node2"):
+            rack.live(rack.servers[name])
+    rack.apply(desired(rack, 3, values={"web": {"size": 7}}))
+    live(rack, 5)
+    assert not any(rack.servers[name].permit for name in ("node1", "node2"))
+    rack.conductor.apply(rack.conductor.plan_replacement("lab", "web-2", "node4"))
+    for _ in range(100):
+        live(rack, 1)
+        if rack.states()["node4"] == "active":
+            break
+        assert not any(rack.servers[name].permit for name in ("node1", "node2"))
+    rack.play(lambda: rack.conductor.cloud_status("lab").ready, 300)
+
+
+def test_a_member_that_moved_and_is_tried_again_counts_as_away(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3, 5)
+    for name in ("node4", "node5"):
+        rack.servers[name].fail_orders["write-image"] = "the disk is full"
+    rack.apply(desired(rack, 3, nodes=("node3", "node4", "node5")))
+    rack.play(lambda: "failed" in rack.states().values(), 200)
+    live(rack, 20)
+    (failed,) = [name for name, state in rack.states().items() if state == "failed"]
+    rack.servers[failed].fail_orders.clear()
+    rack.conductor.verb(failed, "retry")
+    for _ in range(60):
+        live(rack, 1)
+        if rack.states()[failed] == "active":
+            break
+        assert sum(one.state == "active" for one in rack.conductor.cloud_status("lab").members) == 2
+
+
+def test_a_member_that_has_had_its_turn_gets_a_still_newer_image(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 2)
+    new_image(rack)
+    rack.conductor.apply(rack.conductor.plan_rebuild("lab", "web"))
+    rack.conductor.maintenance("node2", "a fan")
+    rack.play(lambda: images(rack)["web-0"] == NEW and rack.states()["node1"] == "active", 200)
+    live(rack, 5)
+    rack.images.known["web-before"] = rack.images.known["web"]
+    rack.images.known["web"] = rack.images.known["web"].model_copy(update={"id": "web-" + "2" * 12})
+    for plan in (rack.conductor.plan_rebuild("lab", "web"), rack.conductor.plan(desired(rack, 2, image="newest"))):
+        assert [one.placement.hostname for one in plan.actions if isinstance(one, Rebuild)] == ["web-0"]
+
+
+@pytest.mark.parametrize("how", ["maintenance", "rescue"])
+def test_who_was_let_alone_has_all_the_time_to_be_drained_afterwards(tmp_path: Path, how: str) -> None:
+    rack = ready(tmp_path, 2, drain=600.0)
+    rack.servers["node2"].drain = "never"
+    rack.conductor.release("node2")
+    rack.play(lambda: bool(rack.servers["node2"].drains))
+    if how == "rescue":
+        rack.conductor.rescue("node2", [KEY])
+        rack.play(lambda: is_open(rack, "node2"))
+        rack.clock.sleep(700)
+        rack.conductor.end_rescue("node2")
+    else:
+        rack.conductor.maintenance("node2", "a fan")
+        rack.clock.sleep(700)
+        rack.conductor.maintenance("node2", None)
+    rack.servers["node2"].drain = "drained"
+    rack.play(lambda: rack.states()["node2"] in ("cleaning", "available") or rack.conductor.cloud_status("lab").failed)
+    assert rack.states()["node2"] in ("cleaning", "available")
+
+
+def test_a_holder_that_dies_before_it_is_healthy_has_failed_some_time(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, 3, cloud(3, (role(change=Policy(at_a_time=1)),)))
+    rack.enroll()
+    rack.apply()
+    rack.play()
+    for server in rack.servers.values():
+        server.red = True
+    rack.apply(desired(rack, 3, values={"web": {"size": 7}}))
+    rack.play(lambda: any(server.applied and server.permit for server in rack.servers.values()), 50)
+    live(rack, 2)
+    (holder,) = rack.store.permits.taken("lab", "web")
+    rack.servers[holder.node].running = "nothing"
+    for server in rack.servers.values():
+        server.red = False
+    for _ in range(20):
+        rack.clock.sleep(600)
+        rack.conductor.tick()
+        for server in rack.servers.values():
+            rack.live(server)
+    assert rack.store.permits.taken("lab", "web")[0].state == "failed"
+    said = rack.conductor.node(holder.node).node.failure
+    assert said is not None and "was not healthy within" in said["summary"]

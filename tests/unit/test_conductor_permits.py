@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conductor_rack import Rack, Server, cloud, role
+from members import Members
 
 from provisioner.conductor.metadata import Ask
 from provisioner.errors import TrustError
@@ -408,3 +409,15 @@ def test_what_is_changed_by_hand_in_an_instance_is_told_once_and_when_it_is_over
         "node1 instance.drift: changed by hand: /etc/x",
         "node1 instance.drift-over: all files are as the agent wrote them",
     ]
+
+
+def test_once_is_done_by_the_change_for_which_it_was_permitted(tmp_path: Path) -> None:
+    """Its agent says how it is with the generation of before, right after the permit."""
+    world = Members(tmp_path, (role(once=("migrate",)),))
+    world.change("new")
+    body = {"action": "acquire", "generation": world.node("web-0").generation, "wait": 0}
+    assert world.guests.permit(world.members["web-0"].ident, body)["once"]["migrate"]["do"] is True
+    world.report("web-0", generation=1)
+    assert world.events("once.done") == []
+    world.report("web-0")
+    assert len(world.events("once.done")) == 1
