@@ -45,6 +45,17 @@ def refuse_leave(role: str, width: int, others: Sequence[Standing], now: float) 
     return Refusal(f"{said}, and {limit}; {_next_command(lost[0][0])}", halted)
 
 
+def find_joining(others: Sequence[Standing]) -> Refusal | None:
+    """Whether a member is on its way that was never there: those that run may have to serve it before they leave.
+
+    :param others: those of the role that change or do not serve.
+    """
+    for other in others:
+        if other.state is NodeState.DEPLOYING and not (other.deployed or other.rebuilds or other.replaces):
+            return Refusal(f"{_name(other)} is being deployed, and joins first")
+    return None
+
+
 def refuse_before(canaries: Sequence[Standing], settle: float, now: float) -> Refusal | None:
     """Whether all canaries have changed, and have been green for ``settle`` seconds since."""
     for canary in canaries:

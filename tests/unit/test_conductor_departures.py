@@ -728,3 +728,13 @@ def test_a_holder_that_dies_before_it_is_healthy_has_failed_some_time(tmp_path: 
     assert rack.store.permits.taken("lab", "web")[0].state == "failed"
     said = rack.conductor.node(holder.node).node.failure
     assert said is not None and "was not healthy within" in said["summary"]
+
+
+def test_a_member_that_joins_is_there_before_the_others_get_another_image(tmp_path: Path) -> None:
+    rack = ready(tmp_path, 3, 4)
+    rack.servers["node4"].drain_scripts = 1
+    new_image(rack)
+    rack.apply(desired(rack, 4, image="newest"))
+    rack.play(lambda: any(s.drains for s in rack.servers.values()) or rack.states()["node4"] == "active", 100)
+    assert rack.states()["node4"] == "active"
+    rack.play(lambda: set(images(rack).values()) == {NEW}, 600)
