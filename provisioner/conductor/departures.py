@@ -14,7 +14,7 @@ from typing import Any
 from provisioner.conductor.clouds import announce_generations, begin_deployment, end_deployment, renew_metadata
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.evidence import build_failure
-from provisioner.conductor.order import SILENT, Refusal, find_joining, refuse_before
+from provisioner.conductor.order import SILENT, Refusal, find_joining, is_silent, refuse_before
 from provisioner.conductor.permits import Applicant, take
 from provisioner.conductor.work import LATER, SOON
 from provisioner.errors import Conflict, DeployError, ImageError, ManifestError, NotFound, ProvisionerError
@@ -208,11 +208,13 @@ def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | Non
     Whoever is let alone, or rescued, holds up nobody; whoever has a permit already would be waited for by the others.
     """
     store = doors.store
+    if departure.rolls:
+        mine = store.permits.standing(departure.cloud, departure.role, departure.deployment)
+        joins = find_joining(store.permits.away(departure.cloud, departure.role, None))
+        if joins is not None and (mine is None or not is_silent(mine, doors.clock.now())):
+            return joins
     if store.permits.held_by(departure.deployment) is not None:
         return None
-    joins = find_joining(store.permits.away(departure.cloud, departure.role, None)) if departure.rolls else None
-    if joins is not None:
-        return joins
     canaries = store.departures.canaries(departure, policy.canary) if departure.rolls and policy.canary else []
     for canary in canaries if departure not in canaries else ():
         if canary.going:

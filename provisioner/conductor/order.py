@@ -93,9 +93,13 @@ def is_away(member: Standing, now: float) -> str | None:
         return "is in rescue"
     if member.power is Power.OFF:
         return "is switched off"
-    if member.heard is not None and now - member.heard > SILENT:
+    if is_silent(member, now):
         return "is silent"
     return None if member.healthy else "is not healthy"
+
+
+def is_silent(member: Standing, now: float) -> bool:
+    return member.heard is not None and now - member.heard > SILENT
 
 
 def _is_stuck(member: Standing) -> bool:
