@@ -1,7 +1,8 @@
 """What a user of the cloud does, by its APIs alone; in the rack's namespace.
 
 Standard input: ``{"do", "url", "password", "ca", "kernel", "ramdisk", "wait"}``. ``make``: token, image, network,
-server, console. ``look``: token, then the server that is there, and its console. Prints a line of JSON for each part.
+server, console. ``look``: token, then the server that is there, and its console; ``moved``: without its console, which
+begins anew where it is. Prints a line of JSON for each part.
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ def main() -> None:
         said.update(cloud.call("POST", f":8774/v2.1/servers/{found['id']}/action", {"os-getConsoleOutput": {}}))
         return BOOTED in said["output"]
 
-    wait_for("the guest's kernel has booted", booted, given["wait"])
+    if given["do"] != "moved":
+        wait_for("the guest's kernel has booted", booted, given["wait"])
     told: dict[str, Any] = {}
 
     def explained() -> bool:
@@ -173,7 +175,8 @@ def main() -> None:
     wait_for("the compute node says what the guest runs on", explained, given["wait"])
     hosts = [one["hypervisor_hostname"] for one in cloud.call("GET", ":8774/v2.1/os-hypervisors")["hypervisors"]]
     host = found["OS-EXT-SRV-ATTR:host"]
-    done("console", hypervisor=told["hypervisor"], host=host, hosts=hosts, said=said["output"][-400:])
+    state = {"hypervisor": told["hypervisor"], "state": told["state"], "host": host, "hosts": hosts}
+    done("moved" if given["do"] == "moved" else "console", **state, said=said["output"][-400:])
 
 
 if __name__ == "__main__":

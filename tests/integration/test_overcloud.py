@@ -133,8 +133,9 @@ def move_a_guest(over: Overcloud) -> None:
     over.apply(count=2)
     assert set(over.members()) >= {"compute-0", "compute-1"}
     over.apply(count=1, remove=["compute-0"])
-    said = over.ask("look")
-    assert said["host"] == "compute-1" and len(said["hosts"]) == 1, "Nova knows the one that went no more"
+    said = over.ask("moved")
+    assert (said["host"], said["state"], said["hypervisor"]) == ("compute-1", "running", "kvm")
+    assert len(said["hosts"]) == 1, "Nova knows the one that went no more"
 
     def is_free() -> bool:
         return bool(over.rack.json("node", "show", "node15")["node"]["state"] == "available")
