@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rack import INSIDE, ROOT, Rack, started_rack
+from rack import ROOT, Rack, started_rack
+from shell import Shell
 
 ADDRESS = "10.77.0.20"
 PROBES = {
@@ -97,31 +97,11 @@ def larger_first(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
     lab["nodes"][0]["disks"] = [{"serial": "wrong", "gib": 40, "before": True}]
 
 
-class Shell:
-    """A shell in the instance, by SSH over the rack's network."""
-
-    def __init__(self, folder: Path) -> None:
-        self.key = folder / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
-
-    @property
-    def public(self) -> str:
-        return self.key.with_suffix(".pub").read_text().strip()
-
-    def run(self, command: str, codes: tuple[int, ...] = (0,)) -> str:
-        options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=60"]
-        words = [word for option in options for word in ("-o", option)]
-        argv = [*INSIDE, "ssh", "-q", "-i", str(self.key), *words, f"root@{ADDRESS}", command]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
-        assert done.returncode in codes, f"{command!r} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
-
-
 @pytest.mark.integration
 @pytest.mark.rack
 @pytest.mark.parametrize("firmware", ["uefi", "bios"])
 def test_a_disk_that_somebody_brought(tmp_path: Path, firmware: str) -> None:
-    origin, shell = write_cloud(tmp_path / "clouds", ORIGIN), Shell(tmp_path)
+    origin, shell = write_cloud(tmp_path / "clouds", ORIGIN), Shell(tmp_path, ADDRESS)
     role = write_role(shell.public)
     config = {"cloud_config": {"write_files": [{"path": "/etc/motd", "content": "from the cloud file"}]}}
     cloud = write_cloud(tmp_path / "clouds", role, **config)
