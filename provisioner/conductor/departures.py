@@ -209,10 +209,11 @@ def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | Non
     """
     store = doors.store
     if departure.rolls:
-        mine = store.permits.standing(departure.cloud, departure.role, departure.deployment)
         joins = find_joining(store.permits.away(departure.cloud, departure.role, None))
-        if joins is not None and (mine is None or not is_silent(mine, doors.clock.now())):
-            return joins
+        if joins is not None:
+            mine = store.permits.standing(departure.cloud, departure.role, departure.deployment)
+            if mine is None or not is_silent(mine, doors.clock.now()):
+                return joins
     if store.permits.held_by(departure.deployment) is not None:
         return None
     canaries = store.departures.canaries(departure, policy.canary) if departure.rolls and policy.canary else []

@@ -270,8 +270,9 @@ class Walker:
 
     def _changes(self, node: Node) -> bool:
         """Whether an active node has not its newest generation, or was not healthy with it yet."""
-        held = None if node.deployment is None else self._store.permits.held_by(node.deployment)
-        return held is not None or node.generation > node.applied
+        if node.generation > node.applied:
+            return True
+        return node.deployment is not None and self._store.permits.held_by(node.deployment) is not None
 
     def _watch(self, node: Node) -> None:
         """An active node whose newest generation does not come into force: not for ever."""

@@ -57,7 +57,7 @@ class Machine:
 
 def write_cloud(path: Path, **more: Any) -> Path:
     cloud = yaml.safe_load((ROOT / "cloud-lab.yaml").read_text())
-    path.write_text(yaml.safe_dump(cloud | {"roles": {"base": {"count": 1}} | more}))
+    path.write_text(yaml.safe_dump(cloud | {"roles": {"base": {"count": 1}, **more}}))
     return path
 
 
