@@ -14,7 +14,7 @@ from typing import Any
 from provisioner.conductor.clouds import announce_generations, begin_deployment, end_deployment, renew_metadata
 from provisioner.conductor.doors import Doors
 from provisioner.conductor.evidence import build_failure
-from provisioner.conductor.order import SILENT, Refusal, find_joining, is_silent, refuse_before
+from provisioner.conductor.order import Refusal, find_joining, is_silent, refuse_before
 from provisioner.conductor.permits import Applicant, take
 from provisioner.conductor.work import LATER, SOON
 from provisioner.errors import Conflict, DeployError, ImageError, ManifestError, NotFound, ProvisionerError
@@ -130,7 +130,7 @@ def check_drain(doors: Doors, node: Node, deployment: Deployment) -> None:
     heard = None if standing is None else standing.heard
     if node.power is Power.OFF:
         why = "the node is switched off"
-    elif heard is None or doors.clock.now() - max(heard, doors.opened) > SILENT:  # before that nobody could hear it
+    elif heard is None or heard < doors.silence:
         why = "its agent is silent"
     elif _said(doors, node, deployment.id) is None:
         why = "its agent is of an older image, which knows no drain"
@@ -207,12 +207,12 @@ def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | Non
 
     Whoever is let alone, or rescued, holds up nobody; whoever has a permit already would be waited for by the others.
     """
-    store = doors.store
+    store, now, since = doors.store, doors.clock.now(), doors.silence
     if departure.rolls:
-        joins = find_joining(store.permits.away(departure.cloud, departure.role, None))
+        joins = find_joining(store.permits.away(departure.cloud, departure.role, since))
         if joins is not None:
             mine = store.permits.standing(departure.cloud, departure.role, departure.deployment)
-            if mine is None or not is_silent(mine, doors.clock.now()):
+            if mine is None or not is_silent(mine, since):
                 return joins
     if store.permits.held_by(departure.deployment) is not None:
         return None
@@ -221,7 +221,7 @@ def _refuse(doors: Doors, departure: Departure, policy: Policy) -> Refusal | Non
         if canary.going:
             return Refusal(f"canary {canary.hostname} on {canary.node} goes first", canary.failure is not None)
         standing = store.permits.standing(canary.cloud, canary.role, canary.deployment)
-        refusal = None if standing is None else refuse_before([standing], policy.settle, doors.clock.now())
+        refusal = None if standing is None else refuse_before([standing], policy.settle, now, since)
         if refusal is not None:
             return refusal
     other = store.departures.ahead(departure)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Protocol
 
 from provisioner.bmc.contract import Bmcs
+from provisioner.conductor.order import SILENT
 from provisioner.errors import UsageError
 from provisioner.events import Event
 from provisioner.model.image import Image, ImageIndex
@@ -64,6 +65,13 @@ class Doors:
     def holder(self) -> str:
         """Under which name this conductor takes leases; the same after a restart, which so goes on at once."""
         return self.settings.name
+
+    @property
+    def silence(self) -> float:
+        """In seconds since the epoch: who was last heard before is taken for dead. 0 while nobody has had time to be
+        heard."""
+        since = self.clock.now() - SILENT
+        return since if self.opened < since else 0.0
 
     def tell(self, kind: str, message: str, node: str, deployment: str | None = None, **data: object) -> None:
         """Record an event, in the transaction that is open if one is."""

@@ -28,15 +28,16 @@ class Refusal:
         return self.why if self.so_far is None else f"{self.why} ({self.so_far} s so far)"
 
 
-def refuse_leave(role: str, width: int, others: Sequence[Standing], now: float) -> Refusal | None:
+def refuse_leave(role: str, width: int, others: Sequence[Standing], since: float) -> Refusal | None:
     """Whether a member that serves may leave, so that no more than ``width`` of its role are away at once.
 
     :param others: those of the role that change or do not serve. What is down by a change of its own is a failure,
         which has a limit of its own; what joins was never there.
+    :param since: see :func:`is_silent`, here and below.
     """
     changing = sum(other.permit == HELD for other in others)
     gone = [other for other in others if other.permit == FREE and (other.deployed or other.rebuilds or other.replaces)]
-    lost = [(other, why) for other in gone if (why := is_away(other, now)) is not None]
+    lost = [(other, why) for other in gone if (why := is_away(other, since)) is not None]
     if not lost or changing + len(lost) < width:
         return None
     said = ", ".join(f"{_name(other)} {why}" for other, why in lost)
@@ -56,10 +57,10 @@ def find_joining(others: Sequence[Standing]) -> Refusal | None:
     return None
 
 
-def refuse_before(canaries: Sequence[Standing], settle: float, now: float) -> Refusal | None:
+def refuse_before(canaries: Sequence[Standing], settle: float, now: float, since: float) -> Refusal | None:
     """Whether all canaries have changed, and have been green for ``settle`` seconds since."""
     for canary in canaries:
-        behind = refuse_behind("canary ", canary, now)
+        behind = refuse_behind("canary ", canary, since)
         if behind is not None:
             return behind
         green = max(0.0, now - canary.since)
@@ -68,14 +69,14 @@ def refuse_before(canaries: Sequence[Standing], settle: float, now: float) -> Re
     return None
 
 
-def refuse_behind(what: str, member: Standing, now: float) -> Refusal | None:
+def refuse_behind(what: str, member: Standing, since: float) -> Refusal | None:
     """Whether a member that comes before others has its newest generation in force, and serves."""
     name, then = f"{what}{_name(member)}", _next_command(member)
     if member.failure is not None or member.permit == FAILED:
         return Refusal(f"{name} failed; {then}", halted=True)
     if member.permit == HELD:
         return Refusal(f"{name} changes now")
-    away = is_away(member, now)
+    away = is_away(member, since)
     if away is None and member.applied >= member.generation:
         return None
     if member.maintenance is not None:
@@ -85,7 +86,7 @@ def refuse_behind(what: str, member: Standing, now: float) -> Refusal | None:
     return Refusal(f"{name} has not generation {member.generation} in force yet")
 
 
-def is_away(member: Standing, now: float) -> str | None:
+def is_away(member: Standing, since: float) -> str | None:
     """Why a member does not serve; None while it does."""
     if member.state is NodeState.DEPLOYING:
         return "is being deployed"
@@ -93,13 +94,14 @@ def is_away(member: Standing, now: float) -> str | None:
         return "is in rescue"
     if member.power is Power.OFF:
         return "is switched off"
-    if is_silent(member, now):
+    if is_silent(member, since):
         return "is silent"
     return None if member.healthy else "is not healthy"
 
 
-def is_silent(member: Standing, now: float) -> bool:
-    return member.heard is not None and now - member.heard > SILENT
+def is_silent(member: Standing, since: float) -> bool:
+    """:param since: seconds since the epoch; whoever was last heard before is taken for dead."""
+    return member.heard is not None and member.heard < since
 
 
 def _is_stuck(member: Standing) -> bool:

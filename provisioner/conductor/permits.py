@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.conductor.order import SILENT, Refusal, refuse_before, refuse_behind, refuse_leave
+from provisioner.conductor.order import Refusal, refuse_before, refuse_behind, refuse_leave
 from provisioner.errors import NotFound
 from provisioner.model.deployment import Deployment, Node
 from provisioner.model.role import Desired, Role
@@ -147,26 +147,25 @@ def _refuse_by_policy(doors: Doors, who: Applicant, role: Role) -> Refusal | Non
     node, policy, permits = who.node, role.policy, doors.store.permits
     if node.applied == 0 or node.healthy is not True or node.state is NodeState.DEPLOYING:
         return None
-    now, width = doors.clock.now(), _width(who, role)
-    heard = now - SILENT
+    now, since, width = doors.clock.now(), doors.silence, _width(who, role)
     if width < who.desired.cloud.roles[role.role].count:
-        others = [other for other in permits.away(who.cloud, role.role, heard) if other.node != node.name]
-        refusal = refuse_leave(role.role, width, others, now)
+        others = [other for other in permits.away(who.cloud, role.role, since) if other.node != node.name]
+        refusal = refuse_leave(role.role, width, others, since)
         if refusal is not None:
             return refusal
     if policy.canary:
         canaries = permits.canaries(who.cloud, role.role, policy.canary)
         if node.name not in [canary.node for canary in canaries]:
-            refusal = refuse_before(canaries, policy.settle, now)
+            refusal = refuse_before(canaries, policy.settle, now, since)
             if refusal is not None:
                 return refusal
     for name in policy.after:
         earlier = who.desired.roles.get(name)
         if earlier is None:
             continue
-        behind = permits.behind(who.cloud, name, heard)
+        behind = permits.behind(who.cloud, name, since)
         if behind is not None:
-            return refuse_behind(f"{name} comes first: ", behind, now)
+            return refuse_behind(f"{name} comes first: ", behind, since)
     return None
 
 

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 from provisioner.conductor.doors import Doors
-from provisioner.conductor.order import SILENT
 from provisioner.conductor.recovery import read_recoveries
 from provisioner.conductor.told import doing, failed_units, is_off, red_probes, stays
 from provisioner.errors import NotFound
@@ -73,9 +72,7 @@ def read_members(doors: Doors, cloud: str) -> list[Member]:
 
 def _silent(doors: Doors, heard: Mapping[str, float]) -> frozenset[str]:
     """Of those deployments the ones from which there should have been a word. :param heard: see :class:`Member`."""
-    since = doors.clock.now() - SILENT
-    if doors.opened >= since:  # before that nobody could hear them
-        return frozenset()
+    since = doors.silence
     found = {ident for ident, at in heard.items() if at < since}
     said = doors.store.clouds.reports() if found else {}
     return frozenset(ident for ident in found if stays(said.get(ident, {})))

@@ -114,21 +114,21 @@ class Permits:
         there = (DEPLOYMENTS.c.state == DeploymentState.ACTIVE, NODES.c.maintenance.is_(None))
         return self._standings(cloud, role, *there, NODES.c.state != NodeState.RESCUE, limit=number)
 
-    def away(self, cloud: str, role: str, heard: float | None) -> list[Standing]:
+    def away(self, cloud: str, role: str, since: float) -> list[Standing]:
         """The members that change, or do not serve.
 
-        :param heard: who has been silent since then does not serve; None when silence means nothing.
+        :param since: seconds since the epoch; who was last heard before does not serve.
         """
-        return self._standings(cloud, role, or_(PERMITS.c.state == HELD, _is_away(heard)))
+        return self._standings(cloud, role, or_(PERMITS.c.state == HELD, _is_away(since)))
 
-    def behind(self, cloud: str, role: str, heard: float | None) -> Standing | None:
+    def behind(self, cloud: str, role: str, since: float) -> Standing | None:
         """The first member that changes, has failed, does not serve, or has an older generation in force.
 
-        :param heard: as for :meth:`away`.
+        :param since: as for :meth:`away`.
         """
         failed = cast(NODES.c.failure, Text).not_in((NULL, ""))
         older = NODES.c.applied < NODES.c.generation
-        found = self._standings(cloud, role, or_(PERMITS.c.state.is_not(None), failed, older, _is_away(heard)), limit=1)
+        found = self._standings(cloud, role, or_(PERMITS.c.state.is_not(None), failed, older, _is_away(since)), limit=1)
         return found[0] if found else None
 
     def standing(self, cloud: str, role: str, deployment: str) -> Standing | None:
@@ -246,11 +246,11 @@ class Permits:
             return names
 
 
-def _is_away(heard: float | None) -> ColumnElement[bool]:
+def _is_away(since: float) -> ColumnElement[bool]:
     """What :func:`provisioner.conductor.order.is_away` says in words."""
     at_work = NODES.c.state.in_((NodeState.DEPLOYING, NodeState.RESCUE))
-    silent = [] if heard is None else [(REPORTS.c.at < heard) & (NODES.c.spoke < heard)]
-    return or_(at_work, NODES.c.power == Power.OFF, NODES.c.healthy.is_not(True), *silent)
+    silent = (REPORTS.c.at < since) & (NODES.c.spoke < since)
+    return or_(at_work, NODES.c.power == Power.OFF, NODES.c.healthy.is_not(True), silent)
 
 
 def _permit(row: Row[Any]) -> PermitRecord:
