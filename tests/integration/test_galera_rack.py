@@ -31,6 +31,23 @@ def one_more(lab: dict[str, Any], hardware: dict[str, Any]) -> None:
     )
 
 
+def write_role(folder: Path, *elements: str) -> Path:
+    """A cloud file, the role beside it: what the members hold outlives their images. :param elements: more of them."""
+    role = yaml.safe_load((ROOT / "roles" / "galera.yaml").read_text())
+    role["image"]["elements"] += elements
+    role["storage"] = {
+        "volumes": [
+            {"name": "root", "disk": "root", "size": "5GiB", "mount": "/"},
+            {"name": "data", "disk": "root", "filesystem": "ext4", "mount": "/var/lib/mysql", "keep": True},
+        ]
+    }
+    (folder / "roles").mkdir(exist_ok=True)
+    (folder / "roles" / "galera.yaml").write_text(yaml.safe_dump(role))
+    cloud = folder / "images.yaml"
+    cloud.write_text((ROOT / "cloud-lab.yaml").read_text())
+    return cloud
+
+
 def make_client(rack: Rack, cloud: Path) -> Client:
     """An application's, which has its password once and knows the cluster by its address."""
     address = yaml.safe_load(cloud.read_text())["roles"]["galera"]["values"]["frontend"]["address"]
@@ -155,57 +172,41 @@ def replace_the_writer(database: Database) -> None:
     assert "Nothing to change" in database.rack.run("plan", str(cloud))
 
 
-def write_role(folder: Path, *elements: str) -> Path:
-    """A cloud file, the role beside it: what the members hold outlives their images. :param elements: more of them."""
-    role = yaml.safe_load((ROOT / "roles" / "galera.yaml").read_text())
-    role["image"]["elements"] += elements
-    role["storage"] = {
-        "volumes": [
-            {"name": "root", "disk": "root", "size": "6GiB", "mount": "/"},
-            {"name": "data", "disk": "root", "filesystem": "ext4", "mount": "/var/lib/mysql", "keep": True},
-        ]
-    }
-    (folder / "roles").mkdir(exist_ok=True)
-    (folder / "roles" / "galera.yaml").write_text(yaml.safe_dump(role))
-    cloud = folder / "images.yaml"
-    cloud.write_text((ROOT / "cloud-lab.yaml").read_text())
-    return cloud
-
-
 def images(database: Database) -> set[str]:
     """Of which the members were deployed."""
     nodes = database.nodes().values()
     return {str(database.rack.json("node", "show", node)["deployment"]["image"]) for node in nodes}
 
 
+def rebuild_all(database: Database) -> None:
+    """Another image of the role, one member after another; what they hold stays where it is."""
+    rack = database.rack
+    lost = yaml.safe_load(database.cloud.read_text())["roles"]["galera"].get("lost", [])
+    (before,) = images(database)
+    rack.run("image", "build", "--cloud", str(write_role(rack.folder, "marked")), "--no-test")
+    cloud = rack.cloud(count=COUNT, lost=lost, image="newest")
+    planned = rack.run("plan", str(cloud), codes=(2,))
+    assert planned.count("keeps /var/lib/mysql") == COUNT, planned
+    with inserting(database.client) as inserts:
+        database.wait("rows are written", lambda: len(inserts.acknowledged) > 20)
+        inserts.longest = 0.0
+        rack.run("apply", str(cloud), "--wait", timeout=3 * WAIT)
+        database.wait("all three are a cluster", database.whole)
+        print(f"all members got another image: {inserts.longest:.1f} s between two rows at most")
+    assert set(inserts.acknowledged) <= rows(database.client)
+    (after,) = images(database)
+    assert after != before
+    for node in database.nodes().values():
+        steps = {step["name"]: step for step in rack.json("node", "show", node)["deployment"]["steps"]}
+        assert "data" not in steps["storage"]["detail"]["made"], "it is kept"
+
+
 @pytest.mark.rack
 def test_no_acknowledged_row_is_lost_whatever_happens_to_the_nodes(tmp_path: Path) -> None:
-    with started_rack(tmp_path, COUNT, change=one_more) as rack:
+    with started_rack(tmp_path, COUNT, write_role(tmp_path), change=one_more) as rack:
         database = Database(rack)
         lose_the_writer(database)
         cut_the_power_of_all(database)
         shut_all_down(database)
         replace_the_writer(database)
-
-
-@pytest.mark.rack
-def test_members_get_another_image_one_by_one_and_keep_their_data(tmp_path: Path) -> None:
-    with started_rack(tmp_path, COUNT, write_role(tmp_path)) as rack:
-        database = Database(rack)
-        (before,) = images(database)
-        rack.run("image", "build", "--cloud", str(write_role(tmp_path, "marked")), "--no-test")
-        cloud = rack.cloud(count=COUNT, image="newest")
-        planned = rack.run("plan", str(cloud), codes=(2,))
-        assert planned.count("keeps /var/lib/mysql") == COUNT, planned
-        with inserting(database.client) as inserts:
-            database.wait("rows are written", lambda: len(inserts.acknowledged) > 20)
-            inserts.longest = 0.0
-            rack.run("apply", str(cloud), "--wait", timeout=3 * WAIT)
-            database.wait("all three are a cluster", database.whole)
-            print(f"all members got another image: {inserts.longest:.1f} s between two rows at most")
-        assert set(inserts.acknowledged) <= rows(database.client)
-        (after,) = images(database)
-        assert after != before
-        for node in database.nodes().values():
-            steps = {step["name"]: step for step in rack.json("node", "show", node)["deployment"]["steps"]}
-            assert "data" not in steps["storage"]["detail"]["made"], "it is kept"
+        rebuild_all(database)
