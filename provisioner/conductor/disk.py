@@ -135,8 +135,7 @@ def choose_disk(
             f"the disk {chosen.name} holds something and is not overwritten",
             where=node,
             cause=f"found on it: {', '.join(chosen.signatures) or f'table {chosen.table}'}",
-            hint=f"if nothing on it is needed: provisioner node abort {node}, name it under wipe: in the cloud file, "
-            "then provisioner apply",
+            hint=f"if nothing on it is needed: name {node} under wipe: in the cloud file, then provisioner apply",
         )
     return chosen
 

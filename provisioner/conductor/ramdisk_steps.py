@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from typing import NoReturn
 
@@ -153,12 +154,19 @@ def choose(work: Work) -> Outcome:
         storage,
         root_min=work.doors.catalogue.index(placement.image).size,
         sector=image.sector,
-        wipe=work.role.storage.wipe or placement.wipe,
+        wipe=work.role.storage.wipe or placement.wipe or node.name in _named_to_wipe(work),
         own_tables=_own_tables(work),
     )
     disk = chosen[ROOT_DISK]
     names = {name: found.name for name, found in chosen.items()}
     return done(disk=disk.name, size=disk.size, model=disk.model, serial=disk.serial, disks=names)
+
+
+def _named_to_wipe(work: Work) -> Collection[str]:
+    """What the cloud file says by now, and may not have said when this was planned."""
+    placement = work.deployment.placement
+    use = work.doors.store.clouds.get(placement.cloud).cloud.roles.get(placement.role)
+    return () if use is None else use.wipe
 
 
 def _own_tables(work: Work) -> set[str]:

@@ -97,7 +97,8 @@ class _Planner:
             rebuilds += rebuilt
             # What is broken takes no generation before it is tried again.
             mended = {one.node for one in changed if self.nodes[one.node].state is NodeState.ACTIVE}
-            again, failed = find_retries(self.observed, own, self.nodes, mended | {one.node for one in rebuilt})
+            mended |= {one.node for one in rebuilt}
+            again, failed = find_retries(self.observed, own, self.nodes, mended, use.wipe)
             retries += again
             self.notes += [*notes, *failed]
             if rebuilt and (order := describe_rolling(self.desired, name, rebuilt)) is not None:

@@ -88,12 +88,17 @@ def find_rebuilds(
 
 
 def find_retries(
-    observed: Observed, members: Sequence[Deployment], nodes: Mapping[str, Node], mended: Collection[str]
+    observed: Observed,
+    members: Sequence[Deployment],
+    nodes: Mapping[str, Node],
+    mended: Collection[str],
+    wipe: Collection[str],
 ) -> tuple[list[Retry], list[str]]:
     """Of those that have failed: a deployment begins again, an instance gets its newest generation once more.
 
     :param members: of the role, those that stay, by number. :param nodes: all, by name.
     :param mended: nodes whose instance gets another generation, or another image, anyway.
+    :param wipe: nodes whose disk may be overwritten although it holds something.
     :returns: and notes on those that are let alone, with what to do.
     """
     retries, notes = list[Retry](), list[str]()
@@ -114,6 +119,7 @@ def find_retries(
         if member.state is DeploymentState.ACTIVE and node.name in mended:
             continue
         said = "" if node.failure is None else f": {error_from_dict(node.failure).summary}"
-        why = f"{'a change' if refused else 'it'} failed{said}"
+        wiped = member.state is not DeploymentState.ACTIVE and node.name in wipe
+        why = f"{'a change' if refused else 'it'} failed{said}{'; its disk may be overwritten' if wiped else ''}"
         retries.append(Retry(node=node.name, hostname=placement.hostname, guard=build_guard(node), why=why))
     return retries, notes
