@@ -83,5 +83,7 @@ def describe(detail: dict[str, Any]) -> str:
         words.append(f"{rate / MEGA:.1f} MB/s")
     if isinstance(remaining, int | float) and remaining:
         words.append(f"{remaining:.0f} s left")
+    if waited := rest.pop("waited", None):
+        words.append(f"waited {waited:.0f} s for its turn")
     words += [f"{name}={value}" for name, value in rest.items() if isinstance(value, str | int | float)]
     return ", ".join(words)

@@ -199,10 +199,17 @@ def write_image(work: Work) -> Outcome:
             if turn is not None:
                 reason, place = turn
                 return Outcome(False, {}, reason, min(SOON + place * PLACE_SECONDS, LINE_SECONDS))
-            store.deployments.set_detail(ident, work.step.name, {"resumed": work.now}, touched=work.now)
+            _end_waiting(work)
             _give_order(work)
             return wait_for_guest("the ramdisk fetches its order")
     return order_agent(work)
+
+
+def _end_waiting(work: Work) -> None:
+    """It is its turn: the step's deadlines begin, and what has passed of it was not its own time."""
+    waited = work.now - (work.step.started or work.now)
+    detail = {"resumed": work.now, "waited": round(waited, 1) if waited >= 1.0 else None}
+    work.doors.store.deployments.set_detail(work.deployment.id, work.step.name, detail, touched=work.now)
 
 
 def _fetches(work: Work) -> list[Fetch]:
@@ -225,7 +232,7 @@ def seed_instance(work: Work) -> Outcome:
         return order_agent(work)
     reason = _missing_roles(work)
     if reason is None:
-        store.deployments.set_detail(ident, name, {"resumed": work.now}, touched=work.now)
+        _end_waiting(work)
         return order_agent(work)
     check_alone(work)
     touched = store.deployments.touched(ident, name)

@@ -11,18 +11,24 @@ from provisioner.model.deployment import Deployment, Step, StepName, StepState
 class Share(StrEnum):
     """Who needed the time. ``firmware``: from power-on to the boot script; ``kernel``: a system's start, the instance's
     with its firmware; ``bytes``: an image on its way to the disk and back; ``service``: what the instance runs until it
-    is healthy; ``ours``: all else, controllers' answers among it."""
+    is healthy; ``others``: until it was its turn to fetch the image, and the roles that come before were ready;
+    ``ours``: all else, controllers' answers among it."""
 
     FIRMWARE = "firmware"
     KERNEL = "kernel"
     BYTES = "bytes"
     SERVICE = "service"
+    OTHERS = "others"
     OURS = "ours"
 
 
 def step_seconds(step: Step) -> float | None:
-    """None until it has ended."""
-    return None if step.started is None or step.ended is None else max(0.0, step.ended - step.started)
+    """Without what it waited for others; None until it has ended."""
+    return None if step.started is None or step.ended is None else max(0.0, step.ended - step.started - _waited(step))
+
+
+def _waited(step: Step) -> float:
+    return float(step.detail.get("waited", 0.0))
 
 
 def measure_shares(deployment: Deployment) -> dict[Share, float]:
@@ -34,6 +40,7 @@ def measure_shares(deployment: Deployment) -> dict[Share, float]:
     for step in done.values():
         for share, seconds in _split(step, done).items():
             found[share] += seconds
+        found[Share.OTHERS] += _waited(step)
     begun = min(step.started or 0.0 for step in done.values())
     ended = max(step.ended or 0.0 for step in done.values())
     found[Share.OURS] += max(0.0, ended - begun - sum(found.values()))  # between two steps

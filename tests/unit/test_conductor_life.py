@@ -509,6 +509,7 @@ def test_a_role_waits_for_the_roles_it_comes_after_when_its_disk_is_written(tmp_
     rack.apply()
     rack.play()
     assert set(rack.states().values()) == {"active"}
+    assert rack.conductor.deployment_report(web).shares["others"] > 20 * 3600
 
 
 def test_a_node_that_loses_its_power_while_it_waits_for_a_role_is_named(tmp_path: Path) -> None:

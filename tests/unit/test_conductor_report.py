@@ -41,21 +41,30 @@ def test_every_second_is_somebodys() -> None:
         write_image=60.0,
         configure=50.0,
         probe=2.0,
+        seed_instance=301.0,
         detail={
+            StepName.SEED_INSTANCE: {"waited": 300.0},
             StepName.POWER: {"script": {"at": AT + 6.0 + 12.0}},
             StepName.WRITE_IMAGE: {"seconds": 45.0, "read_back_seconds": 14.0},
-            StepName.CONFIGURE: {"contact": AT + 40 + 60 + 9 + 5.5 + 30.0},
+            StepName.CONFIGURE: {"contact": AT + 40 + 60 + 300 + 9 + 5.5 + 30.0},
         },
     )
     shares = measure_shares(found)
     steps = found.steps
     assert steps[-1].ended is not None
     assert sum(shares.values()) == pytest.approx(steps[-1].ended - AT)
+    assert shares[Share.OTHERS] == 300.0
     assert shares[Share.BYTES] == pytest.approx(59.0)
     hello = next(step for step in steps if step.name is StepName.HELLO)
     assert hello.started is not None
     assert shares[Share.FIRMWARE] == pytest.approx(AT + 18.0 - hello.started)
     assert shares[Share.OURS] == pytest.approx(10 + 1.0 + 13 * 0.5)
+
+
+def test_who_waits_for_others_is_not_out_of_line() -> None:
+    siblings = [deployment(f"s{number}") for number in range(3)]
+    held_up = deployment(write_image=41.0, detail={StepName.WRITE_IMAGE: {"waited": 40.0}})
+    assert build_report(held_up, siblings).findings == ()
 
 
 def test_what_is_not_done_is_nobodys() -> None:
