@@ -114,6 +114,10 @@ class Rack:
         path.write_text(yaml.safe_dump(cloud))
         return path
 
+    def nodes(self, cloud: str) -> dict[str, str]:
+        """The node of each member of a cloud, by host name."""
+        return {member["hostname"]: member["node"] for member in self.json("cloud", "status", cloud)["members"]}
+
     def member(self, hostname: str) -> dict[str, Any]:
         members = self.json("cloud", "status", "lab")["members"]
         return next(member for member in members if member["hostname"] == hostname)

@@ -91,8 +91,7 @@ class Database:
         return time.monotonic() - began
 
     def nodes(self) -> dict[str, str]:
-        """The node of each member, by host name."""
-        return {one["hostname"]: one["node"] for one in self.rack.json("cloud", "status", "lab")["members"]}
+        return self.rack.nodes("lab")
 
     def writer(self) -> str:
         done = self.client("SELECT @@wsrep_node_name", 5)

@@ -83,10 +83,8 @@ class Overcloud:
             said |= part
         return said
 
-    def members(self) -> dict[str, str]:
-        """The node of each member, by host name."""
-        members = self.rack.json("cloud", "status", self.file["cloud"])["members"]
-        return {member["hostname"]: member["node"] for member in members}
+    def nodes(self) -> dict[str, str]:
+        return self.rack.nodes(self.file["cloud"])
 
     def ready(self) -> bool:
         return bool(self.rack.json("cloud", "status", self.file["cloud"])["ready"])
@@ -118,7 +116,7 @@ def use(over: Overcloud) -> None:
 
 
 def cut_power(over: Overcloud) -> None:
-    nodes = over.members().values()
+    nodes = over.nodes().values()
     for node in nodes:
         over.rack.run("node", "power", node, "off")
     for node in nodes:
@@ -131,7 +129,7 @@ def cut_power(over: Overcloud) -> None:
 def move_a_guest(over: Overcloud) -> None:
     """A second compute node comes; the first goes by name, and its guest runs on."""
     over.apply(count=2)
-    assert set(over.members()) >= {"compute-0", "compute-1"}
+    assert set(over.nodes()) >= {"compute-0", "compute-1"}
     over.apply(count=1, remove=["compute-0"])
     said = over.ask("moved")
     assert (said["host"], said["state"], said["hypervisor"]) == ("compute-1", "running", "kvm")
