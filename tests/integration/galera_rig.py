@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rig import ROOT, WIRE, Machine, in_namespace, wired
+
 from provisioner.cli.desired import read_source_roles
 from provisioner.system.settings import Settings
 from provisioner.trust.certificates import Pair, new_authority, new_certificate
 from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
 
-ROOT = Path(__file__).resolve().parents[2]
-WIRE = "provisioner-rig"
 ADDRESS = "10.88.0.10"
 PHASES = ROOT / "elements" / "galera" / "os-refresh-config"
 OWN = {
@@ -99,44 +98,16 @@ os.execv("/usr/local/bin/galera-check", ["galera-check"])
 """
 
 
-def in_namespace(name: str, *argv: str) -> list[str]:
-    return ["ip", "netns", "exec", name, *argv]
-
-
 @dataclass
-class Member:
-    """A member. ``env``: what its programs see besides."""
-
-    index: int
-    folder: Path
-    env: dict[str, str] = field(default_factory=dict)
+class Member(Machine):
     certificate: Mapping[str, str] = field(default_factory=dict)
-    keeper: subprocess.Popen[bytes] | None = None
 
     @property
     def name(self) -> str:
         return f"galera-{self.index}"
 
-    @property
-    def space(self) -> str:
-        return f"{WIRE}-{self.index}"
-
-    @property
-    def address(self) -> str:
-        return f"10.88.0.{20 + self.index}"
-
-    def inside(self, *argv: str) -> list[str]:
-        assert self.keeper is not None
-        return ["nsenter", "-t", str(self.keeper.pid), "-m", "-n", "--", *argv]
-
-    def run(self, *argv: str, limit: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.inside(*argv), capture_output=True, text=True, timeout=limit, env=self.environment() | env
-        )
-
     def environment(self) -> dict[str, str]:
-        path = f"/usr/local/bin:{os.environ['PATH']}"
-        return {"PATH": path, "HOME": "/root", "RIG_LISTEN": LISTEN, **self.env}
+        return super().environment() | {"RIG_LISTEN": LISTEN}
 
     def status(self, name: str) -> str:
         return self.run("galera-status", name).stdout.strip()
@@ -146,26 +117,8 @@ class Member:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def log(self, unit: str = "mariadb") -> str:
-        path = self.folder / "run" / "rig" / f"{unit}.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-40:]) if path.exists() else ""
-
     def cut_power(self) -> None:
-        """Everything that runs in its namespace is killed at once, without a word."""
-        for _ in range(10):
-            found = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, text=True).stdout.split()
-            left = [int(pid) for pid in found if self.keeper is None or int(pid) != self.keeper.pid]
-            if not left:
-                break
-            for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.1)
-        for path in (self.folder / "run" / "rig").glob("*"):
-            if path.suffix not in (".log", ".sock"):
-                path.unlink()
+        super().cut_power()
         subprocess.run(in_namespace(self.space, "ip", "addr", "del", f"{ADDRESS}/32", "dev", "e0"), capture_output=True)
 
 
@@ -280,54 +233,16 @@ def started_rig(folder: Path, count: int = 3, **values: Any) -> Iterator[Rig]:
         member.certificate = {"certificate": own.certificate, "key": own.key}
     told = given | {"frontend": given["frontend"] | frontend, "galera": given["galera"] | galera}
     rig = Rig(folder, members, told, authority)
-    try:
-        _lay_wire(members)
+    with wired(members):
         for member in members:
             _furnish(member)
         yield rig
-    finally:
-        for member in members:
-            member.cut_power()
-            if member.keeper is not None:
-                member.keeper.kill()
-                member.keeper.wait()
-            subprocess.run(["ip", "netns", "del", member.space], capture_output=True)
-        subprocess.run(["ip", "netns", "del", WIRE], capture_output=True)
-
-
-def _lay_wire(members: list[Member]) -> None:
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True)
-
-    ip("netns", "add", WIRE)
-    for words in ("link set lo up", "link add rig0 type bridge", "link set rig0 up", "addr add 10.88.0.1/24 dev rig0"):
-        ip("-n", WIRE, *words.split())
-    for member in members:
-        ip("netns", "add", member.space)
-        ip(
-            "-n",
-            WIRE,
-            "link",
-            "add",
-            f"rig-{member.index}",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "e0",
-            "netns",
-            member.space,
-        )
-        ip("-n", WIRE, "link", "set", f"rig-{member.index}", "master", "rig0", "up")
-        for words in ("link set lo up", "link set e0 up", f"addr add {member.address}/24 dev e0"):
-            ip("-n", member.space, *words.split())
-        subprocess.run(in_namespace(member.space, "sysctl", "-qw", "net.ipv4.ip_nonlocal_bind=1"), check=True)
 
 
 def _furnish(member: Member) -> None:
-    for name in OWN:
+    shutil.copytree("/etc/mysql", member.folder / "etc" / "mysql", symlinks=True)
+    for name in ("bin", "data", "run/mysqld", "run/haproxy", "run/frontend", "etc/haproxy/conf.d"):
         (member.folder / name).mkdir(parents=True)
-    shutil.copytree("/etc/mysql", member.folder / "etc" / "mysql", dirs_exist_ok=True, symlinks=True)
     for element in ("galera", "frontend"):
         for path in (ROOT / "elements" / element / "bin").iterdir():
             shutil.copy(path, member.folder / "bin" / path.name)
@@ -335,26 +250,9 @@ def _furnish(member: Member) -> None:
     (member.folder / "bin" / "journalctl").write_text("#!/bin/sh\ntail -n 25 /run/rig/mariadb.log\n")
     for name in ("systemctl", "journalctl"):
         (member.folder / "bin" / name).chmod(0o755)
-    for name in ("run/rig", "run/mysqld", "run/haproxy", "run/frontend", "etc/haproxy/conf.d"):
-        (member.folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("data", "run/mysqld"):
         shutil.chown(member.folder / name, "mysql", "mysql")
-    mounts = " && ".join(f"mount --bind {member.folder / name} {place}" for name, place in OWN.items())
-    member.keeper = subprocess.Popen(
-        in_namespace(
-            member.space,
-            "unshare",
-            "-m",
-            "sh",
-            "-c",
-            f"mkdir -p {OWN['state']} && {mounts} && touch /run/ready && exec sleep 7200",
-        ),
-        stdin=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 10
-    while not (member.folder / "run" / "ready").exists():
-        assert time.monotonic() < end, "the mounts of a member were not made"
-        time.sleep(0.05)
+    member.furnish(OWN)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from galera_rig import ADDRESS, WIRE, Member, Rig, in_namespace, start_front, started_rig
+from galera_rig import ADDRESS, Member, Rig, start_front, started_rig
 from inserts import TABLE, inserting, rows
 from rack import ROOT
+from rig import WIRE, in_namespace
 
 sys.path.append(str(ROOT / "tests" / "unit"))
 from conductor_rack import role
@@ -132,7 +133,7 @@ def begin_cluster(rig: Rig) -> None:
     for member in rig.members:
         rig.render(member)
         done = rig.phase(member, CONFIGURE, BEGIN if member.index == 0 else None, PROVISIONER_FIRST="1")
-        assert done.returncode == 0, done.stdout + done.stderr + member.log()
+        assert done.returncode == 0, done.stdout + done.stderr + member.log("mariadb")
         if member.index == 0:
             assert rig.phase(member, APPLICATION, PROVISIONER_FIRST="1").returncode == 0
         rig.wait(f"{member.name} is synced", lambda member=member: synced(member))

@@ -520,6 +520,7 @@ def rabbitmq(controller: Controller, *, runs: bool, nodes: list[str], **env: str
     controller.stand_in("systemctl", f'echo "systemctl $*" >>{log}; [ "$1" = is-active ] && exit {0 if runs else 3}')
     knows = 'case $2 in authenticate_user) grep -qx "$KNOWN"; exit;; cluster_status) echo "$STATUS";; esac'
     controller.stand_in("rabbitmqctl", f'echo "rabbitmqctl $*" >>{log}; {knows}')
+    controller.stand_in("rabbitmq-queues", f'echo "rabbitmq-queues $*" >>{log}')
     words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status)} | env
     code, _, called = controller.run("40-rabbitmq", **words)
     assert not any("secret-" in line for line in called), "others see the arguments of a program"
@@ -528,20 +529,29 @@ def rabbitmq(controller: Controller, *, runs: bool, nodes: list[str], **env: str
 
 MEMBERS = ["rabbit@10.0.0.0", "rabbit@10.0.0.1", "rabbit@10.0.0.2"]
 ASKED = ["rabbitmqctl -q authenticate_user openstack", "rabbitmqctl -q cluster_status --formatter json"]
+SHARED = "rabbitmq-queues -q grow rabbit@10.0.0.0 all"
 UNIT = "rabbitmq-server.service"
 
 
 def test_rabbitmq_is_started_and_restarted_only_for_its_own_files(controller: Controller) -> None:
-    assert rabbitmq(controller, runs=False, nodes=MEMBERS) == (0, [f"systemctl start {UNIT}", *ASKED])
-    assert rabbitmq(controller, runs=True, nodes=MEMBERS) == (0, ASKED)
+    assert rabbitmq(controller, runs=False, nodes=MEMBERS) == (0, [f"systemctl start {UNIT}", *ASKED, SHARED])
+    assert rabbitmq(controller, runs=True, nodes=MEMBERS) == (0, [*ASKED, SHARED])
     for path, calls in (("/etc/nova/nova.conf", []), ("/etc/rabbitmq/rabbitmq.conf", [f"systemctl restart {UNIT}"])):
-        assert rabbitmq(controller, runs=True, nodes=MEMBERS, PROVISIONER_CHANGED=path) == (0, [*calls, *ASKED])
+        assert rabbitmq(controller, runs=True, nodes=MEMBERS, PROVISIONER_CHANGED=path) == (0, [*calls, *ASKED, SHARED])
+
+
+def test_only_a_node_that_may_be_new_takes_copies_of_the_queues_that_are_there(controller: Controller) -> None:
+    new = {"PROVISIONER_BOOT": "1", "PROVISIONER_FIRST": "1"}
+    assert SHARED in rabbitmq(controller, runs=False, nodes=MEMBERS, **new)[1]
+    assert SHARED not in rabbitmq(controller, runs=False, nodes=MEMBERS, PROVISIONER_BOOT="1")[1]
+    controller.document = metadata("controller", 1)
+    assert SHARED not in rabbitmq(controller, runs=True, nodes=MEMBERS[:1])[1]
 
 
 def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Controller) -> None:
     code, called = rabbitmq(controller, runs=True, nodes=[*MEMBERS, "rabbit@10.0.0.9"], KNOWN="the-old-one")
     forget, change = "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9", "rabbitmqctl -q change_password openstack"
-    assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget]), "members that are only down are kept"
+    assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget, SHARED]), "members that are only down are kept"
 
 
 ANSWERS = ROOT / "elements" / "controller" / "bin" / "openstack-answers"

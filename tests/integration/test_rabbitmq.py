@@ -1,0 +1,293 @@
+"""RabbitMQ of three controllers, with real programs and no machines: they start at once, one dies, each comes with an
+empty disk, power fails for all; what asks and answers by it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import ROOT, WIRE, Machine, in_namespace, wired
+
+from provisioner.cli.desired import read_source_roles
+from provisioner.system.settings import Settings
+from provisioner_agent.render.tree import build_data, render_tree, split_tree
+
+OWN = {
+    "etc/rabbitmq": "/etc/rabbitmq",
+    "var/lib/rabbitmq": "/var/lib/rabbitmq",
+    "log": "/var/log/rabbitmq",
+    "run": "/run",
+    "bin": "/usr/local/bin",
+}
+"""Folders of a controller → where they lie in its own mounts."""
+PHASE = ROOT / "elements" / "controller" / "os-refresh-config" / "configure.d" / "40-rabbitmq"
+STATUS = ROOT / "elements" / "controller" / "bin" / "openstack-status"
+SYSTEMCTL = r"""#!/bin/bash
+# Of systemctl what the phase script uses, for one unit, whose process has its id in /run/rig/pid.
+pid=/run/rig/pid; log=/run/rig/rabbitmq-server.log
+alive() { [ -e $pid ] && kill -0 "$(cat $pid)" 2>/dev/null; }
+stop() { ! alive || rabbitmqctl -q stop; for _ in $(seq 300); do alive || break; sleep 0.1; done; }
+start() {
+    ! alive || return 0
+    HOME=/var/lib/rabbitmq setsid setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups \
+        /usr/lib/rabbitmq/bin/rabbitmq-server </dev/null >>$log 2>&1 &
+    echo $! >$pid
+    for _ in $(seq 60); do
+        alive || return 1
+        rabbitmqctl -q await_startup --timeout 60 >>$log 2>&1 && return 0
+        sleep 1
+    done
+    return 1
+}
+case $1 in
+is-active) alive || exit 3 ;;
+reset-failed) ;;
+start) start ;;
+stop) stop ;;
+restart) stop; start ;;
+esac
+"""
+RPC = '''
+"""serve|ask CONF: what Nova's services do with RabbitMQ, by their own library and our configuration."""
+import sys
+import oslo_messaging
+from oslo_config import cfg
+
+verb, conf = sys.argv[1:]
+CONF = cfg.CONF
+CONF(["--config-file", conf], project="rig")
+transport = oslo_messaging.get_rpc_transport(CONF)
+
+class Echo:
+    def echo(self, context, number):
+        return number
+
+if verb == "serve":
+    where = oslo_messaging.Target(topic="rig", server="one")
+    server = oslo_messaging.get_rpc_server(transport, where, [Echo()], executor="threading")
+    server.start()
+    server.wait()
+client = oslo_messaging.RPCClient(transport, oslo_messaging.Target(topic="rig"), timeout=10)
+number = 0
+while True:
+    try:
+        number = client.call({}, "echo", number=number + 1)
+    except oslo_messaging.MessagingException:
+        continue
+    print(number, flush=True)
+'''
+BOOTS, FIRST = {"PROVISIONER_BOOT": "1"}, {"PROVISIONER_FIRST": "1"}
+LIMIT = 240.0
+"""Seconds; the limit of a hang, no bar."""
+
+
+class Controller(Machine):
+    @property
+    def hostname(self) -> str:
+        return f"controller-{self.index}"
+
+    @property
+    def node(self) -> str:
+        return f"rabbit@{self.address}"
+
+    def ask(self, *words: str) -> Any:
+        """What RabbitMQ's tools say; None when they cannot."""
+        done = self.run(*words, "--formatter", "json")
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def well(self) -> bool:
+        """As the role's probe sees it."""
+        return self.run("/usr/bin/python3", str(STATUS), "messages").returncode == 0
+
+
+@dataclass
+class Rig:
+    """``controllers``: those that are members."""
+
+    folder: Path
+    controllers: Sequence[Controller]
+
+    def metadata(self, one: Controller) -> dict[str, Any]:
+        role = read_source_roles(Settings(source_dir=ROOT))["controller"]
+        told = [
+            {"hostname": each.hostname, "index": each.index, "address": each.address, "self": each is one}
+            for each in self.controllers
+        ]
+        return {
+            "generation": 1,
+            "cloud": {"name": "rig", "authority": "an authority\n"},
+            "role": {"name": "controller", "count": len(told)},
+            "node": {"hostname": one.hostname, "index": one.index, "address": one.address},
+            "members": {"controller": told},
+            "certificates": {"frontend": {"certificate": "a certificate\n", "key": "a key\n"}},
+            "secrets": {name: f"secret-{name}" for name in role.secrets},
+            "values": role.config.values,
+        }
+
+    def furnish(self, one: Controller) -> None:
+        """Give it an empty disk, with the files of its configuration."""
+        one.end()
+        shutil.rmtree(one.folder, ignore_errors=True)
+        self.render(one)
+        for name in OWN:
+            (one.folder / name).mkdir(parents=True, exist_ok=True)
+        for place in (one.folder / "log", one.folder / "var/lib/rabbitmq"):
+            shutil.chown(place, "rabbitmq", "rabbitmq")
+        for name, text in (
+            ("systemctl", SYSTEMCTL),
+            ("journalctl", "#!/bin/sh\ntail -n 25 /run/rig/rabbitmq-server.log\n"),
+        ):
+            (one.folder / "bin" / name).write_text(text)
+            (one.folder / "bin" / name).chmod(0o755)
+        one.furnish(OWN)
+
+    def render(self, one: Controller) -> None:
+        top = ROOT / "templates" / "controller"
+        texts = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
+        for path, file in render_tree(*split_tree(texts), build_data(self.metadata(one))).items():
+            if "/rabbitmq/" in path or path == "/etc/nova/nova.conf":
+                place = one.folder / path.lstrip("/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(file.content)
+                place.chmod(file.mode)
+                if "/rabbitmq/" in path:
+                    shutil.chown(place, file.owner, file.group)
+        (one.folder / "metadata.json").write_text(json.dumps(self.metadata(one)))
+
+    def configure(self, *which: Controller, **env: str) -> None:
+        """The phase script, on all of these at once. :param env: what the agent tells it besides."""
+
+        def run(one: Controller) -> subprocess.CompletedProcess[str]:
+            return one.run(str(PHASE), limit=LIMIT, PROVISIONER_METADATA=str(one.folder / "metadata.json"), **env)
+
+        with ThreadPoolExecutor() as pool:
+            for done in pool.map(run, which):
+                assert done.returncode == 0, done.stdout + done.stderr + self.log()
+
+    def whole(self) -> bool:
+        """Each sees all of them, and runs."""
+        nodes = {one.node for one in self.controllers}
+        seen = [one.ask("rabbitmqctl", "-q", "cluster_status") for one in self.controllers]
+        return all(said is not None and set(said["running_nodes"]) == set(said["disk_nodes"]) == nodes for said in seen)
+
+    def keepers(self) -> set[str]:
+        """The nodes that have what is asked and not answered yet, and are at hand."""
+        queues = self.controllers[0].ask("rabbitmqctl", "-q", "list_queues", "name", "online") or []
+        return next((set(queue["online"]) for queue in queues if queue["name"] == "rig"), set())
+
+    def kept_by_all(self) -> bool:
+        return self.keepers() == {one.node for one in self.controllers}
+
+    def wait(self, what: str, holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            if holds():
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"not within {LIMIT:g} s: {what}\n{self.log()}")
+
+    def log(self) -> str:
+        return "\n".join(f"--- {one.hostname}\n{one.log('rabbitmq-server')}" for one in self.controllers)
+
+
+class Calls:
+    """A service that asks another one without a pause, both as on a node that is no controller."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._said = rig.folder / "answers"
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        conf = str(self._rig.controllers[-1].folder / "etc/nova/nova.conf")
+        with self._said.open("wb") as said, (self._rig.folder / "rpc.log").open("wb") as log:
+            words = [*in_namespace(WIRE, "/usr/bin/python3", "-c", RPC)]
+            processes = [
+                subprocess.Popen([*words, verb, conf], stdin=subprocess.DEVNULL, stdout=said, stderr=log)
+                for verb in ("serve", "ask")
+            ]
+            try:
+                yield
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+
+    def answered(self) -> int:
+        return len(self._said.read_bytes().splitlines())
+
+    def go_on(self, after: str) -> None:
+        before = self.answered()
+        self._rig.wait(f"calls are answered after {after}", lambda: self.answered() > before + 20)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    for folder in (tmp_path, tmp_path.parent):
+        folder.chmod(0o755)  # RabbitMQ is no root
+    rig = Rig(tmp_path, [Controller(index, tmp_path / f"c{index}") for index in range(3)])
+    with wired(rig.controllers):
+        yield rig
+
+
+@pytest.mark.integration
+def test_messages_outlive_controllers(rig: Rig) -> None:
+    first = rig.controllers[0]
+    for one in rig.controllers:
+        rig.furnish(one)
+    rig.configure(*rig.controllers, **BOOTS, **FIRST)
+    assert rig.whole(), f"all found each other though they started at once\n{rig.log()}"
+    calls = Calls(rig)
+    with calls.going():
+        calls.go_on("the start")
+        rig.wait("all keep what is asked", rig.kept_by_all)
+
+        first.cut_power()
+        calls.go_on("the death of one")
+        rig.configure(first, **BOOTS)
+        assert rig.whole()
+
+        for one in rig.controllers:  # as a rolling rebuild does, or a replacement under the same name
+            rig.furnish(one)
+            rig.configure(one, **BOOTS, **FIRST)
+            assert rig.whole(), f"{one.hostname} came with an empty disk\n{rig.log()}"
+            rig.wait("all keep what is asked", rig.kept_by_all)
+            calls.go_on(f"{one.hostname} came with an empty disk")
+
+        for one in rig.controllers:
+            one.cut_power()
+        rig.configure(*rig.controllers, **BOOTS)
+        rig.wait("all are up again", lambda: rig.whole() and all(one.well() for one in rig.controllers))
+        calls.go_on("a power cut of all")
+
+
+@pytest.mark.integration
+def test_one_controller_becomes_three_and_may_die_then(rig: Rig) -> None:
+    first, *more = every = rig.controllers
+    rig.controllers = [first]
+    rig.furnish(first)
+    rig.configure(first, **BOOTS, **FIRST)
+    alone = Calls(rig)
+    with alone.going():
+        alone.go_on("the start")
+    rig.controllers = every
+    for one in more:
+        rig.furnish(one)
+    rig.configure(*more, **BOOTS, **FIRST)
+    rig.render(first)
+    rig.configure(first)
+    assert rig.whole() and rig.kept_by_all(), "also what was there before"
+    calls = Calls(rig)
+    with calls.going():
+        calls.go_on("it became three")
+        first.cut_power()
+        calls.go_on("the first died")
