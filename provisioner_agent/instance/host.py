@@ -21,8 +21,8 @@ from typing import IO, Protocol
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 64 * 1024
-SLOW_SECONDS = 5.0
-"""After which it is worth a word what still runs."""
+SLOW_SECONDS, AGAIN_SECONDS = 5.0, 300.0
+"""After which it is worth a word what still runs; and again, before the server takes who said it for dead."""
 UNFINISHED = ".unfinished"
 """Names of files that are being written end with it."""
 SYSTEMD = Path("/run/systemd/system")
@@ -99,7 +99,7 @@ class Host(Protocol):
     ) -> Finished:
         """Run a program with nothing on its standard input; after ``limit`` seconds it and its children are killed.
 
-        :param slow: called once when it has run for ``SLOW_SECONDS``, while it runs on.
+        :param slow: called when it has run for ``SLOW_SECONDS``, and each ``AGAIN_SECONDS`` while it runs on.
         """
 
     def boot_id(self) -> str:
@@ -236,8 +236,10 @@ class LinuxHost:
                 return Finished(127, f"{argv[0]}: {error.strerror}")
             late, end = False, time.monotonic() + limit
             try:
-                if slow is not None and not _ends(process, min(SLOW_SECONDS, limit)):
+                pause = SLOW_SECONDS
+                while slow is not None and time.monotonic() + pause < end and not _ends(process, pause):
                     slow()
+                    pause = AGAIN_SECONDS
                 code = process.wait(timeout=max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from provisioner_agent.instance.host import Host
+from provisioner_agent.instance.host import Finished, Host
 from provisioner_agent.instance.parallel import do_each
 from provisioner_agent.instance.phases import LAST_LINES, PhaseResult, Tell, failure_of, silent
 from provisioner_agent.instance.probes import ProbeResult
@@ -248,11 +248,15 @@ def _state(block: Mapping[str, str]) -> UnitState:
 def _run(host: Host, verb: str, unit: str = "", tell: Tell = silent) -> PhaseResult:
     words = [verb, unit] if unit else [verb]
     started, name = host.monotonic(), " ".join(words)
-    done = host.run(["systemctl", *words], limit=LIMIT, slow=lambda: tell(f"waits for systemctl {name}"))
+
+    def run(*words: str) -> Finished:
+        return host.run(["systemctl", *words], limit=LIMIT, slow=lambda: tell(f"waits for systemctl {' '.join(words)}"))
+
+    done = run(*words)
     if unit and done.code != 0 and not done.timed_out and _is_started_again(host, unit):
         # Its own file says Restart=: what it needs may have been away just then.
         LOG.warning("%s/%s %s: code %s, and systemd starts it again", SERVICES, verb, unit, done.code)
-        done = host.run(["systemctl", "start", unit], limit=LIMIT)
+        done = run("start", unit)
     seconds = host.monotonic() - started
     code = done.code if not done.timed_out else done.code or -9
     LOG.info("%s/%s: code %s after %.1f s", SERVICES, name, code, seconds)

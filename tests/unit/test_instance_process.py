@@ -34,6 +34,22 @@ def test_of_what_runs_long_a_word_is_said_while_it_runs(tmp_path: Path, monkeypa
     assert late.timed_out and late.code == -signal.SIGKILL
 
 
+def test_and_again_while_it_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the server would take an instance for dead that has been at it for a quarter of an hour."""
+    host, go, said = LinuxHost(tmp_path), tmp_path / "go", list[str]()
+    os.mkfifo(go)
+    for name in ("SLOW_SECONDS", "AGAIN_SECONDS"):
+        monkeypatch.setattr(f"provisioner_agent.instance.host.{name}", 0.0)
+
+    def tell() -> None:
+        said.append("it runs")
+        if len(said) == 3:
+            go.write_text("on\n")
+
+    done = host.run(["sh", "-c", "read word <go; echo $word"], limit=30, slow=tell)
+    assert (done.code, done.output, done.timed_out) == (0, "on\n", False) and len(said) >= 3
+
+
 def test_a_quick_one_is_not_worth_a_word(tmp_path: Path) -> None:
     said: list[str] = []
     assert LinuxHost(tmp_path).run(["true"], limit=30, slow=lambda: said.append("slow")).code == 0
