@@ -1,17 +1,23 @@
 """What a user of the cloud does, by its APIs alone; in the rack's namespace.
 
 Standard input: ``{"do", "url", "password", "ca", "kernel", "ramdisk", "wait"}``. ``make``: token, image, network,
-server, console. ``look``: token, then the server that is there, and its console; ``moved``: without its console, which
-begins anew where it is. Prints a line of JSON for each part.
+server, console, dashboard, screen. ``look``: token, then the server that is there, and its console; ``moved``: without
+its console, which begins anew where it is. Prints a line of JSON for each part.
 """
 
 from __future__ import annotations
 
+import base64
+import http.cookiejar
 import json
+import os
+import re
+import socket
 import ssl
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +117,51 @@ def make_server(cloud: Cloud, image: str, network: str, wait: float) -> str:
     return ident
 
 
+def use_dashboard(cloud: Cloud, password: str) -> bool:
+    """As a browser: log in, then look at the guests. :returns: whether the guest is among them."""
+    handlers = (
+        urllib.request.HTTPSHandler(context=cloud.context),
+        urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
+    )
+    browser = urllib.request.build_opener(*handlers)
+    url = f"{cloud.base}/horizon/auth/login/"
+    form = browser.open(url, timeout=ANSWER).read().decode()
+    hidden = re.findall(r'<input[^>]*type="hidden"[^>]*name="([^"]+)"[^>]*value="([^"]*)"', form)
+    fields = {**dict(hidden), "username": "admin", "password": password}
+    sent = urllib.request.Request(url, urllib.parse.urlencode(fields).encode(), {"Referer": url})
+    with browser.open(sent, timeout=ANSWER) as page:
+        assert "/auth/login" not in page.url, "the dashboard lets nobody in"
+    with browser.open(f"{cloud.base}/horizon/project/instances/", timeout=ANSWER) as page:
+        return f">{GUEST}<" in page.read().decode()
+
+
+def open_screen(cloud: Cloud, server: str) -> str:
+    """As noVNC does, by a WebSocket (RFC 6455). :returns: what the guest's screen speaks (RFC 6143, 7.1.1)."""
+    wanted = {"remote_console": {"protocol": "vnc", "type": "novnc"}}
+    path = f":8774/v2.1/servers/{server}/remote-consoles"
+    url = cloud.call("POST", path, wanted, version="compute 2.6")["remote_console"]["url"]
+    with urllib.request.urlopen(url, timeout=ANSWER, context=cloud.context) as page:
+        assert b"noVNC" in page.read()
+    where = urllib.parse.urlsplit(url)
+    (inner,) = urllib.parse.parse_qs(where.query)["path"]
+    headers = {
+        "Host": where.netloc, "Origin": f"https://{where.netloc}", "Upgrade": "websocket", "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13", "Sec-WebSocket-Protocol": "binary",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+    }  # fmt: skip
+    words = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with (
+        socket.create_connection((where.hostname or "", where.port or 443), timeout=ANSWER) as plain,
+        cloud.context.wrap_socket(plain, server_hostname=where.hostname) as door,
+    ):
+        door.sendall(f"GET /{inner} HTTP/1.1\r\n{words}\r\n".encode())
+        heard = b""
+        while not (found := re.search(rb"RFB \d{3}\.\d{3}", heard)) and (more := door.recv(4096)):
+            heard += more
+    assert found is not None, heard
+    return found[0].decode()
+
+
 def wait_for(what: str, holds: Callable[[], bool], seconds: float) -> None:
     """A service that gives up waiting for another (5xx) is asked again, as any tool of a cloud's user does."""
     end, said = time.monotonic() + seconds, ""
@@ -177,6 +228,9 @@ def main() -> None:
     host = found["OS-EXT-SRV-ATTR:host"]
     state = {"hypervisor": told["hypervisor"], "state": told["state"], "host": host, "hosts": hosts}
     done("moved" if given["do"] == "moved" else "console", **state, said=said["output"][-400:])
+    if given["do"] == "make":
+        done("dashboard", shown=use_dashboard(cloud, given["password"]))
+        done("screen", screen=open_screen(cloud, found["id"]))
 
 
 if __name__ == "__main__":

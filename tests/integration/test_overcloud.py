@@ -113,6 +113,7 @@ def make_compute(over: Overcloud) -> None:
 def use(over: Overcloud) -> None:
     said = over.ask("make")
     assert said["hypervisor"] == "kvm" and said["host"] == "compute-0"
+    assert said["shown"] is True and said["screen"].startswith("RFB 003")
 
 
 def cut_power(over: Overcloud) -> None:
