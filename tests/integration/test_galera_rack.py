@@ -18,6 +18,9 @@ from rack import INSIDE, ROOT, Rack, started_rack
 
 WAIT = 1800.0
 """Seconds for what an emulated processor does; it is the limit of a hang, no bar."""
+ANSWER = 15
+"""Seconds without an answer until the application takes its connection for dead: of a server that lost its power and is
+up again it would hear nothing for hours."""
 COUNT = 3
 
 
@@ -54,8 +57,9 @@ def make_client(rack: Rack, cloud: Path) -> Client:
     env = {"PATH": os.environ["PATH"], "MYSQL_PWD": rack.run("cloud", "secret", "lab", "galera_app_password").strip()}
 
     def client(statement: str, timeout: int) -> subprocess.CompletedProcess[str]:
-        words = ["mariadb", "--no-defaults", "-NB", "-h", address, "-u", "app", f"--connect-timeout={timeout}"]
-        return subprocess.run([*INSIDE, *words, "-e", statement], capture_output=True, text=True, env=env, timeout=WAIT)
+        words = ["timeout", str(ANSWER), "mariadb", "--no-defaults", "-NB", "-h", address, "-u", "app"]
+        words += [f"--connect-timeout={timeout}", "-e", statement]
+        return subprocess.run([*INSIDE, *words], capture_output=True, text=True, env=env, timeout=WAIT)
 
     return client
 
