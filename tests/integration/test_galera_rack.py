@@ -178,7 +178,7 @@ def replace_the_writer(database: Database) -> None:
 def images(database: Database) -> set[str]:
     """Of which the members were deployed."""
     nodes = database.nodes().values()
-    return {str(database.rack.json("node", "show", node)["deployment"]["image"]) for node in nodes}
+    return {str(database.rack.json("node", "show", node)["deployment"]["placement"]["image"]) for node in nodes}
 
 
 def rebuild_all(database: Database) -> None:
