@@ -239,7 +239,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield rig
 
 
-@pytest.mark.integration
+@pytest.mark.rack
 def test_messages_outlive_controllers(rig: Rig) -> None:
     first = rig.controllers[0]
     for one in rig.controllers:
