@@ -205,9 +205,16 @@ def test_nobody_is_silent_before_the_service_could_have_heard_it(tmp_path: Path)
     world.clock.sleep(SILENT + 20)  # the service was away
     assert role_says(world) == "web-0 is silent"
     world.doors = replace(world.doors, opened=world.clock.now())
-    world.guests = Guests(world.doors)
     assert role_says(world) == "ready"
+    world.clock.sleep(SILENT + 20)
+    assert role_says(world) == "web-0 is silent"
+
+
+def test_nobody_holds_up_a_change_before_the_service_could_have_heard_it(tmp_path: Path) -> None:
+    world = Members(tmp_path, roles())
     world.change("new")
+    world.clock.sleep(SILENT + 20)  # the service was away
+    world.guests = Guests(replace(world.doors, opened=world.clock.now()))
     world.clock.sleep(60)
     assert world.ask("web-0") == "", "the others have had no time to speak yet"
     world.give_back("web-0")
