@@ -285,7 +285,8 @@ def test_one_controller_becomes_three_and_may_die_then(rig: Rig) -> None:
     rig.configure(*more, **BOOTS, **FIRST)
     rig.render(first)
     rig.configure(first)
-    assert rig.whole() and rig.kept_by_all(), "also what was there before"
+    assert rig.whole()
+    rig.wait("all keep what was there before", rig.kept_by_all)
     calls = Calls(rig)
     with calls.going():
         calls.go_on("it became three")

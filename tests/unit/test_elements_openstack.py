@@ -520,16 +520,20 @@ def rabbitmq(controller: Controller, *, runs: bool, nodes: list[str], **env: str
     controller.stand_in("systemctl", f'echo "systemctl $*" >>{log}; [ "$1" = is-active ] && exit {0 if runs else 3}')
     knows = 'case $2 in authenticate_user) grep -qx "$KNOWN"; exit;; cluster_status) echo "$STATUS";; esac'
     controller.stand_in("rabbitmqctl", f'echo "rabbitmqctl $*" >>{log}; {knows}')
-    controller.stand_in("rabbitmq-queues", f'echo "rabbitmq-queues $*" >>{log}')
-    words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status)} | env
-    code, _, called = controller.run("40-rabbitmq", **words)
+    asked = f'echo "rabbitmq-queues $*" >>{log}; [ $(grep -c queues {log}) -gt $REFUSED ] && echo "[]"'
+    controller.stand_in("rabbitmq-queues", f'{asked} || echo "$REFUSAL"')
+    refusal = [{"name": "conductor", "result": "error: not now"}]
+    words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status)}
+    words |= {"REFUSED": "0", "REFUSAL": json.dumps(refusal)} | env
+    code, said, called = controller.run("40-rabbitmq", **words)
+    assert ("conductor gets no copy here: error: not now" in said) == (code != 0)
     assert not any("secret-" in line for line in called), "others see the arguments of a program"
     return code, [line for line in called if "is-active" not in line and "reset-failed" not in line]
 
 
 MEMBERS = ["rabbit@10.0.0.0", "rabbit@10.0.0.1", "rabbit@10.0.0.2"]
 ASKED = ["rabbitmqctl -q authenticate_user openstack", "rabbitmqctl -q cluster_status --formatter json"]
-SHARED = "rabbitmq-queues -q grow rabbit@10.0.0.0 all"
+SHARED = "rabbitmq-queues -q grow rabbit@10.0.0.0 all --formatter json"
 UNIT = "rabbitmq-server.service"
 
 
@@ -546,6 +550,13 @@ def test_only_a_node_that_may_be_new_takes_copies_of_the_queues_that_are_there(c
     assert SHARED not in rabbitmq(controller, runs=False, nodes=MEMBERS, PROVISIONER_BOOT="1")[1]
     controller.document = metadata("controller", 1)
     assert SHARED not in rabbitmq(controller, runs=True, nodes=MEMBERS[:1])[1]
+
+
+def test_a_copy_that_was_refused_is_asked_for_again(controller: Controller) -> None:
+    """RabbitMQ lets a queue have one new member at a time, and ends with 0 when it refuses."""
+    for times, code, asked in ((1, 0, 2), (1000, 1, 60)):
+        said = rabbitmq(controller, runs=True, nodes=MEMBERS, REFUSED=str(times), RABBITMQ_SHARE_PAUSE="0")
+        assert said == (code, [*ASKED, *[SHARED] * asked])
 
 
 def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Controller) -> None:
