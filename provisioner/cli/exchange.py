@@ -149,7 +149,8 @@ def _export_bundle(options: Options, settings: Settings, target: Path) -> None:
         print_json({"file": str(target), "images": [image.id for image in images], "bytes": size, "key": key})
         return
     click.echo(f"{target}: {len(images)} images, {megabytes(size)} MB, signed by {key}")
-    click.echo(f"there: mkdir site && tar -C site -xf {target.name} && sudo site/source/seed/bootstrap --bundle site")
+    click.echo(f"there: mkdir site && tar -C site -xf {target.name}")
+    click.echo(f"       sudo site/source/seed/bootstrap --bundle site --trust {key}")
 
 
 def _export_image(

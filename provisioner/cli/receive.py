@@ -25,6 +25,7 @@ from provisioner_agent.protocol.servers import Servers
 UNIT = "provisioner.service"
 START_SECONDS = 330.0
 """More than the unit allows itself."""
+LOGINS = Path("/root/.ssh/authorized_keys")
 FETCH_SECONDS = 60.0
 """Without a byte, until the line counts as cut."""
 
@@ -71,7 +72,10 @@ def receive(options: Options, agent: Path, no_start: bool) -> None:
         if not no_start:
             runner.run(["systemctl", "enable", "--now", UNIT], deadline=START_SECONDS)
 
+    def commanded() -> bool:
+        return bool(settings.operators_listen) or (LOGINS.is_file() and bool(LOGINS.read_text().strip()))
+
     successor = Successor(
-        settings, config, newest_schema(), open_link, _Seed(), open_bmcs, start, options.clock, observer
+        settings, config, newest_schema(), open_link, _Seed(), open_bmcs, commanded, start, options.clock, observer
     )
     Receiver(successor).run()

@@ -47,6 +47,8 @@ FROZEN_SECONDS = 1800.0
 """For which nobody may be the master; it takes seconds."""
 NAMED = 5
 """Nodes that an error names."""
+COMMANDED = "commanded"
+"""Whether a node that is ready has a door for operators."""
 
 Mode = tuple[bool, bool]
 """(whether the records are in force, whether the next master is still answered)."""
@@ -160,6 +162,13 @@ class Handover:
                 cause="; ".join(f"{key} is {said.get(key)!r} there and {ours[key]!r} here" for key in differ),
                 hint="correct its values (provisioner config explain), or build and deploy its image again",
             )
+        if said.get(COMMANDED) is False:
+            raise Conflict(
+                "nobody could tell the service on this node anything",
+                where=node,
+                cause="it listens to no operators, and no key may log in there",
+                hint="set undercloud.operators_listen or base.authorized_keys for it, then provisioner apply",
+            )
 
     def _check_stays(self, node: str) -> None:
         """:raises Conflict: the first thing that the new master would do is to take itself away."""
@@ -242,7 +251,7 @@ class Handover:
         with self._lock:
             if say == "ready":
                 said, ours = message.get("service"), describe_service(self._settings, self._store.schema)
-                known = {key: said.get(key) for key in ours} if isinstance(said, dict) else {}
+                known = {key: said.get(key) for key in (*ours, COMMANDED)} if isinstance(said, dict) else {}
                 self._ready[node] = (self._clock.now(), known)
                 return {}
             duty = self.duty()

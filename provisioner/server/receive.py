@@ -25,7 +25,7 @@ from provisioner.images.provenance import FILE as PROVENANCE
 from provisioner.model.duty import Duty, DutyState
 from provisioner.model.image import Image
 from provisioner.server.backup import KEYS, RECORDS, unpack_backup
-from provisioner.server.handover import describe_service
+from provisioner.server.handover import COMMANDED, describe_service
 from provisioner.store.duty import read_duty
 from provisioner.store.store import Store
 from provisioner.system.clock import Clock
@@ -67,7 +67,8 @@ class Successor:
 
     :param config: of its config agent: ``node``, and ``ca`` and ``signer``, by which it knows the site.
     :param open_link: to the other alone, by its URL; None: to the service wherever it is. :param bmcs: made when they
-        are needed; the second of the pair ends them. :param start: starts the service here, and waits for it.
+        are needed; the second of the pair ends them. :param commanded: whether anybody could tell a service here
+        anything, from elsewhere or after a login. :param start: starts the service here, and waits for it.
     """
 
     settings: Settings
@@ -76,6 +77,7 @@ class Successor:
     open_link: Callable[[str | None], Link]
     source: Source
     bmcs: Callable[[], tuple[Bmcs, Callable[[], None]]]
+    commanded: Callable[[], bool]
     start: Callable[[], None]
     clock: Clock
     observer: Observer
@@ -140,7 +142,7 @@ class Receiver:
     def _ask(self) -> Mapping[str, Any]:
         now = self._us.clock.now()
         if not self._have and now - self._said >= READY_AGAIN:
-            service = describe_service(self._settings, self._us.schema)
+            service = describe_service(self._settings, self._us.schema) | {COMMANDED: self._us.commanded()}
             self._link.call("POST", HANDOVER_SAY, {"say": "ready", "service": service}, timeout=ANSWER_SECONDS)
             self._said = now
         target = f"{HANDOVER}?have={self._have}&wait={LONG_POLL:g}"

@@ -18,12 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rig import ROOT, WIRE, Machine, in_namespace, wired
+from rig import ROOT, WIRE, Machine, in_namespace, metadata, rendered, wait_until, wired
 
-from provisioner.cli.desired import read_source_roles
-from provisioner.system.settings import Settings
 from provisioner.trust.certificates import Pair, new_authority, new_certificate
-from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
 
 ADDRESS = "10.88.0.10"
 PHASES = ROOT / "elements" / "galera" / "os-refresh-config"
@@ -103,7 +100,7 @@ class Member(Machine):
     certificate: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
+    def hostname(self) -> str:
         return f"galera-{self.index}"
 
     def environment(self) -> dict[str, str]:
@@ -126,33 +123,21 @@ class Member(Machine):
 class Rig:
     folder: Path
     members: list[Member]
-    values: dict[str, Any]
+    values: Mapping[str, Mapping[str, Any]]
     authority: Pair
 
     def metadata(self, member: Member) -> dict[str, Any]:
-        told = [
-            {"hostname": one.name, "address": one.address, "index": one.index, "self": one is member}
-            for one in self.members
-        ]
-        return {
-            "generation": 1,
-            "cloud": {"name": "rig", "authority": self.authority.certificate},
-            "role": {"name": "galera", "count": len(self.members), "recover": True},
-            "node": {"name": f"n{member.index}", "hostname": member.name, "address": member.address},
-            "members": {"galera": told},
-            "values": self.values,
-            "certificates": {"galera": member.certificate},
-            "secrets": {"galera_app_password": "app-word", "galera_sst_password": "sst-word"},
-        }
+        told = metadata("galera", self.members, member, self.values)
+        told["cloud"]["authority"] = self.authority.certificate
+        told["role"]["recover"] = True
+        told["certificates"] = {"galera": member.certificate}
+        return told
 
     def render(self, member: Member) -> list[str]:
         """Put the files of a member in place, judged by their validators; the paths of those that changed."""
         changed = []
-        files: dict[str, RenderedFile] = {}
-        for tree in ("galera", "frontend"):
-            top = ROOT / "templates" / tree
-            texts = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
-            files |= render_tree(*split_tree(texts), build_data(self.metadata(member)))
+        told = self.metadata(member)
+        files = rendered("galera", told) | rendered("frontend", told)
         candidate = member.folder / "state" / "candidate"
         for path, file in files.items():
             place = candidate / path.lstrip("/")
@@ -197,22 +182,19 @@ class Rig:
             in_namespace(WIRE, *words, "-e", statement),
             capture_output=True,
             text=True,
-            env={"PATH": os.environ["PATH"], "MYSQL_PWD": "app-word"},
+            env={"PATH": os.environ["PATH"], "MYSQL_PWD": "secret-galera_app_password"},
             timeout=60,
         )
 
     def wait(self, what: str, holds: Callable[[], bool], seconds: float = 90) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if holds():
-                return
-            time.sleep(0.2)
-        logs = "\n".join(
-            f"--- {one.name} {unit}\n{one.log(unit)}"
+        wait_until(what, holds, seconds, self.log)
+
+    def log(self) -> str:
+        return "\n".join(
+            f"--- {one.hostname} {unit}\n{one.log(unit)}"
             for one in self.members
             for unit in ("mariadb", "haproxy", "keepalived", "galera-check")
         )
-        raise AssertionError(f"not within {seconds:g} s: {what}\n{logs}")
 
 
 def start_front(member: Member) -> None:
@@ -224,15 +206,13 @@ def start_front(member: Member) -> None:
 def started_rig(folder: Path, count: int = 3, **values: Any) -> Iterator[Rig]:
     """Members without any process yet. Needs root; whatever was started in them ends with it."""
     members = [Member(index, folder / f"m{index}") for index in range(count)]
-    given = read_source_roles(Settings(source_dir=ROOT))["galera"].config.values
     frontend = {"address": ADDRESS, "check_interval": "500ms", "advert_interval": 0.5, "track_interval": 1}
     galera = {"suspect_timeout": "PT3S", "inactive_timeout": "PT8S"} | values
     authority = new_authority("rig", time.time())
     for member in members:
-        own = new_certificate(authority, member.name, [member.name, member.address, ADDRESS], time.time())
+        own = new_certificate(authority, member.hostname, [member.hostname, member.address, ADDRESS], time.time())
         member.certificate = {"certificate": own.certificate, "key": own.key}
-    told = given | {"frontend": given["frontend"] | frontend, "galera": given["galera"] | galera}
-    rig = Rig(folder, members, told, authority)
+    rig = Rig(folder, members, {"frontend": frontend, "galera": galera}, authority)
     with wired(members):
         for member in members:
             _furnish(member)

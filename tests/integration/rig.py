@@ -9,10 +9,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
+
+from provisioner.cli.desired import read_source_roles
+from provisioner.system.settings import Settings
+from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = "provisioner-rig"
@@ -21,6 +26,56 @@ WIRE = "provisioner-rig"
 
 def in_namespace(name: str, *argv: str) -> list[str]:
     return ["ip", "netns", "exec", name, *argv]
+
+
+class Member(Protocol):
+    """``index``: its number among the role's members."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+
+
+def metadata(
+    role: str, members: Iterable[Member], one: Member, values: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What the service tells an instance of a role, as far as templates and phase scripts ask. A secret says its name.
+
+    :param values: what a manifest would have on top of the role's own, by group.
+    """
+    found = read_source_roles(Settings(source_dir=ROOT))[role]
+    told = [
+        {"hostname": each.hostname, "node": f"n{each.index}", "index": each.index, "address": each.address}
+        for each in sorted(members, key=lambda each: each.index)
+    ]
+    given = found.config.values
+    return {
+        "generation": 1,
+        "cloud": {"name": "rig", "authority": "an authority\n"},
+        "role": {"name": role, "count": len(told)},
+        "node": {"name": f"n{one.index}", "hostname": one.hostname, "index": one.index, "address": one.address},
+        "members": {role: [{**each, "self": each["index"] == one.index} for each in told]},
+        "certificates": {"frontend": {"certificate": "a certificate\n", "key": "a key\n"}},
+        "secrets": {name: f"secret-{name}" for name in found.secrets},
+        "values": {**given, **{group: {**given[group], **own} for group, own in values.items()}},
+    }
+
+
+def rendered(tree: str, told: Mapping[str, Any]) -> dict[str, RenderedFile]:
+    """The files of a tree of ``templates/``, by path, as the agent makes them of this metadata."""
+    top = ROOT / "templates" / tree
+    texts = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
+    return render_tree(*split_tree(texts), build_data(told))
+
+
+def wait_until(what: str, holds: Callable[[], bool], seconds: float, log: Callable[[], str]) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{log()}"
+        time.sleep(0.2)
 
 
 @dataclass

@@ -13,18 +13,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provisioner.cli.desired import read_source_roles
-from provisioner.system.settings import Settings
-from provisioner_agent.render.tree import RenderedFile, build_data, render_tree, split_tree
+from rig import ROOT, in_namespace, metadata, rendered, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 WIRE = "provisioner-swift"
 PHASES = ROOT / "elements" / "controller" / "os-refresh-config"
 PROJECT = "5e4c1ce"
@@ -185,33 +181,12 @@ class Rig:
     every: list[Controller] = field(default_factory=list)
 
     def metadata(self, one: Controller) -> dict[str, Any]:
-        role = read_source_roles(Settings(source_dir=ROOT))["controller"]
-        values = dict(role.config.values)
-        values["controller"] = {**values["controller"], "swift": True, "workers": 1}
-        values["database"] = {**values["database"], "address": "10.89.0.5"}
-        told = [
-            {"hostname": each.hostname, "node": f"n{each.index}", "index": each.index, "address": each.address}
-            for each in sorted(self.controllers, key=lambda each: each.index)
-        ]
-        return {
-            "generation": 1,
-            "cloud": {"name": "rig", "authority": "an authority\n"},
-            "role": {"name": "controller", "count": len(told)},
-            "node": {"name": f"n{one.index}", "hostname": one.hostname, "index": one.index, "address": one.address},
-            "members": {"controller": [{**each, "self": each["index"] == one.index} for each in told]},
-            "certificates": {"frontend": {"certificate": "a certificate\n", "key": "a key\n"}},
-            "secrets": {name: f"secret-{name}" for name in role.secrets},
-            "values": values,
-        }
-
-    def render(self, one: Controller) -> dict[str, RenderedFile]:
-        top = ROOT / "templates" / "controller"
-        texts = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
-        return render_tree(*split_tree(texts), build_data(self.metadata(one)))
+        values = {"controller": {"swift": True, "workers": 1}, "database": {"address": "10.89.0.5"}}
+        return metadata("controller", self.controllers, one, values)
 
     def configure(self, one: Controller) -> None:
         """Files in place, then the phase script, as the agent does it."""
-        for path, file in self.render(one).items():
+        for path, file in rendered("controller", self.metadata(one)).items():
             if path.startswith(("/etc/swift/", "/etc/rsyncd.conf", "/etc/glance/")):
                 place = one.folder / path.lstrip("/")
                 place.write_text(file.content)
@@ -245,22 +220,17 @@ class Rig:
         return done.stdout.decode().strip()
 
     def wait(self, what: str, holds: Callable[[], bool], seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if holds():
-                return
-            time.sleep(0.2)
-        raise AssertionError(f"not within {seconds:g} s: {what}\n" + "\n".join(one.log() for one in self.controllers))
+        wait_until(what, holds, seconds, lambda: "\n".join(one.log() for one in self.controllers))
 
     @contextmanager
     def keystone(self, proxy: Controller) -> Iterator[None]:
         """Keystone, whose catalog names this controller's proxy, as the front would."""
         endpoint = f"http://{proxy.address}:8080/v1/AUTH_{PROJECT}"
-        words = ["ip", "netns", "exec", WIRE, sys.executable, "-c", KEYSTONE, PROJECT, endpoint]
+        words = in_namespace(WIRE, sys.executable, "-c", KEYSTONE, PROJECT, endpoint)
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
         knock = "import socket; socket.create_connection(('127.0.0.1', 5000), 1)"
         try:
-            self.wait("Keystone answers", lambda: _ends_well(["ip", "netns", "exec", WIRE, "python3", "-c", knock]))
+            self.wait("Keystone answers", lambda: _ends_well(in_namespace(WIRE, "python3", "-c", knock)))
             yield
         finally:
             process.kill()
@@ -281,7 +251,7 @@ class Rig:
             f"mkdir -p {place} && mount --bind {one.folder / name} {place}" for name, place in OWN.items()
         )
         script = f"{mounts} && touch {one.folder}/ready && exec sleep 3600"
-        words = ["ip", "netns", "exec", WIRE, "unshare", "-m", "sh", "-c", script]
+        words = in_namespace(WIRE, "unshare", "-m", "sh", "-c", script)
         one.keeper = subprocess.Popen(words, stdin=subprocess.DEVNULL)
         self.controllers.append(one)
         self.every.append(one)
@@ -300,7 +270,7 @@ def started_rig(folder: Path) -> Iterator[Rig]:
     subprocess.run(["ip", "netns", "add", WIRE], check=True)
     try:
         subprocess.run(["ip", "-n", WIRE, "link", "set", "lo", "up"], check=True)
-        words = ["ip", "netns", "exec", WIRE, sys.executable, "-c", JOURNAL, str(folder / "journal")]
+        words = in_namespace(WIRE, sys.executable, "-c", JOURNAL, str(folder / "journal"))
         journal = subprocess.Popen(words, stdin=subprocess.DEVNULL)
         yield rig
     finally:

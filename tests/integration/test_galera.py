@@ -63,7 +63,7 @@ class Service:
             door.bind(str(member.folder / "run" / "rig" / "service.sock"))
             door.listen()
             self._doors.append(door)
-            threading.Thread(target=self._serve, args=(door, member.name), daemon=True).start()
+            threading.Thread(target=self._serve, args=(door, member.hostname), daemon=True).start()
 
     def _serve(self, door: socket.socket, name: str) -> None:
         while not self._over.is_set():
@@ -113,16 +113,16 @@ class Service:
 
 def writer_of(rig: Rig) -> Member:
     name = rig.client("SELECT @@wsrep_node_name").stdout.strip()
-    return next(member for member in rig.members if member.name == name)
+    return next(member for member in rig.members if member.hostname == name)
 
 
 def holders(rig: Rig) -> list[Member]:
     """Who has the virtual address."""
     shown = {
-        member.name: subprocess.run(["ip", "-n", member.space, "addr"], capture_output=True, text=True).stdout
+        member.hostname: subprocess.run(["ip", "-n", member.space, "addr"], capture_output=True, text=True).stdout
         for member in rig.members
     }
-    return [member for member in rig.members if f"{ADDRESS}/" in shown[member.name]]
+    return [member for member in rig.members if f"{ADDRESS}/" in shown[member.hostname]]
 
 
 def synced(member: Member) -> bool:
@@ -136,7 +136,7 @@ def begin_cluster(rig: Rig) -> None:
         assert done.returncode == 0, done.stdout + done.stderr + member.log("mariadb")
         if member.index == 0:
             assert rig.phase(member, APPLICATION, PROVISIONER_FIRST="1").returncode == 0
-        rig.wait(f"{member.name} is synced", lambda member=member: synced(member))
+        rig.wait(f"{member.hostname} is synced", lambda member=member: synced(member))
         start_front(member)
     rig.wait("the address answers", lambda: rig.client("SELECT 1").returncode == 0)
     assert rig.client(TABLE).returncode == 0
@@ -147,7 +147,7 @@ def check_encryption(rig: Rig) -> None:
     for member in rig.members:
         ask = ["timeout", "5", "openssl", "s_client", "-connect", f"{member.address}:4567"]
         said = subprocess.run(in_namespace(WIRE, *ask), capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
-        assert f"CN = {member.name}" in said
+        assert f"CN = {member.hostname}" in said
     for joiner in rig.members[1:]:
         log = (joiner.folder / "run" / "rig" / "mariadb.log").read_text(errors="replace")
         assert "Verifying peer certificate chain for ssl-mode=VERIFY_CA" in log and "mariabackup" in log
@@ -159,7 +159,7 @@ def check_encryption(rig: Rig) -> None:
         in_namespace(WIRE, *words),
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/usr/sbin", "MYSQL_PWD": "app-word"},
+        env={"PATH": "/usr/bin:/usr/sbin", "MYSQL_PWD": "secret-galera_app_password"},
     )
     assert "TLSv1.3" in done.stdout, done.stderr
 
@@ -187,7 +187,7 @@ def lose_the_writer(rig: Rig) -> None:
         following = writer_of(rig)
         assert following in left and holders(rig)[0] in left
         assert bring_up(rig, dead).returncode == 0
-        rig.wait(f"{dead.name} is synced", lambda: synced(dead))
+        rig.wait(f"{dead.hostname} is synced", lambda: synced(dead))
         start_front(dead)
         written = len(inserts.acknowledged)
         rig.wait("writes go on", lambda: len(inserts.acknowledged) > written + 50)
@@ -205,7 +205,7 @@ def bring_back(
     rig: Rig, members: list[Member], pool: ThreadPoolExecutor
 ) -> dict[str, subprocess.CompletedProcess[str]]:
     """Their agents bring them up as after a boot, all at once."""
-    runs = {member.name: pool.submit(bring_up, rig, member) for member in members}
+    runs = {member.hostname: pool.submit(bring_up, rig, member) for member in members}
     return {name: run.result() for name, run in runs.items()}
 
 
@@ -223,15 +223,15 @@ def cut_the_power_of_all(rig: Rig, service: Service) -> None:
         done = bring_back(rig, rig.members, pool)
     assert all(run.returncode == 0 for run in done.values()), [run.stdout for run in done.values()]
     assert ["begins again, fence" in run.stdout for run in done.values()].count(True) == 1
-    assert "begins again, fence" not in done[behind.name].stdout
+    assert "begins again, fence" not in done[behind.hostname].stdout
     come_back(rig, service, set(inserts.acknowledged))
 
 
 def come_back(rig: Rig, service: Service, acknowledged: set[int]) -> None:
     for member in rig.members:
-        rig.wait(f"{member.name} is synced", lambda member=member: synced(member))
+        rig.wait(f"{member.hostname} is synced", lambda member=member: synced(member))
         start_front(member)
-        service.report(member.name)
+        service.report(member.hostname)
     assert {member.status("wsrep_cluster_size") for member in rig.members} == {str(len(rig.members))}
     assert service.outage() is None
     rig.wait("the address answers", lambda: rig.client("SELECT 1").returncode == 0)
@@ -260,7 +260,7 @@ def stop_in_order_and_lose_one(rig: Rig, service: Service) -> None:
 
         rig.wait("both have spoken", lambda: said() == 2)
         found = service.outage()
-        assert found is not None and found.leader is None and f"{last.name} on n-{last.name}" in found.why
+        assert found is not None and found.leader is None and f"{last.hostname} on n-{last.hostname}" in found.why
         assert not any(synced(member) for member in others)
         late = pool.submit(bring_up, rig, last).result()
         assert "begins again, fence" in late.stdout, late.stdout + late.stderr
@@ -285,11 +285,11 @@ def give_one_up(rig: Rig, service: Service) -> None:
         rig.wait("they look for each other", lambda: all(looks(member) for member in others))
         service.away = False
         rig.wait("somebody is waited for", lambda: service.outage() is not None)
-        service.leave_out(gone.name)
+        service.leave_out(gone.hostname)
         assert all(run.returncode == 0 for run in back.result().values())
     for member in others:
-        rig.wait(f"{member.name} is synced", lambda member=member: synced(member))
-        service.report(member.name)
+        rig.wait(f"{member.hostname} is synced", lambda member=member: synced(member))
+        service.report(member.hostname)
         start_front(member)
     for path in (gone.folder / "data").iterdir():
         subprocess.run(["rm", "-r", path], check=True)

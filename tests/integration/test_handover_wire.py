@@ -41,6 +41,7 @@ class Host:
         self.folder.mkdir()
         self.config.write_text(
             f"[DEFAULT]\nstate_dir = {self.state}\nrun_dir = {self.folder / 'run'}\nsource_dir = {ROOT}\n"
+            f"[operators]\nlisten = {address}:8443\n"
             f"[network]\ninterface = eth0\naddress = {address}/24\nservice = {SERVICE}\n"
             f"dhcp_first = 10.78.0.100\ndhcp_last = 10.78.0.199\n{more}"
         )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import ROOT, WIRE, Machine, in_namespace, wired
-
-from provisioner.cli.desired import read_source_roles
-from provisioner.system.settings import Settings
-from provisioner_agent.render.tree import build_data, render_tree, split_tree
+from rig import ROOT, WIRE, Machine, in_namespace, metadata, rendered, wait_until, wired
 
 OWN = {
     "etc/rabbitmq": "/etc/rabbitmq",
@@ -117,21 +112,7 @@ class Rig:
     controllers: Sequence[Controller]
 
     def metadata(self, one: Controller) -> dict[str, Any]:
-        role = read_source_roles(Settings(source_dir=ROOT))["controller"]
-        told = [
-            {"hostname": each.hostname, "index": each.index, "address": each.address, "self": each is one}
-            for each in self.controllers
-        ]
-        return {
-            "generation": 1,
-            "cloud": {"name": "rig", "authority": "an authority\n"},
-            "role": {"name": "controller", "count": len(told)},
-            "node": {"hostname": one.hostname, "index": one.index, "address": one.address},
-            "members": {"controller": told},
-            "certificates": {"frontend": {"certificate": "a certificate\n", "key": "a key\n"}},
-            "secrets": {name: f"secret-{name}" for name in role.secrets},
-            "values": role.config.values,
-        }
+        return metadata("controller", self.controllers, one, {})
 
     def furnish(self, one: Controller) -> None:
         """Give it an empty disk, with the files of its configuration."""
@@ -151,9 +132,7 @@ class Rig:
         one.furnish(OWN)
 
     def render(self, one: Controller) -> None:
-        top = ROOT / "templates" / "controller"
-        texts = {str(path.relative_to(top)): path.read_text() for path in top.rglob("*") if path.is_file()}
-        for path, file in render_tree(*split_tree(texts), build_data(self.metadata(one))).items():
+        for path, file in rendered("controller", self.metadata(one)).items():
             if "/rabbitmq/" in path or path == "/etc/nova/nova.conf":
                 place = one.folder / path.lstrip("/")
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -188,12 +167,7 @@ class Rig:
         return self.keepers() == {one.node for one in self.controllers}
 
     def wait(self, what: str, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + LIMIT
-        while time.monotonic() < end:
-            if holds():
-                return
-            time.sleep(0.5)
-        raise AssertionError(f"not within {LIMIT:g} s: {what}\n{self.log()}")
+        wait_until(what, holds, LIMIT, self.log)
 
     def log(self) -> str:
         return "\n".join(f"--- {one.hostname}\n{one.log('rabbitmq-server')}" for one in self.controllers)

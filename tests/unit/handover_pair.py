@@ -128,6 +128,7 @@ class Pair:
             "signer": MetadataKey.ensure(self.seed.settings.keys).public_key_pem,
         }
         self.bmcs = FakeBmcs(password=PASSWORD)
+        self.commanded = True
         self.started = 0
         self.start_fails: ProvisionerError | None = None
         self.told: list[Event] = []
@@ -167,6 +168,7 @@ class Pair:
                 lambda seed: FakeLink(self.answer),
                 self,
                 lambda: (self.bmcs, self.bmcs.close),
+                lambda: self.commanded,
                 self.start,
                 self.clock,
                 self.told.append,

@@ -255,6 +255,19 @@ def test_a_node_that_is_set_up_for_another_service_is_refused(
     assert word in str(refused.value.cause) and pair.seed.duty.state is DutyState.MASTER
 
 
+def test_a_node_where_nobody_could_tell_the_service_anything_does_not_get_the_duty(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.commanded = False
+    pair.round()
+    with pytest.raises(Conflict, match="nobody could tell") as refused:
+        pair.seed.handover.begin("node0")
+    assert "undercloud.operators_listen" in str(refused.value.hint) and pair.seed.duty.state is DutyState.MASTER
+    pair.commanded = True
+    pair.kill_receiver()
+    pair.round()
+    assert pair.seed.handover.begin("node0").state is DutyState.COPYING
+
+
 def test_what_is_in_the_way_is_said_before_anything_is_done(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     with pytest.raises(Conflict, match="does not ask"):
