@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -98,6 +99,7 @@ class Member:
         self.status: dict[str, str] = {}
         self.running = False
         self.fails = False
+        self.owner = pwd.getpwuid(os.getuid()).pw_name
         self.said = ""
         self.refused = 0
         """How often MariaDB does not start."""
@@ -111,7 +113,7 @@ class Member:
         self.recovered = ""
         for name in (
             "systemctl", "galera_new_cluster", "galera-status", "journalctl", "mariadb", "mariadb-install-db",
-            "provisioner-agent", "galera_recovery",
+            "provisioner-agent", "galera_recovery", "chown",
         ):  # fmt: skip
             path = folder / "bin" / name
             path.parent.mkdir(exist_ok=True)
@@ -147,6 +149,7 @@ class Member:
             "PROVISIONER_PERMIT": str(self.folder / "permit.json"),
             "PROVISIONER_CHANGED": "",
             "GALERA_DATA": str(self.data),
+            "GALERA_OWNER": self.owner,
             "GALERA_RECORD": str(self.record),
             "GALERA_ALONE": str(self.alone),
             "GALERA_PORT": str(self.port or 9),
@@ -171,6 +174,7 @@ CONFIGURE = "configure.d/50-galera"
 APPLICATION = "post-configure.d/50-galera-application"
 DO = {"galera-bootstrap": {"do": True, "fence": 4}}
 DONE = {"galera-bootstrap": {"do": False, "fence": 4}}
+OTHER = next(user.pw_name for user in pwd.getpwall() if user.pw_uid != os.getuid())
 JOIN = ["systemctl start mariadb.service"]
 RESTART = ["systemctl restart mariadb.service"]
 BOOTSTRAP = ["galera_new_cluster "]
@@ -350,6 +354,15 @@ def test_tables_that_were_half_made_are_made_again(member: Member) -> None:
     code, called = member.run(CONFIGURE, 3, DO, PROVISIONER_FIRST="1")
     assert code == 0 and len(called) == 2
     assert list(member.data.iterdir()) == []
+
+
+def test_data_of_an_image_in_which_the_user_had_another_number_are_given_to_him(member: Member) -> None:
+    member.owner = OTHER
+    own = f"chown -R {OTHER}:{OTHER} {member.data}"
+    assert member.run(CONFIGURE, 3, DONE) == (0, [own, *JOIN])
+    assert member.run(CONFIGURE, 3, DO) == (0, [own, *BOOTSTRAP])
+    member.running = True
+    assert member.run(CONFIGURE, 3, DONE) == (0, []), "of a server that runs they are its own"
 
 
 def test_who_joins_makes_no_tables(member: Member) -> None:

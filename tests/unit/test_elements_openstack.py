@@ -411,8 +411,41 @@ def test_keys_are_the_same_on_all_controllers(tmp_path: Path) -> None:
         top = one.folder / "etc" / "keystone"
         keys.append({str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()})
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in top.rglob("*") if path.is_file())
-    assert keys[0] == keys[1] and set(keys[0]) == {"fernet-keys/0", "fernet-keys/1", "credential-keys/0"}
+    assert keys[0] == keys[1] and set(keys[0]) == {"fernet-keys/0", "fernet-keys/2", "credential-keys/2"}
     assert len(set(keys[0].values())) == 3 and all(len(key) == 44 for key in keys[0].values())
+
+
+def test_what_was_written_with_the_former_key_is_valid_after_a_rotation(controller: Controller) -> None:
+    top, secrets = controller.folder / "etc" / "keystone" / "fernet-keys", controller.document["secrets"]
+
+    def keys() -> dict[str, bytes]:
+        assert controller.run(DATABASES, DO)[0] == 0
+        return {path.name: path.read_bytes() for path in top.iterdir()}
+
+    first = keys()
+    secrets |= {"keystone_token_key": secrets["keystone_token_key_next"], "keystone_token_key_next": "another"}
+    second = keys()
+    assert (second["2"], second["1"]) == (first["0"], first["2"]) and second["0"] not in first.values()
+    assert keys() == second, "nothing changes when nothing has changed"
+    for number in ("1", "2"):  # as if it had been killed before it came to the next one
+        (top / "0").write_bytes(first["0"])
+        (top / number).write_bytes(first["2"])
+        (top / "2").write_bytes(first["2"] if number == "1" else second["2"])
+        (top / "1").write_bytes(first["2"])
+        assert keys() == second
+    for path in top.iterdir():
+        path.unlink()
+    (top / "0").write_bytes(second["0"])
+    (top / "1").write_bytes(second["2"])
+    assert keys() == {"0": second["0"], "2": second["2"]}, "numbers of an older image"
+
+
+@pytest.mark.parametrize("role", ["controller", "compute"])
+def test_a_new_secret_changes_a_file(role: str) -> None:
+    """Else no phase script would be run with it."""
+    text = "".join(file.content for file in rendered(role, 3, controller={"swift": True}).values())
+    unread = {name for name in ROLES[role].secrets if f"secret-{name}" not in text}
+    assert unread <= {"galera_admin_password"}, "the controllers only log in with that, whenever they need to"
 
 
 class Keystone(ThreadingHTTPServer):
@@ -472,9 +505,20 @@ def catalog(controller: Controller, keystone: Keystone, **env: str) -> tuple[int
     """:returns: exit code, what it said, what it changed."""
     keystone.changes.clear()
     url = f"http://127.0.0.1:{keystone.server_port}/v3"
-    controller.stand_in("systemctl", "true")
-    code, said, _ = controller.run("60-openstack-catalog", OPENSTACK_KEYSTONE=url, OPENSTACK_KEYSTONE_WAIT="0", **env)
+    controller.stand_in("systemctl", f'echo "systemctl $*" >>{controller.log}')
+    code, said, called = controller.run(
+        "60-openstack-catalog", OPENSTACK_KEYSTONE=url, OPENSTACK_KEYSTONE_WAIT="0", **env
+    )
+    boots = env.get("PROVISIONER_BOOT") == "1" and not env.get("PROVISIONER_FIRST")
+    verb = "restart" if "/etc/keystone/keystone.conf" in env.get("PROVISIONER_CHANGED", "") else "start"
+    assert called == ([] if boots else [f"systemctl {verb} keystone.service"])
     return code, said, list(keystone.changes)
+
+
+def test_keystone_is_asked_when_it_has_its_new_files(controller: Controller, keystone: Keystone) -> None:
+    """With the former ones it may not get into the database any more."""
+    for changed in ("/etc/nova/nova.conf", "/etc/nova/nova.conf\n/etc/keystone/keystone.conf"):
+        assert catalog(controller, keystone, PROVISIONER_CHANGED=changed)[0] == 0
 
 
 def test_the_catalog_is_made_once(controller: Controller, keystone: Keystone) -> None:
@@ -641,12 +685,23 @@ def test_a_rabbitmq_that_does_not_answer_is_not_well(controller: Controller) -> 
     assert status(controller, "messages") == (1, "Error: unable to connect")
 
 
+def test_an_interface_that_is_named_no_more_leaves_the_providers_bridge(controller: Controller) -> None:
+    kinds = "case $3 in phy*) echo patch;; *) echo '\"\"';; esac"
+    looks = f"list-ports) echo port0 phy-br-provider port1;; get) {kinds};;"
+    controller.stand_in("ovs-vsctl", f'case $1 in {looks} *) echo "ovs-vsctl $*" >>{controller.log};; esac')
+    controller.stand_in("ip", "true")
+    controller.document = metadata("controller", 1, openstack={"provider_interface": "port1"})
+    code, said, called = controller.run(str(BRIDGE))
+    assert code == 0, said
+    assert called[0] == "ovs-vsctl --if-exists del-port br-provider port0" and len(called) == 2
+
+
 @pytest.mark.parametrize("interface", [None, "port1"])
 def test_the_providers_bridge_has_the_interface_that_is_named(controller: Controller, interface: str | None) -> None:
     for name in ("ovs-vsctl", "ip"):
-        controller.stand_in(name, f'echo "{name} $*" >>{controller.log}')
+        controller.stand_in(name, f'[ "$1" = list-ports ] || echo "{name} $*" >>{controller.log}')
     if interface:
-        controller.document["values"]["openstack"]["provider_interface"] = interface
+        controller.document = metadata("controller", 1, openstack={"provider_interface": interface})
     code, said, called = controller.run(str(BRIDGE))
     assert code == 0, said
     assert called == (

@@ -180,6 +180,7 @@ def test_one_object_holds_the_largest_image() -> None:
 
 def swift(controller: Controller, **env: str) -> tuple[int, str]:
     folders = {"SWIFT_ETC": str(controller.folder / "swift"), "SWIFT_NODE": str(controller.folder / "node")}
+    folders["GLANCE_IMAGES"] = str(controller.folder / "files")
     code, said, _ = controller.run(str(SCRIPT), **folders, **env)
     return code, said
 
