@@ -118,8 +118,8 @@ class Rack:
         """The node of each member of a cloud, by host name."""
         return {member["hostname"]: member["node"] for member in self.json("cloud", "status", cloud)["members"]}
 
-    def member(self, hostname: str) -> dict[str, Any]:
-        members = self.json("cloud", "status", "lab")["members"]
+    def member(self, hostname: str, cloud: str = "lab") -> dict[str, Any]:
+        members = self.json("cloud", "status", cloud)["members"]
         return next(member for member in members if member["hostname"] == hostname)
 
     def sql(self, address: str, statement: str) -> str:

@@ -9,12 +9,13 @@ from rack import INSIDE
 
 
 class Shell:
-    """As root of a machine that lets in ``public``, a key made here. :param folder: of the key."""
+    """As root of a machine that lets in ``public``. :param folder: of the key, which is made if there is none."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self._address = address
         self.key = folder / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+        if not self.key.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
 
     @property
     def public(self) -> str:

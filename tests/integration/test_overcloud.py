@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from rack import INSIDE, ROOT, Rack, started_rack
+from shell import Shell
 
 CLOUD = ROOT / "cloud-overcloud.yaml"
 INSIDE_SCRIPT = Path(__file__).with_name("overcloud_inside.py")
@@ -38,13 +39,14 @@ class Overcloud:
     def __init__(self, rack: Rack) -> None:
         self.rack = rack
         self.file = yaml.safe_load(CLOUD.read_text())
+        self.file["values"]["base"] = {"authorized_keys": [self.shell("").public]}
         self.seconds: dict[str, float] = {}
 
     def apply(self, *roles: str, **compute: Any) -> None:
         """:param roles: of the file, in place of all. :param compute: what the file says of that role."""
         cloud = self.file | {"roles": {name: self.file["roles"][name] for name in roles or self.file["roles"]}}
         if roles == ("galera",):
-            del cloud["values"]  # they are what the others read
+            cloud["values"] = {"base": self.file["values"]["base"]}  # the rest is what the others read
         if "compute" in cloud["roles"]:
             cloud["roles"]["compute"] = cloud["roles"]["compute"] | compute
         path = self.rack.folder / "cloud.yaml"
@@ -83,6 +85,16 @@ class Overcloud:
             said |= part
         return said
 
+    def shell(self, address: str) -> Shell:
+        """As an operator, whose key is kept with the rack."""
+        folder = self.rack.state / "operator"
+        folder.mkdir(exist_ok=True)
+        return Shell(folder, address)
+
+    def run(self, member: str, command: str) -> str:
+        address = self.rack.member(member, self.file["cloud"])["addresses"][0].partition("/")[0]
+        return self.shell(address).run(command)
+
     def nodes(self) -> dict[str, str]:
         return self.rack.nodes(self.file["cloud"])
 
@@ -100,14 +112,19 @@ def inspect(over: Overcloud) -> None:
 
 def make_database(over: Overcloud) -> None:
     over.apply("galera")
+    assert over.run("galera-1", "galera-status wsrep_local_state_comment") == "Synced"
 
 
 def make_control(over: Overcloud) -> None:
     over.apply("galera", "controller")
+    assert over.run("controller-0", "openstack-status units") == "ok"
+    said = over.run("controller-0", "provisioner-agent why /etc/keystone/keystone.conf")
+    assert said.endswith("as the agent wrote it")
 
 
 def make_compute(over: Overcloud) -> None:
     over.apply()
+    assert over.run("compute-0", "compute-status kvm") == "kvm"
 
 
 def use(over: Overcloud) -> None:
