@@ -1,11 +1,12 @@
 """RabbitMQ of three controllers, with real programs and no machines: they start at once, one dies, each comes with an
-empty disk, power fails for all; what asks and answers by it goes on."""
+empty disk, power fails for all, some never come back or leave; what asks and answers by it goes on."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import ROOT, WIRE, Machine, in_namespace, metadata, rendered, wait_until, wired
+from rig import ROOT, WIRE, Machine, Member, in_namespace, metadata, rendered, wait_until, wired
 
 OWN = {
     "etc/rabbitmq": "/etc/rabbitmq",
@@ -24,7 +25,8 @@ OWN = {
     "bin": "/usr/local/bin",
 }
 """Folders of a controller → where they lie in its own mounts."""
-PHASE = ROOT / "elements" / "controller" / "os-refresh-config" / "configure.d" / "40-rabbitmq"
+SCRIPTS = ROOT / "elements" / "controller" / "os-refresh-config"
+PHASE, DRAIN = SCRIPTS / "configure.d" / "40-rabbitmq", SCRIPTS / "drain.d" / "40-rabbitmq"
 STATUS = ROOT / "elements" / "controller" / "bin" / "openstack-status"
 SYSTEMCTL = r"""#!/bin/bash
 # Of systemctl what the phase script uses, for one unit, whose process has its id in /run/rig/pid.
@@ -104,6 +106,18 @@ class Controller(Machine):
         return self.run("/usr/bin/python3", str(STATUS), "messages").returncode == 0
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """Who is named in the place of a dead member, and is not there yet."""
+
+    index: int
+    address: str = "10.88.0.99"
+
+    @property
+    def hostname(self) -> str:
+        return f"controller-{self.index}"
+
+
 @dataclass
 class Rig:
     """``controllers``: those that are members."""
@@ -131,8 +145,10 @@ class Rig:
             (one.folder / "bin" / name).chmod(0o755)
         one.furnish(OWN)
 
-    def render(self, one: Controller) -> None:
-        for path, file in rendered("controller", self.metadata(one)).items():
+    def render(self, one: Controller, named: Sequence[Member] | None = None) -> None:
+        """:param named: other members than those that are there."""
+        members = self.metadata(one) if named is None else metadata("controller", named, one, {})
+        for path, file in rendered("controller", members).items():
             if "/rabbitmq/" in path or path == "/etc/nova/nova.conf":
                 place = one.folder / path.lstrip("/")
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -140,17 +156,24 @@ class Rig:
                 place.chmod(file.mode)
                 if "/rabbitmq/" in path:
                     shutil.chown(place, file.owner, file.group)
-        (one.folder / "metadata.json").write_text(json.dumps(self.metadata(one)))
+        (one.folder / "metadata.json").write_text(json.dumps(members))
+        waits = one.folder / "etc/rabbitmq/conf.d/99-rig.conf"
+        waits.write_text("mnesia_table_loading_retry_timeout = 5000\n")
 
     def configure(self, *which: Controller, **env: str) -> None:
         """The phase script, on all of these at once. :param env: what the agent tells it besides."""
 
-        def run(one: Controller) -> subprocess.CompletedProcess[str]:
-            return one.run(str(PHASE), limit=LIMIT, PROVISIONER_METADATA=str(one.folder / "metadata.json"), **env)
-
         with ThreadPoolExecutor() as pool:
-            for done in pool.map(run, which):
+            for done in pool.map(lambda one: self.run(one, PHASE, **env), which):
                 assert done.returncode == 0, done.stdout + done.stderr + self.log()
+
+    def run(self, one: Controller, script: Path, **env: str) -> subprocess.CompletedProcess[str]:
+        began = time.monotonic()
+        done = one.run(str(script), limit=2 * LIMIT, PROVISIONER_METADATA=str(one.folder / "metadata.json"), **env)
+        told = [line for line in done.stdout.splitlines() if line.startswith("rabbitmq: ")]
+        ended = f"{one.hostname} {script.parent.name} {done.returncode} {time.monotonic() - began:.0f} s"
+        print(ended, *told, sep="\n  ")
+        return done
 
     def whole(self) -> bool:
         """Each sees all of them, and runs."""
@@ -266,3 +289,92 @@ def test_one_controller_becomes_three_and_may_die_then(rig: Rig) -> None:
         calls.go_on("it became three")
         first.cut_power()
         calls.go_on("the first died")
+
+
+def begun(rig: Rig) -> None:
+    for one in rig.controllers:
+        rig.furnish(one)
+    rig.configure(*rig.controllers, **BOOTS, **FIRST)
+    assert rig.whole(), rig.log()
+
+
+@pytest.mark.rack
+def test_two_of_three_begin_after_a_power_cut(rig: Rig) -> None:
+    dead, second, third = every = rig.controllers
+    begun(rig)
+    calls = Calls(rig)
+    with calls.going():
+        calls.go_on("the start")
+        rig.wait("all keep what is asked", rig.kept_by_all)
+        for one in (second, third, dead):  # it ends last, so the others know that it may have what they have not
+            one.cut_power()
+
+        said = rig.run(third, PHASE, **BOOTS)
+        assert said.returncode != 0
+        assert said.stdout.splitlines()[-1] == (
+            "rabbitmq: 1 of 3 members are up, 2 are needed: it waits for controller-0, controller-1; "
+            "if one never comes back: provisioner cloud replace rig controller-1"
+        )
+        third.cut_power()
+        rig.configure(second, third, **BOOTS)
+        rig.controllers = [second, third]
+        rig.wait("both are well", lambda: all(one.well() for one in rig.controllers))
+        calls.go_on("a power cut that one did not outlive")
+
+        rig.controllers = every
+        rig.configure(dead, **BOOTS)
+        assert rig.whole(), "it came back after all"
+
+        for one in (second, third, dead):
+            one.cut_power()
+        rig.controllers = [second, third]
+        for one in rig.controllers:
+            rig.render(one, [Replacement(0), second, third])
+        rig.configure(second, third, **BOOTS)
+        rig.wait("the dead one is forgotten", lambda: rig.whole() and all(one.well() for one in rig.controllers))
+        calls.go_on("another was named in its place")
+
+
+@pytest.mark.rack
+def test_three_controllers_become_one(rig: Rig) -> None:
+    first, second, third = every = rig.controllers
+    begun(rig)
+    calls = Calls(rig)
+    leaves = {"PROVISIONER_DRAIN": "release"}
+    with calls.going():
+        calls.go_on("the start")
+        rig.wait("all keep what is asked", rig.kept_by_all)
+
+        assert rig.run(third, DRAIN, **leaves).returncode == 0
+        assert third.node not in first.ask("rabbitmqctl", "-q", "cluster_status")["disk_nodes"]
+        rig.configure(third, **BOOTS)  # its departure was aborted
+        assert rig.whole(), rig.log()
+        calls.go_on("one stayed after all")
+
+        for one in (third, second):
+            done = rig.run(one, DRAIN, **leaves)
+            assert done.returncode == 0, done.stdout + done.stderr
+            one.cut_power()
+            calls.go_on(f"{one.hostname} left")
+        rig.controllers = [first]
+        rig.render(first)
+        rig.configure(first)
+        assert rig.whole() and first.well()
+
+        rig.controllers = every
+        for one in (second, third):
+            rig.furnish(one)
+        rig.configure(second, third, **BOOTS, **FIRST)
+        rig.render(first)
+        rig.configure(first)
+        assert rig.whole()
+        rig.wait("all keep what was there before", rig.kept_by_all)
+        for one in (second, third):
+            one.cut_power()
+        rig.wait("it pauses", lambda: first.run("rabbitmq-diagnostics", "-q", "check_running").returncode != 0)
+        assert rig.run(first, PHASE).returncode != 0, "two may come back"
+        rig.controllers = [first]
+        rig.render(first)
+        rig.configure(first)
+        rig.wait("the two that are removed are forgotten", lambda: rig.whole() and first.well())
+        calls.go_on("two died and were removed")

@@ -558,21 +558,54 @@ def test_a_keystone_that_lets_nobody_in_is_named(controller: Controller, keyston
     assert (code, changes) == (1, []) and "POST" in said and "401" in said
 
 
+NETWORK = '''
+"""Stands for the network: who is reached is in the environment."""
+import os
+import socket
+
+def reach(where, timeout=None):
+    if "%s:%s" % where not in os.environ["REACHED"].split():
+        raise ConnectionRefusedError("nobody is there")
+    return socket.socket()
+
+socket.create_connection = reach
+'''
+
+
 def rabbitmq(controller: Controller, *, runs: bool, nodes: list[str], **env: str) -> tuple[int, list[str]]:
     """:returns: exit code, the programs that it called."""
-    log, status = controller.log, {"disk_nodes": nodes, "running_nodes": ["rabbit@10.0.0.0"]}
-    controller.stand_in("systemctl", f'echo "systemctl $*" >>{log}; [ "$1" = is-active ] && exit {0 if runs else 3}')
+    code, said, called = rabbitmq_says(controller, runs=runs, nodes=nodes, **env)
+    assert ("conductor gets no copy here: error: not now" in said) == (code != 0)
+    return code, called
+
+
+def rabbitmq_says(
+    controller: Controller, *, runs: bool, nodes: list[str], known: list[str] | None = None, **env: str
+) -> tuple[int, str, list[str]]:
+    """:param known: the nodes of the cluster that it was in; None: its disk is empty."""
+    log, status = controller.log, {"disk_nodes": nodes, "running_nodes": [n for n in nodes if n in MEMBERS]}
+    (controller.folder / "sitecustomize.py").write_text(NETWORK)
+    disk = controller.folder / "mnesia" / f"rabbit@{controller.document['node']['address']}"
+    if known is not None:
+        disk.mkdir(parents=True, exist_ok=True)
+        names = ",".join(f"'{name}'" for name in known)
+        (disk / "cluster_nodes.config").write_text(f"{{[{names}],[{names}]}}.\n")
+    active = f"is-active) exit {0 if runs else 3};;"
+    starts = f'start|restart) [ $(grep -cE "systemctl (re)?start" {log}) -gt $FAILING ]; exit;;'
+    controller.stand_in("systemctl", f'echo "systemctl $*" >>{log}; case $1 in {active} {starts} esac')
+    controller.stand_in("journalctl", "true")
+    controller.stand_in("rabbitmq-diagnostics", "exit $PAUSED")
     knows = 'case $2 in authenticate_user) grep -qx "$KNOWN"; exit;; cluster_status) echo "$STATUS";; esac'
     controller.stand_in("rabbitmqctl", f'echo "rabbitmqctl $*" >>{log}; {knows}')
     asked = f'echo "rabbitmq-queues $*" >>{log}; [ $(grep -c queues {log}) -gt $REFUSED ] && echo "[]"'
     controller.stand_in("rabbitmq-queues", f'{asked} || echo "$REFUSAL"')
     refusal = [{"name": "conductor", "result": "error: not now"}]
     words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status)}
-    words |= {"REFUSED": "0", "REFUSAL": json.dumps(refusal)} | env
+    words |= {"REFUSED": "0", "REFUSAL": json.dumps(refusal), "FAILING": "0", "PAUSED": "0", "REACHED": ""}
+    words |= {"RABBITMQ_MNESIA": str(controller.folder / "mnesia")} | env
     code, said, called = controller.run("40-rabbitmq", **words)
-    assert ("conductor gets no copy here: error: not now" in said) == (code != 0)
     assert not any("secret-" in line for line in called), "others see the arguments of a program"
-    return code, [line for line in called if "is-active" not in line and "reset-failed" not in line]
+    return code, said, [line for line in called if "is-active" not in line and "reset-failed" not in line]
 
 
 MEMBERS = ["rabbit@10.0.0.0", "rabbit@10.0.0.1", "rabbit@10.0.0.2"]
@@ -607,6 +640,99 @@ def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Contro
     code, called = rabbitmq(controller, runs=True, nodes=[*MEMBERS, "rabbit@10.0.0.9"], KNOWN="the-old-one")
     forget, change = "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9", "rabbitmqctl -q change_password openstack"
     assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget, SHARED]), "members that are only down are kept"
+    few = [MEMBERS[0], "rabbit@10.0.0.8", "rabbit@10.0.0.9"]
+    assert forget not in rabbitmq(controller, runs=True, nodes=few)[1], "its queues could not give up their copies"
+
+
+START, STOP, FORCE = f"systemctl start {UNIT}", f"systemctl stop {UNIT}", "rabbitmqctl -q force_boot"
+WITHOUT = "2 of 3 members are up and none runs RabbitMQ: it begins without controller-"
+
+
+@pytest.mark.parametrize(
+    ("own", "reached", "calls"),
+    [
+        (0, "10.0.0.1:4369", [START, STOP, FORCE, START]),
+        (0, "10.0.0.1:4369 10.0.0.2:4369", [START, STOP, FORCE, START]),
+        (1, "10.0.0.2:4369", [START, STOP, FORCE, START]),
+        (1, "10.0.0.0:4369", [START, STOP, START]),
+        (0, "10.0.0.1:4369 10.0.0.1:5672", [START, STOP, START]),
+    ],
+)
+def test_a_rabbitmq_that_waits_for_the_dead_begins_when_it_is_the_first_of_a_majority(
+    controller: Controller, own: int, reached: str, calls: list[str]
+) -> None:
+    controller.document["node"] |= {"index": own, "address": f"10.0.0.{own}"}
+    words = {"PROVISIONER_BOOT": "1", "FAILING": "1", "REACHED": reached}
+    code, said, called = rabbitmq_says(controller, runs=False, nodes=MEMBERS, known=MEMBERS, **words)
+    assert (code, called) == (0, [*calls, *ASKED]), said
+    assert ("none runs RabbitMQ: it begins without " in said) == (FORCE in calls)
+    assert (f"{WITHOUT}{2 if own == 0 else 0}\n" in said) == (FORCE in calls and reached.count("4369") == 1)
+
+
+def test_the_next_rabbitmq_begins_where_the_first_cannot(controller: Controller) -> None:
+    controller.document["node"] |= {"index": 1, "address": "10.0.0.1"}
+    words = {"FAILING": "1000", "REACHED": "10.0.0.0:4369"}
+    code, said, called = rabbitmq_says(controller, runs=False, nodes=MEMBERS, known=MEMBERS, **words)
+    assert (code, called) == (1, [START, STOP, START, STOP, *[FORCE, START, STOP] * 4, FORCE])
+    assert said.splitlines()[-1].startswith("rabbitmq: RabbitMQ does not start here; next: ")
+
+
+def test_no_rabbitmq_begins_without_a_majority(controller: Controller) -> None:
+    words = {"FAILING": "1000", "known": MEMBERS}
+    code, said, called = rabbitmq_says(controller, runs=False, nodes=MEMBERS, **words)  # type: ignore[arg-type]
+    assert (code, called) == (1, [START, STOP])
+    assert said == (
+        "rabbitmq: 1 of 3 members are up, 2 are needed: it waits for controller-1, controller-2; "
+        "if one never comes back: provisioner cloud replace lab controller-2\n"
+    )
+    words["known"] = None
+    controller.document = metadata("controller", 1)
+    code, said, called = rabbitmq_says(controller, runs=False, nodes=MEMBERS, FAILING="1000", known=MEMBERS[:1])
+    assert (code, said, called) == (1, "", [START]), "one that was always alone waits for nobody"
+
+
+def test_a_rabbitmq_that_paused_is_brought_back_by_a_majority_only(controller: Controller) -> None:
+    """Its user cannot be asked for while it pauses: that is no wrong password."""
+    paused = {"runs": True, "nodes": MEMBERS, "known": MEMBERS, "PAUSED": "1"}
+    code, said, called = rabbitmq_says(controller, **paused)  # type: ignore[arg-type]
+    assert (code, called) == (1, []) and "1 of 3 members are up, 2 are needed" in said
+    code, _, called = rabbitmq_says(controller, **paused, REACHED="10.0.0.2:4369")  # type: ignore[arg-type]
+    assert (code, called) == (0, [f"systemctl restart {UNIT}", *ASKED, SHARED])
+
+
+def test_a_rabbitmq_most_of_whose_cluster_was_removed_begins_anew(controller: Controller) -> None:
+    controller.document = metadata("controller", 1)
+    for reached, anew in (("", True), ("10.0.0.2:5672", False)):
+        words = {"PAUSED": "1", "REACHED": reached}
+        code, said, called = rabbitmq_says(controller, runs=True, nodes=MEMBERS[:1], known=MEMBERS, **words)
+        assert (code, called) == (0, [*([STOP, START] if anew else [f"systemctl restart {UNIT}"]), *ASKED])
+        assert ("it begins anew, without what was in the queues" in said) == anew
+        assert (controller.folder / "mnesia" / MEMBERS[0]).exists() != anew
+
+
+def test_a_rabbitmq_that_leaves_for_good_gives_its_copies_away(controller: Controller) -> None:
+    log, status = controller.log, {"disk_nodes": MEMBERS, "running_nodes": MEMBERS[:2]}
+    script = str(SCRIPTS.parent / "drain.d" / "40-rabbitmq")
+    controller.stand_in("rabbitmq-diagnostics", "exit $PAUSED")
+    failing = 'case "$*" in *"$REFUSED") exit 70;; *cluster_status*) echo "$STATUS";; esac'
+    controller.stand_in("rabbitmqctl", f'echo "rabbitmqctl $*" >>{log}; {failing}')
+    controller.stand_in("rabbitmq-queues", f'echo "rabbitmq-queues $*" >>{log}; echo "$QUEUES"')
+    base = {"STATUS": json.dumps(status), "PAUSED": "0", "REFUSED": "-", "QUEUES": "[]", "RABBITMQ_SHARE_PAUSE": "0"}
+    base["PROVISIONER_DRAIN"] = "release"
+    given = [
+        "rabbitmqctl -q cluster_status --formatter json",
+        "rabbitmq-queues -q grow rabbit@10.0.0.1 all --formatter json",
+        "rabbitmq-queues -q shrink rabbit@10.0.0.0 --formatter json",
+    ]
+    left = ["rabbitmqctl -q stop_app", "rabbitmqctl -q reset"]
+    assert controller.run(script, **base)[::2] == (0, [*given, *left])
+    for why in ({"PROVISIONER_DRAIN": "rebuild"}, {"PROVISIONER_ROLE_ENDS": "1"}, {"PAUSED": "1"}):
+        assert controller.run(script, **base | why)[::2] == (0, []), why
+    code, _, called = controller.run(script, **base | {"REFUSED": "reset"})
+    assert (code, called) == (1, [*given, *left, "rabbitmqctl -q start_app"])
+    kept = json.dumps([{"name": "conductor", "result": "error: not now"}])
+    code, said, called = controller.run(script, **base | {"QUEUES": kept})
+    assert (code, len(called)) == (1, 61) and "the queue conductor: error: not now" in said
 
 
 ANSWERS = ROOT / "elements" / "controller" / "bin" / "openstack-answers"

@@ -93,7 +93,7 @@ def colliding(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "cloud-lab.yaml", tmp_path)
     role = tmp_path / "roles/galera.yaml"
-    role.write_text(role.read_text().replace("templates: [galera,", "templates: [galera, more,"))
+    role.write_text(role.read_text().replace("templates: [", "templates: [more, "))
     (tmp_path / "templates/more/etc/mysql").mkdir(parents=True)
     shutil.copy(tmp_path / "templates/galera/etc/mysql/application.sql", tmp_path / "templates/more/etc/mysql")
     return tmp_path
