@@ -186,7 +186,7 @@ class Rig:
             timeout=60,
         )
 
-    def wait(self, what: str, holds: Callable[[], bool], seconds: float = 90) -> None:
+    def wait(self, what: str, holds: Callable[[], bool], seconds: float = 240) -> None:
         wait_until(what, holds, seconds, self.log)
 
     def log(self) -> str:
