@@ -13,6 +13,8 @@ from provisioner.errors import Conflict, HostError
 from provisioner.system.settings import Settings
 
 BACKLOG = 128
+IP_FREEBIND = 15
+"""Of Linux (ip(7)); Python has no name for it."""
 LOCK = "serve.lock"
 PID = "serve.pid"
 
@@ -103,7 +105,9 @@ class OperatorDoors:
             self._stack.callback(path.unlink, missing_ok=True)
             if listen:
                 host, _, port = listen.rpartition(":")
-                doors.append(self._stack.enter_context(open_listener(host.strip("[]"), int(port), "operators'")))
+                host = host.strip("[]")
+                moves = host == self._settings.service
+                doors.append(self._stack.enter_context(open_listener(host, int(port), "operators'", moves=moves)))
             self._doors = doors
         return [door.dup() for door in self._doors]
 
@@ -126,15 +130,18 @@ def _remove_stale(path: Path) -> None:
     raise _already_running(path.parent)
 
 
-def open_listener(address: str, port: int, what: str) -> socket.socket:
-    """Listen on ``address:port``; 0 lets the kernel choose the port. :param what: for the words of errors.
+def open_listener(address: str, port: int, what: str, *, moves: bool = False) -> socket.socket:
+    """Listen on ``address:port``; 0 lets the kernel choose the port.
 
+    :param what: for the words of errors. :param moves: this host may have the address at times (ip(7), IP_FREEBIND).
     :raises HostError: this host does not have the address, or the port is taken.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if moves:
+            listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         listener.bind((address, port))
         listener.listen(BACKLOG)
     except OSError as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_site import Site
+from fleet_site import Site, free_port
 from rack import PROGRAM, ROOT
 
 from provisioner.store.store import Store
@@ -36,7 +36,7 @@ class Undercloud(Site):
         self.port, self.agents_port = seed.port, seed.agents_port
         self.config.write_text(
             f"[DEFAULT]\nstate_dir = {folder / 'state'}\nrun_dir = {folder / 'run'}\nsource_dir = {ROOT}\n"
-            f"[operators]\nlisten = 127.0.0.2:8443\n"
+            f"[operators]\nlisten = 127.0.0.2:{free_port()}\n"
             f"[network]\ninterface = lo\naddress = 127.0.0.2/8\nservice = {SERVICE}\n"
             f"http_port = {seed.port}\nhttps_port = {seed.agents_port}\n[handover]\nawaits = true\n"
         )

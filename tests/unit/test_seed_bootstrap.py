@@ -40,6 +40,25 @@ def test_a_configuration_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 1 and f"write: source_dir = {tmp_path}/source" in done.stderr
 
 
+def test_packages_come_from_the_bundle_that_the_source_came_in(tmp_path: Path) -> None:
+    write = "write_config '# real' a b c d"
+    path = tmp_path / "etc" / "provisioner.conf"
+    bootstrap(tmp_path, write)
+    assert "apt_sources" not in path.read_text()
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "Packages").write_text("")
+    for _ in range(2):
+        assert bootstrap(tmp_path, write).returncode == 0
+        assert path.read_text().count(f"source_dir = {tmp_path}/source\napt_sources = {tmp_path}/sources.list\n") == 1
+    (tmp_path / "wheels").rmdir()
+    before = path.read_text()
+    done = bootstrap(tmp_path, write)
+    assert done.returncode == 1 and "which is not there" in done.stderr and path.read_text() == before
+    (tmp_path / "sources.list").write_text("")
+    assert bootstrap(tmp_path, write).returncode == 0 and path.read_text() == before
+
+
 def test_a_newer_program_and_another_configuration_are_seen(tmp_path: Path) -> None:
     for name in ("provisioner", "provisioner_agent"):
         (tmp_path / "source" / name).mkdir(parents=True)

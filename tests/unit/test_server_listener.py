@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import Conflict, HostError
-from provisioner.server.listener import ServiceLock, open_listener, open_operator_socket
+from provisioner.server.listener import OperatorDoors, ServiceLock, open_listener, open_operator_socket
+from provisioner.system.settings import Settings
 
 
 def test_only_the_owner_may_enter_and_connect(tmp_path: Path) -> None:
@@ -63,6 +64,24 @@ def test_an_address_of_another_host_is_named() -> None:
         open_listener("192.0.2.1", 0, "provisioning")
     assert failed.value.where == "192.0.2.1:0"
     assert "ip addr" in str(failed.value.hint)
+
+
+def test_an_address_that_moves_is_listened_on_before_it_is_here(tmp_path: Path) -> None:
+    """A service whose duty is with another one starts all the same."""
+    for service, opens in (("192.0.2.1", True), ("192.0.2.2", False)):
+        folder = tmp_path / service
+        settings = Settings(run_dir=folder, service=service, operators_listen="192.0.2.1:8443")
+        doors = OperatorDoors(settings)
+        try:
+            if opens:
+                own, other = doors.for_round()
+                with own, other:
+                    assert other.getsockname() == ("192.0.2.1", 8443)
+            else:
+                with pytest.raises(HostError):
+                    doors.for_round()
+        finally:
+            doors.close()
 
 
 def test_a_taken_port_is_named() -> None:
