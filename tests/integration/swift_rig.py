@@ -198,6 +198,7 @@ class Rig:
         told = {
             "PATH": f"/usr/local/bin:{os.environ['PATH']}",
             "PROVISIONER_METADATA": str(one.folder / "metadata.json"),
+            "GLANCE_OWNER": "root",  # Glance is its library here, whose package brings no user
         }
         words = one.inside("/usr/bin/python3", str(PHASES / script))
         done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=told | env)

@@ -45,11 +45,12 @@ def test_images_outlive_controllers(rig: Rig) -> None:
         said = rig.image(first, "put", FIRST, IMAGE)
         assert said == f"swift+config://swift/images/{FIRST} {len(IMAGE)} {MD5}"
 
-        # One controller becomes three. Its disk was kept, and Swift's user has another number in its new image.
-        subprocess.run(["chown", "-R", "64999", first.folder / "node"], check=True)
+        # One controller becomes three. Its disk was kept, and the users have other numbers in its new image.
+        subprocess.run(["chown", "-R", "64999", first.folder / "node", first.folder / "images"], check=True)
         second, third = rig.add(1, "10.89.0.21"), rig.add(2, "10.89.0.22")
         for one in rig.controllers:
             rig.configure(one)
+        assert ((first.folder / "images").owner(), (first.folder / "node").owner()) == ("root", "swift")
         for kind in ("account", "container", "object"):
             rings = {(one.folder / f"etc/swift/{kind}.ring.gz").read_bytes() for one in rig.controllers}
             assert len(rings) == 1, "all controllers look at the same places"
