@@ -68,6 +68,7 @@ def test_one_member_is_the_cluster() -> None:
 
 def test_one_member_takes_all_connections_and_the_others_are_its_backup() -> None:
     proxy = rendered(3, "10.0.0.9")["/etc/haproxy/conf.d/galera.cfg"].content
+    assert "\nglobal\n    hard-stop-after 5m\n" in proxy, "a former process cuts no session when the writer dies"
     assert "bind 10.0.0.9:3306\n" in proxy and "default-server backup " in proxy
     assert [line.split() for line in proxy.splitlines() if line.split()[:1] == ["server"]] == [
         ["server", f"galera-{i}", f"127.0.0.{i + 1}:3306"] for i in range(3)

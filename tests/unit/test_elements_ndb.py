@@ -188,6 +188,7 @@ def test_an_sql_node_reaches_the_cluster_and_its_secrets_are_hidden() -> None:
     assert "GRANT NDB_STORED_USER ON *.* TO 'cloud_admin'@'%';" in accounts
     assert not any("pass-word_1" in file.content for file in files.values() if not file.sensitive)
     proxy = files["/etc/haproxy/conf.d/ndb.cfg"].content
+    assert "\nglobal\n    hard-stop-after 5m\n" in proxy, "a former process cuts no session when its node dies"
     assert "bind 10.0.9.9:3306\n" in proxy and "server ndb-sql-1 10.0.2.2:3306\n" in proxy
     without = rendered("ndb-sql", 1)
     assert "listen" not in without["/etc/haproxy/conf.d/ndb.cfg"].content

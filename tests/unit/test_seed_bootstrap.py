@@ -51,6 +51,13 @@ def test_packages_come_from_the_bundle_that_the_source_came_in(tmp_path: Path) -
     for _ in range(2):
         assert bootstrap(tmp_path, write).returncode == 0
         assert path.read_text().count(f"source_dir = {tmp_path}/source\napt_sources = {tmp_path}/sources.list\n") == 1
+    path.write_text(path.read_text().replace(f"{tmp_path}/sources.list", f"{tmp_path}/gone/sources.list"))
+    assert bootstrap(tmp_path, write).returncode == 0 and f"apt_sources = {tmp_path}/sources.list\n" in path.read_text()
+    (tmp_path / "etc" / "mirror.list").write_text("")
+    own = path.read_text().replace(f"{tmp_path}/sources.list", f"{tmp_path}/etc/mirror.list")
+    path.write_text(own)
+    assert bootstrap(tmp_path, write).returncode == 0 and path.read_text() == own, "a mirror that the operator named"
+    path.write_text(own.replace(f"{tmp_path}/etc/mirror.list", f"{tmp_path}/sources.list"))
     (tmp_path / "wheels").rmdir()
     before = path.read_text()
     done = bootstrap(tmp_path, write)

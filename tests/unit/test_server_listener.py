@@ -68,15 +68,17 @@ def test_an_address_of_another_host_is_named() -> None:
 
 def test_an_address_that_moves_is_listened_on_before_it_is_here(tmp_path: Path) -> None:
     """A service whose duty is with another one starts all the same."""
+    with open_listener("127.0.0.1", 0, "provisioning") as free:
+        port = free.getsockname()[1]
     for service, opens in (("192.0.2.1", True), ("192.0.2.2", False)):
         folder = tmp_path / service
-        settings = Settings(run_dir=folder, service=service, operators_listen="192.0.2.1:8443")
+        settings = Settings(run_dir=folder, service=service, operators_listen=f"192.0.2.1:{port}")
         doors = OperatorDoors(settings)
         try:
             if opens:
                 own, other = doors.for_round()
                 with own, other:
-                    assert other.getsockname() == ("192.0.2.1", 8443)
+                    assert other.getsockname() == ("192.0.2.1", port)
             else:
                 with pytest.raises(HostError):
                     doors.for_round()
