@@ -379,3 +379,36 @@ def test_three_controllers_become_one(rig: Rig) -> None:
         rig.configure(first)
         rig.wait("the two that are removed are forgotten", lambda: rig.whole() and first.well())
         calls.go_on("two died and were removed")
+
+
+@pytest.mark.rack
+def test_members_that_began_apart_become_one_cluster(rig: Rig) -> None:
+    first, second, third = rig.controllers
+    begun(rig)
+    calls = Calls(rig)
+    with calls.going():
+        calls.go_on("the start")
+        for one in rig.controllers:
+            one.cut_power()
+        rig.furnish(second)
+        rig.configure(second, **BOOTS, **FIRST)
+        for one in (first, third):
+            rig.configure(one, **BOOTS)
+        assert rig.whole(), f"one began with an empty disk while the others had no power\n{rig.log()}"
+        calls.go_on("two found a new cluster")
+
+        for one in rig.controllers:
+            one.cut_power()
+            rig.furnish(one)
+        for group in ([first, second], [third]):
+            for one in group:
+                rig.render(one, group)
+            rig.configure(*group, **BOOTS, **FIRST)
+        assert not rig.whole()
+        for one in rig.controllers:
+            rig.render(one)
+        rig.configure(second)
+        assert rig.whole(), f"two clusters became one\n{rig.log()}"
+        rig.configure(first, third)
+        assert rig.whole()
+        calls.go_on("two clusters became one")

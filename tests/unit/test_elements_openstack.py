@@ -595,12 +595,18 @@ def rabbitmq_says(
     controller.stand_in("systemctl", f'echo "systemctl $*" >>{log}; case $1 in {active} {starts} esac')
     controller.stand_in("journalctl", "true")
     controller.stand_in("rabbitmq-diagnostics", "exit $PAUSED")
-    knows = 'case $2 in authenticate_user) grep -qx "$KNOWN"; exit;; cluster_status) echo "$STATUS";; esac'
+    united = f'case $(grep -c " start_app" {log}) in 0) echo "$STATUS";; *) echo "$UNITED";; esac'
+    theirs, own = (
+        '*"-n "*cluster_status*) [ "$THEIRS" != no ] && echo "$THEIRS"; exit;;',
+        f"*cluster_status*) {united};;",
+    )
+    knows = f'case "$*" in *authenticate_user*) grep -qx "$KNOWN"; exit;; {theirs} {own} esac'
     controller.stand_in("rabbitmqctl", f'echo "rabbitmqctl $*" >>{log}; {knows}')
     asked = f'echo "rabbitmq-queues $*" >>{log}; [ $(grep -c queues {log}) -gt $REFUSED ] && echo "[]"'
     controller.stand_in("rabbitmq-queues", f'{asked} || echo "$REFUSAL"')
     refusal = [{"name": "conductor", "result": "error: not now"}]
-    words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status)}
+    words = {"KNOWN": "secret-rabbitmq_password", "STATUS": json.dumps(status), "UNITED": ""}
+    words["THEIRS"] = words["STATUS"]
     words |= {"REFUSED": "0", "REFUSAL": json.dumps(refusal), "FAILING": "0", "PAUSED": "0", "REACHED": ""}
     words |= {"RABBITMQ_MNESIA": str(controller.folder / "mnesia")} | env
     code, said, called = controller.run("40-rabbitmq", **words)
@@ -609,7 +615,7 @@ def rabbitmq_says(
 
 
 MEMBERS = ["rabbit@10.0.0.0", "rabbit@10.0.0.1", "rabbit@10.0.0.2"]
-ASKED = ["rabbitmqctl -q authenticate_user openstack", "rabbitmqctl -q cluster_status --formatter json"]
+ASKED = ["rabbitmqctl -q cluster_status --formatter json", "rabbitmqctl -q authenticate_user openstack"]
 SHARED = "rabbitmq-queues -q grow rabbit@10.0.0.0 all --formatter json"
 UNIT = "rabbitmq-server.service"
 
@@ -634,12 +640,16 @@ def test_a_copy_that_was_refused_is_asked_for_again(controller: Controller) -> N
     for times, code, asked in ((1, 0, 2), (1000, 1, 60)):
         said = rabbitmq(controller, runs=True, nodes=MEMBERS, REFUSED=str(times), RABBITMQ_SHARE_PAUSE="0")
         assert said == (code, [*ASKED, *[SHARED] * asked])
+    for first, code in (("0", 0), ("1", 1)):
+        words = {"PROVISIONER_BOOT": "1", "PROVISIONER_FIRST": first, "REFUSED": "1000", "RABBITMQ_SHARE_PAUSE": "0"}
+        ended, said, _ = rabbitmq_says(controller, runs=True, nodes=MEMBERS, **words)
+        assert ended == code and "conductor gets no copy here: error: not now" in said, "what comes after it must run"
 
 
 def test_rabbitmq_gets_a_new_password_and_forgets_who_is_gone(controller: Controller) -> None:
     code, called = rabbitmq(controller, runs=True, nodes=[*MEMBERS, "rabbit@10.0.0.9"], KNOWN="the-old-one")
     forget, change = "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9", "rabbitmqctl -q change_password openstack"
-    assert (code, called) == (0, [ASKED[0], change, ASKED[1], forget, SHARED]), "members that are only down are kept"
+    assert (code, called) == (0, [*ASKED, change, forget, SHARED]), "members that are only down are kept"
     few = [MEMBERS[0], "rabbit@10.0.0.8", "rabbit@10.0.0.9"]
     assert forget not in rabbitmq(controller, runs=True, nodes=few)[1], "its queues could not give up their copies"
 
@@ -655,7 +665,6 @@ WITHOUT = "2 of 3 members are up and none runs RabbitMQ: it begins without contr
         (0, "10.0.0.1:4369 10.0.0.2:4369", [START, STOP, FORCE, START]),
         (1, "10.0.0.2:4369", [START, STOP, FORCE, START]),
         (1, "10.0.0.0:4369", [START, STOP, START]),
-        (0, "10.0.0.1:4369 10.0.0.1:5672", [START, STOP, START]),
     ],
 )
 def test_a_rabbitmq_that_waits_for_the_dead_begins_when_it_is_the_first_of_a_majority(
@@ -720,13 +729,56 @@ def test_a_rabbitmq_most_of_whose_cluster_was_replaced_begins_anew(controller: C
         assert "it begins anew" in said
 
 
-def test_a_rabbitmq_without_which_new_members_run_joins_them(controller: Controller) -> None:
+def status_of(*nodes: str) -> str:
+    return json.dumps({"disk_nodes": nodes, "running_nodes": nodes})
+
+
+THEIRS = ASKED[0].replace("-q", "-q -n rabbit@10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("old", "theirs", "joins"),
+    [
+        ([MEMBERS[2], "rabbit@10.0.0.9"], MEMBERS[1:], True),
+        ([MEMBERS[2], "rabbit@10.0.0.9"], MEMBERS, True),
+        (MEMBERS[1:], MEMBERS[1:2], True),
+        (MEMBERS[1:], MEMBERS, False),
+        (MEMBERS[1:], None, False),
+    ],
+)
+def test_a_rabbitmq_without_which_members_run_joins_them(
+    controller: Controller, old: list[str], theirs: list[str] | None, joins: bool
+) -> None:
+    """Members that it did not know, or that have nothing left of the cluster they were in; not where one is silent."""
     words = {"PROVISIONER_BOOT": "1", "FAILING": "1", "REACHED": "10.0.0.1:4369 10.0.0.1:5672"}
-    old = [MEMBERS[0], MEMBERS[2], "rabbit@10.0.0.9"]
-    code, said, called = rabbitmq_says(controller, runs=False, nodes=MEMBERS, known=old, **words)
-    assert (code, called) == (0, [START, STOP, START, *ASKED, SHARED]), said
-    assert "new members run a cluster without this node" in said
-    assert not (controller.folder / "mnesia" / MEMBERS[0]).exists()
+    words["THEIRS"] = status_of(*theirs) if theirs is not None else "no"
+    code, said, called = rabbitmq_says(controller, runs=False, nodes=MEMBERS, known=[MEMBERS[0], *old], **words)
+    asked = [THEIRS] if MEMBERS[1] in old else []
+    assert (code, called) == (0, [START, STOP, *asked, START, *ASKED, SHARED]), said
+    assert ("members run a cluster without this node" in said) == joins
+    assert [path.name for path in (controller.folder / "mnesia").iterdir()] == ([] if joins else [MEMBERS[0]])
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "leaves"),
+    [
+        (MEMBERS[:1], MEMBERS[1:], MEMBERS[:1]),
+        ([MEMBERS[0], MEMBERS[2]], MEMBERS[1:2], MEMBERS[1:2]),
+        (MEMBERS[:1], MEMBERS[1:2], MEMBERS[1:2]),
+    ],
+)
+def test_two_clusters_of_members_become_one(
+    controller: Controller, here: list[str], there: list[str], leaves: list[str]
+) -> None:
+    words = {"REACHED": "10.0.0.1:5672", "THEIRS": status_of(*there), "UNITED": status_of(*MEMBERS)}
+    code, said, called = rabbitmq_says(controller, runs=True, nodes=here, **words)
+    seed = there[0] if leaves == here else MEMBERS[0]
+    joining = ["stop_app", "reset", f"join_cluster {seed}", "start_app"]
+    moved = [f"rabbitmqctl -q -n {node} {word}" for node in leaves for word in joining]
+    assert (code, called) == (0, [ASKED[0], THEIRS, *moved, *ASKED, SHARED]), said
+    assert said.count("without what was in its queues") == len(leaves)
+    code, said, called = rabbitmq_says(controller, runs=True, nodes=here, **words | {"UNITED": status_of(*here)})
+    assert code == 1 and "rabbit@10.0.0.1 is in another cluster still; next: " in said and SHARED not in called
 
 
 def test_a_rabbitmq_that_leaves_for_good_gives_its_copies_away(controller: Controller) -> None:
@@ -750,6 +802,10 @@ def test_a_rabbitmq_that_leaves_for_good_gives_its_copies_away(controller: Contr
         assert controller.run(script, **base | why)[::2] == (0, []), why
     code, _, called = controller.run(script, **base | {"REFUSED": "reset"})
     assert (code, called) == (1, [*given, *left, "rabbitmqctl -q start_app", SHARED]), "it has its copies again"
+    code, _, called = controller.run(script, **base | {"REFUSED": "stop_app"})
+    assert (code, called) == (1, [*given, left[0], "rabbitmqctl -q start_app", SHARED]), (
+        "it may be stopped all the same"
+    )
     kept = json.dumps([{"name": "conductor", "result": "error: not now"}])
     code, said, called = controller.run(script, **base | {"QUEUES": kept})
     assert (code, len(called)) == (1, 61) and "the queue conductor: error: not now" in said
@@ -758,7 +814,14 @@ def test_a_rabbitmq_that_leaves_for_good_gives_its_copies_away(controller: Contr
     assert (code, called) == (1, given[:1]) and "of 2 nodes that stay 1 run" in said
     removed = {"disk_nodes": [*MEMBERS[:2], "rabbit@10.0.0.9"], "running_nodes": MEMBERS[:2]}
     code, said, called = controller.run(script, **base | {"STATUS": json.dumps(removed)})
-    assert (code, called) == (0, [given[0], "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9", *given[1::2], *left])
+    forget = "rabbitmqctl -q forget_cluster_node rabbit@10.0.0.9"
+    assert (code, called) == (0, [given[0], forget, *given[1::2], *left])
+    refused = {"STATUS": json.dumps(removed), "REFUSED": "forget_cluster_node rabbit@10.0.0.9"}
+    code, said, called = controller.run(script, **base | refused)
+    assert (code, called) == (
+        1,
+        [given[0], forget, given[0]],
+    ) and "rabbit@10.0.0.9, which is no member any more" in said
 
 
 ANSWERS = ROOT / "elements" / "controller" / "bin" / "openstack-answers"
