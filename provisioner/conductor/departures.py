@@ -75,7 +75,7 @@ def depart(doors: Doors, node: Node, wish: Wish) -> None:
         )
     drain = wish.drain and has_drain(doors, node, deployment)
     if drain:
-        check_drain(doors, node, deployment)
+        check_drain(doors, node, deployment, f"the same command with --without-drain {node.name}")
     departure = Departure(
         cloud=placement.cloud,
         role=placement.role,
@@ -123,8 +123,8 @@ def _said(doors: Doors, node: Node, deployment: str) -> Mapping[str, Any] | None
     return said if isinstance(said, Mapping) else None
 
 
-def check_drain(doors: Doors, node: Node, deployment: Deployment) -> None:
-    """:raises Conflict: nobody is there who could drain it."""
+def check_drain(doors: Doors, node: Node, deployment: Deployment, instead: str) -> None:
+    """:param instead: what lets it leave without that. :raises Conflict: nobody is there who could drain it."""
     placement = deployment.placement
     standing = doors.store.permits.standing(placement.cloud, placement.role, deployment.id)
     heard = None if standing is None else standing.heard
@@ -140,7 +140,7 @@ def check_drain(doors: Doors, node: Node, deployment: Deployment) -> None:
         f"{placement.hostname} cannot be drained; nothing was done",
         where=node.name,
         cause=why,
-        hint=f"provisioner node show {node.name}; or the same command with --without-drain {node.name}",
+        hint=f"provisioner node show {node.name}; or {instead}",
     )
 
 
@@ -189,7 +189,8 @@ def _begin(doors: Doors, departure: Departure, node: Node, deployment: Deploymen
         leave(doors, departure, node, deployment)
         renew_metadata(doors, departure.cloud)
         return SOON
-    check_drain(doors, node, deployment)
+    instead = f"provisioner cloud resume {departure.cloud} --without-drain {node.name}"
+    check_drain(doors, node, deployment, instead)
     news = {"state": DepartureState.DRAINING, "begun": doors.clock.now(), "order": str(uuid.uuid4())}
     told = departure.model_copy(update=news)
     doors.store.departures.put(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from provisioner.conductor.clouds import plan_cloud
+from provisioner.conductor.departures import check_drain, has_drain
 from provisioner.conductor.doors import Doors
 from provisioner.errors import Conflict, NotFound
 from provisioner.model.plan import Move, Plan, Retry
@@ -16,8 +17,9 @@ def plan_replacement(doors: Doors, cloud: str, member: str, by: str | None, *, d
 
     :param member: host name, or node. :param by: the node that takes the place; None for any that matches.
     :param drain: it still works, and is drained first; without that it just ends.
-    :raises NotFound: no such cloud or member. :raises Conflict: the cloud file names the role's nodes, or somebody
-        works on the member's node. :raises ManifestError: no node can take the place.
+    :raises NotFound: no such cloud or member. :raises Conflict: the cloud file names the role's nodes, somebody
+        works on the member's node, or nobody is there who could drain it. :raises ManifestError: no node can take
+        the place.
     """
     desired = doors.store.clouds.get(cloud)
     slots = doors.store.deployments.slots(cloud)
@@ -44,6 +46,8 @@ def plan_replacement(doors: Doors, cloud: str, member: str, by: str | None, *, d
         what = f"{found.hostname} is in {'rescue' if rescue else 'maintenance'}"
         hint = f"provisioner node {'rescue' if rescue else 'maintenance'} {node.name} --off"
         raise Conflict(what, where=node.name, hint=hint)
+    if drain and has_drain(doors, node, known := doors.store.deployments.get(deployment.id)):
+        check_drain(doors, node, known, "the same command without --drain")
     without = desired.with_use(found.role, lost=(*use.lost, node.name))
     plan = plan_cloud(doors, without, {} if by is None else {(found.role, found.index): by})
     actions = tuple(

@@ -187,7 +187,9 @@ class _Planner:
         moving = sorted(slot for slot in self.moving if slot[0] == name)
         here = [slot for slot in self.own if slot[0] == name]
         if len(here) + len(moving) > use.count:
-            self.problems.append(name_who_goes(self.desired, name, [self.own[slot].placement for slot in sorted(here)]))
+            staying = [self.own[slot].placement for slot in sorted(here)]
+            gone = [self.moving[slot][0].placement for slot in moving]
+            self.problems.append(name_who_goes(self.desired, name, staying, gone))
             return []
         used = {index for owner, index in (*self.own, *self.moving, *self.leaving) if owner == name}
         empty = free_indices(name, use, used, use.count - len(here) - len(moving))

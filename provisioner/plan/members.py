@@ -46,15 +46,19 @@ def free_indices(role: str, use: RoleUse, used: Collection[int], wanted: int) ->
     return found
 
 
-def name_who_goes(desired: Desired, role: str, staying: Sequence[Placement]) -> Problem:
-    """The count has fallen, and nobody says who goes: that is never guessed."""
+def name_who_goes(desired: Desired, role: str, staying: Sequence[Placement], moving: Sequence[Placement]) -> Problem:
+    """The count has fallen, and nobody says who goes: that is never guessed.
+
+    :param moving: members that do not stay on their nodes; the example names them first.
+    """
     count = desired.cloud.roles[role].count
-    names = ", ".join(f"{placement.hostname} on {placement.node}" for placement in staying)
-    over = len(staying) - count
+    members = [*staying, *moving]
+    names = ", ".join(f"{placement.hostname} on {placement.node}" for placement in members)
+    over = len(members) - count
     removed = desired.cloud.roles[role].remove
-    have = f"{role} has {len(staying)} members{' left' if removed else ''}"
+    have = f"{role} has {len(members)} members{' left' if removed else ''}"
     what = f"{have}, the count is {count}, and nothing says who goes"
-    example = ", ".join((*removed, *(placement.hostname for placement in staying[-over:])))
+    example = ", ".join((*removed, *(placement.hostname for placement in members[-over:])))
     instead = f"name {over} of {names}; for example: remove: [{example}]"
     return Problem(desired.place(f"roles.{role}.count"), what, instead)
 

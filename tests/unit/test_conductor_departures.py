@@ -274,6 +274,9 @@ def test_who_cannot_be_drained_is_refused_before_anything_is_done(tmp_path: Path
         assert "--without-drain node2" in str(caught.value.hint)
     with pytest.raises(Conflict, match=words):
         rack.conductor.rebuild("node2")
+    with pytest.raises(Conflict, match=words) as caught:
+        rack.conductor.plan_replacement("lab", "web-1", None, drain=True)
+    assert str(caught.value.hint).endswith("or the same command without --drain")
     assert rack.states() == {"node1": "active", "node2": "active"}
     assert rack.conductor.plan(cloud(2)).empty, "nothing of it was recorded"
     (release,) = plan.actions
