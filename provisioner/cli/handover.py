@@ -9,7 +9,7 @@ from provisioner.cli.options import Options, clean, output_option, pass_options,
 from provisioner.cli.reach import open_client
 from provisioner.cli.show import clock_time, print_facts
 from provisioner.client.client import Client
-from provisioner.errors import DeadlinePassed, ServerUnreachable, UsageError, error_from_dict
+from provisioner.errors import Conflict, DeadlinePassed, ServerUnreachable, UsageError, error_from_dict
 from provisioner.model.duty import Duty, DutyState
 
 LOOK = 1.0
@@ -76,7 +76,7 @@ def _begin(client: Client, node: str, resume: bool) -> Duty:
 def _watch(options: Options, client: Client, duty: Duty, timeout: float) -> Duty:
     """Until it is over. :raises ProvisionerError: it failed. :raises DeadlinePassed: it is still under way."""
     clock, said, begun = options.clock, "", options.clock.monotonic()
-    heard, attempt = begun, duty.handover
+    heard, attempt, node = begun, duty.handover, duty.node
     while True:
         line = describe(duty)
         if line != said:
@@ -86,7 +86,10 @@ def _watch(options: Options, client: Client, duty: Duty, timeout: float) -> Duty
             return duty
         if duty.state is DutyState.MASTER:
             failure = duty.detail.get("failure")
-            raise error_from_dict(failure if duty.handover == attempt and failure else {"summary": "it was cancelled"})
+            if duty.handover == attempt and failure:
+                raise error_from_dict(failure)
+            hint = f"provisioner handover {node} --resume"
+            raise Conflict("another attempt has taken the place of this one", where=node, hint=hint)
         if clock.monotonic() - begun >= timeout:
             hint = f"provisioner handover {duty.node} --resume watches on"
             raise DeadlinePassed("the handover is still under way", where=duty.node, cause=line, hint=hint)

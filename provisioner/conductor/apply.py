@@ -38,6 +38,8 @@ def apply_plan(doors: Doors, plan: Plan) -> None:
         moving = {action.node for action in plan.actions if isinstance(action, Move)}  # and what it was promised goes
         promised = (departure.placement for departure in store.departures.all() if departure.node not in moving)
         check_places(plan.actions, [*held, *filter(None, promised)])
+        for role in plan.desired.roles.keys() - {place.role for place in held if place.cloud == cloud}:
+            store.permits.begin_anew(cloud, role)
         store.clouds.put(plan.desired, doors.clock.now())
         for action in sorted(plan.actions, key=_turn):
             _begin(doors, action, nodes[_node_of(action)])

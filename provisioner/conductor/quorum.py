@@ -71,7 +71,8 @@ def decide(cloud: str, role: str, voices: Sequence[Voice]) -> Decision:
         )
     if not able:
         said = ", ".join(f"{voice} {position}" for voice, position in known)
-        return Decision(None, f"no member has a state to begin from: {said or 'none is left'}; bring a backup back")
+        why = f"no member has a state to begin from: {said or 'none is left'}; bring a backup back, or"
+        return Decision(None, f"{why} release all of {role} (provisioner node release) and apply, to begin empty")
     leader, position = min(able, key=lambda pair: (-pair[1].sequence, pair[0].index))
     return Decision(leader, f"{leader} begins again from {position}")
 

@@ -351,8 +351,9 @@ class Handover:
         self._tell("handover.doubted", f"{node} does not obey this service: {cause}", node, next=hint)
 
     def _end(self, duty: Duty, error: ProvisionerError) -> Duty:
-        """The records are in force as before; the reason is kept."""
-        thawed = self._store.duty.thaw(duty.handover, self._clock.now(), error.to_dict() | {"node": duty.node})
+        """The records are in force as before; the reason is kept, with a next command at least to try again."""
+        told = {"node": duty.node, "hint": error.hint or RESUME.format(duty.node)}
+        thawed = self._store.duty.thaw(duty.handover, self._clock.now(), error.to_dict() | told)
         self._tokens.clear()
         self._store.fence(False)
         self._tell("handover.ended", f"the records stay in force here: {error}", duty.node)

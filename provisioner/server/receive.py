@@ -151,13 +151,14 @@ class Receiver:
 
     def _follow(self, offer: Mapping[str, Any]) -> None:
         phase = offer.get("phase")
-        if phase is None:
-            return
-        if phase == "none":
+        # Nothing is due; to one that has done nothing yet of a handover it knows: not even what was due before.
+        if phase == "none" or (phase is None and self._handover and not self._have):
             self._forget("the handover was cancelled: the other stays the master")
+        if phase in (None, "none"):
             return
         if offer["handover"] != self._handover and phase != "commit":
             self._drop()
+            self._proved = False  # of another copy
         if offer["seed"] != self._seed:
             # From now on the other alone is asked: the address of the service is on its way to this host.
             self._link.close()

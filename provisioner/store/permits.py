@@ -237,13 +237,19 @@ class Permits:
             return int(tx.execute(select(ONCE.c.fence).where(mine)).scalar_one())
 
     def finish_once(self, deployment: str, run: int) -> list[str]:
-        """What this run of a deployment may do once is done, for all time; the names."""
+        """What this run of a deployment may do once is done, as long as the role has members; the names."""
         mine = (ONCE.c.deployment == deployment) & (ONCE.c.run == run) & (ONCE.c.state == CLAIMED)
         with self._db.write(ANY_PERMIT) as tx:
             names = list(tx.execute(select(ONCE.c.name).where(mine)).scalars())
             if names:
                 tx.execute(update(ONCE).where(mine).values(state=DONE))
             return names
+
+    def begin_anew(self, cloud: str, role: str) -> None:
+        """What of a role was done is to be done once more: nobody is left who has anything of it."""
+        mine = (ONCE.c.cloud == cloud) & (ONCE.c.role == role) & (ONCE.c.state == DONE)
+        with self._db.write(ANY_PERMIT) as tx:
+            tx.execute(update(ONCE).where(mine).values(state=CLAIMED))
 
 
 def _is_away(since: float) -> ColumnElement[bool]:

@@ -95,6 +95,12 @@ class Overcloud:
         address = self.rack.member(member, self.file["cloud"])["addresses"][0].partition("/")[0]
         return self.shell(address).run(command)
 
+    def domains(self, member: str) -> list[str]:
+        """How libvirt runs the guests there. What Nova says of that is only what it was told to do."""
+        virsh = "virsh --connect qemu:///system"
+        said = self.run(member, f"for name in $({virsh} list --name); do {virsh} dumpxml $name | head -n 1; done")
+        return [line.split()[1] for line in said.splitlines()]
+
     def nodes(self) -> dict[str, str]:
         return self.rack.nodes(self.file["cloud"])
 
@@ -130,6 +136,7 @@ def make_compute(over: Overcloud) -> None:
 def use(over: Overcloud) -> None:
     said = over.ask("make")
     assert said["hypervisor"] == "kvm" and said["host"] == "compute-0"
+    assert over.domains("compute-0") == ["type='kvm'"]
     assert said["shown"] is True and said["screen"].startswith("RFB 003")
 
 
@@ -141,7 +148,7 @@ def cut_power(over: Overcloud) -> None:
         over.rack.run("node", "power", node, "on")
     over.rack.wait("the cloud has noticed it", lambda: not over.ready(), WAIT)
     over.rack.wait("the cloud is ready", over.ready, 2 * WAIT)
-    assert over.ask("look")["hypervisor"] == "kvm"
+    assert over.ask("look")["hypervisor"] == "kvm" and over.domains("compute-0") == ["type='kvm'"]
 
 
 def move_a_guest(over: Overcloud) -> None:
@@ -151,6 +158,7 @@ def move_a_guest(over: Overcloud) -> None:
     over.apply(count=1, remove=["compute-0"])
     said = over.ask("moved")
     assert (said["host"], said["state"], said["hypervisor"]) == ("compute-1", "running", "kvm")
+    assert over.domains("compute-1") == ["type='kvm'"]
     assert len(said["hosts"]) == 1, "Nova knows the one that went no more"
 
     def is_free() -> bool:

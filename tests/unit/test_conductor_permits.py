@@ -87,6 +87,21 @@ def test_a_member_that_is_deployed_again_later_joins(tmp_path: Path) -> None:
     assert rack.servers[first].once == [{"bootstrap": {"do": False, "fence": 1}}]
 
 
+def test_a_role_that_nobody_is_left_of_begins_anew(tmp_path: Path) -> None:
+    rack = once_rack(tmp_path)
+    rack.apply()
+    rack.play()
+    for server in rack.servers.values():
+        rack.conductor.release(server.name, drain=False)
+        server.once = []
+    rack.play(until=lambda: set(rack.states().values()) == {"available"})
+    rack.apply(cloud(3, (role(once=("bootstrap",)),), wipe=("node1", "node2", "node3")))
+    rack.play()
+    assert set(rack.states().values()) == {"active"}
+    answers = said(rack)
+    assert sorted(do for _, do, _ in answers) == [False, False, True] and {fence for _, _, fence in answers} == {2}
+
+
 def test_asking_again_gives_the_same_answer_and_tells_nobody(tmp_path: Path) -> None:
     rack = paused(tmp_path, 2)
     first, second = acquire(rack, "node1"), acquire(rack, "node2")

@@ -138,13 +138,17 @@ def test_a_thread_that_is_late_writes_nothing_after_the_service_has_turned(pair:
         late.nodes.set_health("node1", 1, True, 1.0)
 
 
-@pytest.mark.parametrize("state", [DutyState.COPYING, DutyState.FROZEN])
+@pytest.mark.parametrize(
+    ("state", "again"), [(DutyState.COPYING, False), (DutyState.FROZEN, False), (DutyState.FROZEN, True)]
+)
 def test_what_is_cancelled_leaves_the_seed_the_master_and_the_next_attempt_gets_through(
-    pair: Pair, state: DutyState
+    pair: Pair, state: DutyState, again: bool
 ) -> None:
     pair.cut = lambda what: "images" in what if state is DutyState.COPYING else "verified" in what
     pair.seed.handover.begin("node0")
     pair.play(until=lambda: pair.seed.duty.state is state)
+    if again:
+        pair.kill_receiver()
     for _ in range(3):
         pair.round()
     pair.seed.handover.cancel()
@@ -189,7 +193,7 @@ def refuse(pair: Pair, word: str) -> None:
     pair.seed.handover.begin("node0")
     pair.play()
     failure = pair.seed.duty.detail["failure"]
-    assert word in failure["summary"] and pair.masters() == ["seed"]
+    assert word in failure["summary"] and pair.masters() == ["seed"] and failure["hint"]
     assert not (pair.settings.handover / "in" / "whole").exists()
     assert pair.seed.handover.duty().epoch == 1
 
