@@ -558,6 +558,13 @@ def test_a_keystone_that_lets_nobody_in_is_named(controller: Controller, keyston
     assert (code, changes) == (1, []) and "POST" in said and "401" in said
 
 
+def test_a_keystone_that_does_not_start_says_why(controller: Controller) -> None:
+    controller.stand_in("systemctl", "exit 1")
+    controller.stand_in("journalctl", "echo no configuration of $8")
+    code, said, _ = controller.run("60-openstack-catalog")
+    assert code == 1 and "no configuration of keystone.service" in said
+
+
 NETWORK = '''
 """Stands for the network: who is reached is in the environment."""
 import os
