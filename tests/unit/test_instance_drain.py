@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from agent_world import CONF, World, applied_world, metadata
 
+from provisioner.images.elements import find_elements
+from provisioner.model.policy import Policy
 from provisioner_agent.instance import places
 from provisioner_agent.instance.document import Document
 from provisioner_agent.instance.drain import run_drain
 from provisioner_agent.instance.host import Finished, Killed, LinuxHost
+from provisioner_agent.instance.phases import ASKED, TIME_LIMIT
 from provisioner_agent.instance.report import status_text
+
+ROOT = Path(__file__).resolve().parents[2]
 
 DRAINS = ("drain.d/10-guests", "drain.d/20-stop")
 
@@ -200,3 +206,13 @@ def test_real_scripts_within_their_time(tmp_path: Path) -> None:
         ended, _, _ = select.select([handle], [], [], 30)
         os.close(handle)
         assert ended, "nothing that it began goes on"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "roles").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_role_gives_its_scripts_the_time_that_they_ask_for(path: Path) -> None:
+    role = yaml.safe_load(path.read_text())
+    folders = find_elements(role["image"]["elements"], [ROOT / "elements"]).values()
+    scripts = [script for folder in folders for script in folder.glob("os-refresh-config/drain.d/*")]
+    asked = [ASKED.search(script.read_bytes()) for script in scripts]
+    limits = [float(found[1]) if found else TIME_LIMIT for found in asked]
+    assert sum(limits) <= Policy(**role.get("change", {})).drain
